@@ -1,0 +1,44 @@
+# Everything lives in .venv inside this folder; nothing outside it is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PRESET ?= cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tutorial notebook notebooks test lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# pyproject.toml decides what is installed; the stamps make that happen once. The course needs no test tools.
+$(VENV)/.course: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.course
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+setup: $(VENV)/.course  ## install the course into .venv
+
+tutorial: setup  ## run all notebooks with the preset (PRESET=cpu), results in runs/
+	$(BIN)/python -m anchor_utils.run $(PRESET)
+
+notebook: setup  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed
+	$(BIN)/python notebooks/build.py
+
+lint: $(VENV)/.dev  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## all tests
+	$(BIN)/python -m pytest -n 2
+
+clean:  ## remove the environment, the runs and all caches
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,313 @@
+"""White-box attacks, as pure functions: images in, adversarial images out, the model untouched.
+
+Epsilon and step size are in units of pixel intensity: images lie in [0, 1] and the normalisation is inside the
+model. The labels passed in are the true ones (or the targets), never the model's predictions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["linf", "l2"]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+PRECISIONS = ("float32", "auto", "bfloat16", "float16")
+
+
+class VanishedGradientWarning(UserWarning):
+    """The gradient was exactly zero for many images, so the attack did not attack them."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) cross-entropy of logits (N, K) with labels (N,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) largest wrong logit minus true logit (Carlini & Wagner, arXiv 1608.04644); above 0: misclassified.
+
+    Its gradient survives where the softmax has saturated and that of cross-entropy has not.
+    """
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - true
+
+
+LOSSES: dict[str, LossFunction] = {"ce": cross_entropy, "margin": margin}
+
+
+def fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    targeted: bool = False,
+    loss: Literal["ce", "margin"] | LossFunction = "ce",
+    precision: str = "float32",
+) -> Tensor:
+    """Fast gradient sign method (Goodfellow et al., arXiv 1412.6572): one step of length epsilon from the image.
+
+    x_adv = clip( x + epsilon * sign( grad_x loss( f(x), y ) ), 0, 1 )
+
+    This is :func:`pgd` with one step and no random start; the arguments are explained there.
+    """
+    return pgd(
+        model,
+        images,
+        labels,
+        epsilon=epsilon,
+        step_size=epsilon or 1.0,
+        steps=1,
+        norm=norm,
+        random_start=False,
+        targeted=targeted,
+        loss=loss,
+        precision=precision,
+    )
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    norm: Norm = "linf",
+    random_start: bool = True,
+    restarts: int = 1,
+    targeted: bool = False,
+    loss: Literal["ce", "margin"] | LossFunction = "ce",
+    keep: Literal["final", "worst"] = "final",
+    model_mode: Literal["eval", "unchanged"] = "eval",
+    precision: str = "float32",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient descent (Madry et al., arXiv 1706.06083).
+
+    x_0 = x + uniform in the ball;   x_{t+1} = project( x_t + step_size * direction( grad_x loss ) )
+
+    where direction is the sign for L-infinity and the unit vector for L2, and project is onto the epsilon-ball
+    around x and the box [0, 1].
+
+    Args:
+        model: maps images to logits (N, K); any device.
+        images: (N, ...), floating point in [0, 1].
+        labels: (N,), integer: the true classes, or the wanted ones if `targeted`.
+        epsilon: radius, in pixel units; at most 1 for "linf".
+        step_size: length of a step in the same norm, above 0.
+        steps: gradient steps, 1 or more.
+        norm: "linf" or "l2".
+        random_start: begin at a uniform point of the ball instead of the image.
+        restarts: independent tries. The worst per image is returned: a misclassified one if there is any, then the
+            one with the highest loss. More than one needs `random_start`.
+        targeted: move towards `labels` instead of away from them.
+        loss: "ce", "margin", or a function (logits (N, K), labels (N,)) -> (N,), maximised (minimised if `targeted`).
+        keep: "final" returns the last iterate, "worst" the worst one on the way, start and end included
+            (one more forward pass).
+        model_mode: "eval" attacks the network that will be deployed, with BatchNorm's running statistics, and is
+            right for evaluation. "unchanged" leaves each module in the mode it is in; while training, that means
+            batch statistics: the attack then fits the batch at hand, which can look stronger or weaker than it is.
+        precision: of the network's forward and backward pass; "auto" takes the fastest this hardware has. Small
+            gradients can vanish in half precision, so reported accuracies use "float32".
+        generator: source of the random start, on the CPU or the images' device; None uses the global one.
+
+    Returns:
+        Adversarial images of the same shape, dtype and device, in [0, 1] and within epsilon.
+        Modes, requires_grad, .grad and buffers of the model are as they were before.
+
+    Raises:
+        ValueError: an argument is out of its range, or the images are not in [0, 1].
+
+    Warns:
+        VanishedGradientWarning: in more than a tenth of all image-steps the gradient was exactly zero.
+    """
+    check_images(images, labels)
+    check_epsilon(epsilon, norm)
+    loss_function = _loss_function(loss)
+    for name, value, allowed in (
+        ("step_size", step_size > 0, "a number above 0"),
+        ("steps", steps >= 1, "1 or more"),
+        ("restarts", restarts >= 1 and (restarts == 1 or random_start), "1, or more together with random_start=True"),
+        ("keep", keep in ("final", "worst"), "'final' or 'worst'"),
+        ("model_mode", model_mode in ("eval", "unchanged"), "'eval' or 'unchanged'"),
+    ):
+        if not value:
+            raise ValueError(f"{name}={locals()[name]!r}: allowed is {allowed}")
+    autocast_dtype = resolve_precision(precision, images.device)
+
+    # Half-precision images are attacked in float32 and rounded at the end.
+    x = images.detach().to(torch.promote_types(images.dtype, torch.float32))
+    sign = -1.0 if targeted else 1.0
+
+    def forward(point: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss to be increased, (N,), and whether the attack has succeeded, (N,); both from float32 logits."""
+        with torch.autocast(x.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not torch.float32):
+            logits = model(point)
+        logits = logits.to(x.dtype)
+        fooled = logits.argmax(1).eq(labels) == targeted
+        return sign * loss_function(logits, labels), fooled
+
+    best, best_loss, best_fooled = x, torch.full(labels.shape, -torch.inf, device=x.device, dtype=x.dtype), None
+    zero_gradients = torch.zeros((), dtype=torch.long, device=x.device)
+
+    def remember(point: Tensor, losses: Tensor, fooled: Tensor) -> None:
+        nonlocal best, best_loss, best_fooled
+        worse = losses > best_loss
+        if best_fooled is not None:
+            worse = (fooled & ~best_fooled) | (worse & (fooled == best_fooled))
+            fooled = torch.where(worse, fooled, best_fooled)
+        best_fooled = fooled
+        best_loss = torch.where(worse, losses, best_loss)
+        best = torch.where(_like(worse, x), point, best)
+
+    with frozen(model, model_mode):
+        for _ in range(restarts):
+            point = random_point(x, epsilon, norm, generator) if random_start else x
+            for _ in range(steps):
+                point = point.detach().requires_grad_()
+                with torch.enable_grad():
+                    losses, fooled = forward(point)
+                    # The sum, not the mean: a mean divides each image's gradient by N and feeds underflow.
+                    (gradient,) = torch.autograd.grad(losses.sum(), point)
+                point = point.detach()
+                if keep == "worst":
+                    remember(point, losses.detach(), fooled)
+                zero_gradients += (gradient.flatten(1) == 0).all(1).sum()
+                point = _project(point + step_size * _direction(gradient, norm), x, epsilon, norm)
+            if keep == "worst" or restarts > 1:
+                with torch.no_grad():
+                    remember(point, *forward(point))
+        result = point if keep == "final" and restarts == 1 else best
+
+    share = zero_gradients.item() / max(1, len(labels) * steps * restarts)
+    if share > 0.1:
+        warnings.warn(
+            f"the gradient was exactly zero in {share:.0%} of all image-steps: the attack did not move these images, "
+            "so they say nothing about robustness. Causes: half precision, a saturated softmax (try loss='margin'), "
+            "or a model that is not differentiable",
+            VanishedGradientWarning,
+            stacklevel=2,
+        )
+    return result.to(images.dtype)
+
+
+def random_point(x: Tensor, epsilon: float, norm: Norm = "linf", generator: torch.Generator | None = None) -> Tensor:
+    """A uniform draw from the epsilon-ball around each image (N, ...), clipped to [0, 1]."""
+    device = x.device if generator is None else generator.device
+    if norm == "linf":
+        noise = 2 * torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device) - 1
+        return _project(x + epsilon * noise, x, epsilon, norm)
+    # Uniform in the L2 ball: a uniform direction, and a radius whose d-th power is uniform.
+    normal = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+    radius = torch.rand(len(x), generator=generator, device=device, dtype=x.dtype).to(x.device)
+    dimensions = max(1, x[:1].numel())
+    return _project(x + epsilon * _like(radius ** (1 / dimensions), x) * _direction(normal, norm), x, epsilon, norm)
+
+
+def _direction(gradient: Tensor, norm: Norm) -> Tensor:
+    """Steepest ascent of unit length: the sign for L-infinity, the normalised gradient for L2."""
+    if norm == "linf":
+        return gradient.sign()
+    # Divide by the largest entry first: squares of tiny gradients would underflow.
+    gradient = gradient / _like(gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+    return gradient / _like(gradient.flatten(1).norm(dim=1).clamp_min(1e-12), gradient)
+
+
+def _project(point: Tensor, x: Tensor, epsilon: float, norm: Norm) -> Tensor:
+    """Onto the ball around x, then onto the box [0, 1]; the box holds x, so that step cannot leave the ball."""
+    delta = point - x
+    if norm == "linf":
+        delta = delta.clamp(-epsilon, epsilon)
+    else:
+        length = delta.flatten(1).norm(dim=1)
+        delta = delta * _like((epsilon / length.clamp_min(1e-12)).clamp_max(1.0), x)
+    return (x + delta).clamp(0, 1)
+
+
+def _like(per_image: Tensor, x: Tensor) -> Tensor:
+    """(N,) with as many axes as x."""
+    return per_image.view(-1, *[1] * (x.ndim - 1))
+
+
+@contextmanager
+def frozen(model: nn.Module, model_mode: str) -> Iterator[None]:
+    """Put the model into the wanted mode without parameter gradients, and put everything back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    if model_mode == "eval":
+        model.eval()
+    # Only BatchNorm in train mode writes to buffers.
+    buffers = [(b, b.clone()) for b in model.buffers()] if any(m.training for m in model.modules()) else []
+    for parameter, _ in grads:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in grads:
+            parameter.requires_grad_(requires_grad)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
+    """The dtype that `precision` means on `device`; "auto" is the fastest that the hardware computes natively."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: allowed are {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if kind == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless the images are floating point in [0, 1] and the labels match them."""
+    if not images.is_floating_point():
+        raise ValueError(f"images have dtype {images.dtype}: allowed is floating point in [0, 1]; divide uint8 by 255")
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: allowed are {len(images)} integers, "
+            "one for each image"
+        )
+    if images.numel():
+        low, high = images.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"images lie in [{low.item():.4g}, {high.item():.4g}]: allowed is [0, 1]; "
+                "undo any normalisation, it belongs inside the model"
+            )
+
+
+def check_epsilon(epsilon: float, norm: str) -> None:
+    """Raise ValueError unless `norm` is known and epsilon is a radius in it."""
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm={norm!r}: allowed are 'linf', 'l2'")
+    if norm == "linf" and not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon={epsilon}: allowed is [0, 1] in units of pixel intensity; 8/255 is 0.03137")
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"epsilon={epsilon}: allowed is a finite radius of 0 or more")
+
+
+def _loss_function(loss: str | LossFunction) -> LossFunction:
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}: allowed are {', '.join(map(repr, LOSSES))} or a function")
+    return LOSSES[loss]

@@ -1,0 +1,212 @@
+"""The one configuration object, and the presets that fill it.
+
+A preset is a YAML file in ``configs/presets/``. It is at the same time a set of papermill parameters: its
+``preset`` line selects it inside a notebook, and the other lines are the fields of :class:`Config`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Method = Literal["standard", "pgd_at", "trades", "mart", "supcon", "supcon_at", "anchor"]
+METHODS: tuple[Method, ...] = get_args(Method)
+DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
+PRESET_DIR = Path(__file__).resolve().parent.parent / "configs" / "presets"
+
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """Everything that a training run and its evaluation depend on.
+
+    Fields under "what is trained" decide the weights, and so the name of the run folder; the others
+    (where files lie, what is evaluated) do not. Unknown names and values out of range raise
+    :class:`ValueError` with the name, the value and what is allowed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # What is trained: data and network
+    dataset: str = Field("mnist5k", description="one of DATASETS or imagefolder:PATH")
+    train_images: Count | None = Field(None, description="use this many training images; None: all")
+    validation_images: Count = Field(400, description="training images held out to choose the checkpoint")
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(2, description="pixels, random-crop augmentation")
+    flip: bool = Field(False, description="random horizontal flips; wrong for digits")
+    width: Annotated[int, Field(ge=1, le=256)] = Field(8, description="channels of the first stage; ResNet-18 has 64")
+    projection_dim: Count = 64
+
+    # What is trained: method
+    method: Method = "anchor"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    temperature: Positive = Field(0.1, description="tau in eq. 2")
+    beta: NonNegative = Field(2.0, description="hardness in eq. 1; 0 is SupCon. Ignored unless method is anchor")
+    contrastive_weight: NonNegative = Field(1.0, description="lambda in eq. 3")
+    classifier_view: Literal["adversarial", "both"] = Field("adversarial", description="what CE sees in eq. 3")
+    trades_beta: NonNegative = 6.0
+    mart_beta: NonNegative = 5.0
+
+    # What is trained: the inner problem (eq. 4)
+    epsilon: UnitInterval = Field(0.3, description="L-infinity radius in units of pixel intensity [0, 1]")
+    step_size: Positive = 0.1
+    attack_steps: Count = 7
+    epsilon_warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the training steps in which epsilon and step size rise linearly to their values"
+    )
+    attack_mode: Literal["eval", "train"] = Field("eval", description="BatchNorm mode of the attacked network")
+
+    # What is trained: optimisation
+    epochs: Count = 6
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Positive = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 5e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the steps with rising rate")
+    finetune_epochs: Count = 2
+    finetune_learning_rate: Positive = 0.05
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    validation_steps: Count = Field(10, description="PGD steps that score a checkpoint, on held-out images")
+
+    # What is evaluated
+    test_images: Count = 1000
+    eval_step_size: Positive = 0.03
+    eval_steps: Count = 20
+    eval_restarts: Count = 1
+    autoattack_images: Count = 50
+    screen_images: Count = 100
+    embedding_images: Count = 500
+    seeds: Count = Field(1, description="seeds that the method comparison trains; seed, seed + 1, ...")
+
+    # Where
+    data_root: str = "data"
+    runs_dir: str = "runs"
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        if name in DATASETS or (name.startswith("imagefolder:") and name != "imagefolder:"):
+            return name
+        raise ValueError(f"allowed are {', '.join(DATASETS)} and imagefolder:PATH")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.train_images is not None and self.validation_images >= self.train_images:
+            raise ValueError(
+                f"validation_images={self.validation_images} is held out of train_images={self.train_images}; "
+                "it must be smaller"
+            )
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        unknown = [name for name in values if name not in type(self).model_fields]
+        if unknown:
+            raise ValueError(unknown_name("parameter", unknown[0], list(type(self).model_fields)))
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(_readable(error)) from None
+
+    def replace(self, **changes: Any) -> Config:
+        """A validated copy with some fields changed."""
+        return Config(**{**self.model_dump(), **changes})
+
+    def training_fields(self) -> dict[str, Any]:
+        """The fields that decide the weights of a training run with this method."""
+        fields = self.model_dump(exclude=_NOT_TRAINED)
+        for name in _unused_fields(self.method):
+            del fields[name]
+        return fields
+
+    def run_name(self) -> str:
+        """Folder name of the run: readable parts and a hash of all training fields."""
+        return f"{_slug(self.dataset)}-{self.method}-w{self.width}-s{self.seed}-{digest(self.training_fields())}"
+
+
+_NOT_TRAINED = {
+    *("test_images", "eval_step_size", "eval_steps", "eval_restarts", "autoattack_images", "screen_images"),
+    *("embedding_images", "seeds", "data_root", "runs_dir", "device", "finetune_epochs", "finetune_learning_rate"),
+}
+
+
+def _unused_fields(method: Method) -> list[str]:
+    """Training fields that `method` never reads: two runs that differ only in these are the same run.
+
+    The attack radius stays in for every method, because it scores the checkpoints on held-out images.
+    """
+    unused = []
+    if method not in ("anchor", "supcon_at", "supcon"):
+        unused += ["temperature", "contrastive_weight", "classifier_view"]
+    if method != "anchor":
+        unused += ["beta"]
+    if method != "trades":
+        unused += ["trades_beta"]
+    if method != "mart":
+        unused += ["mart_beta"]
+    if method in ("standard", "supcon"):
+        unused += ["attack_steps", "attack_mode", "epsilon_warmup"]
+    return unused
+
+
+def digest(fields: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that identify a set of JSON values."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def unknown_name(what: str, name: str, allowed: list[str]) -> str:
+    """The message for a misspelt name, with the closest allowed one."""
+    close = get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {name!r}{hint} Allowed: {', '.join(allowed)}"
+
+
+def _readable(error: ValidationError) -> str:
+    """Pydantic's findings as one line each: argument, value, what is allowed."""
+    lines = []
+    for item in error.errors():
+        if not item["loc"]:
+            lines.append(item["msg"].removeprefix("Value error, "))
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        lines.append(f"{item['loc'][0]}={item['input']!r}: {message}")
+    return "; ".join(lines)
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text.rsplit("/", 1)[-1]).strip("-")
+
+
+def presets() -> list[str]:
+    """Names of the presets, smallest first where the order is known."""
+    known = ["smoke", "cpu", "t4", "paper"]
+    found = {path.stem for path in PRESET_DIR.glob("*.yaml")}
+    return [name for name in known if name in found] + sorted(found - set(known))
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The fields that the YAML file of a preset sets, unvalidated."""
+    if name not in presets():
+        raise ValueError(unknown_name("preset", name, presets()))
+    values: dict[str, Any] = yaml.safe_load((PRESET_DIR / f"{name}.yaml").read_text())
+    values.pop("preset")
+    return values
+
+
+def load_preset(name: str, **overrides: Any) -> Config:
+    """The configuration of a preset, with some fields replaced.
+
+    Raises:
+        ValueError: for an unknown preset or field, or a value out of range; names what is allowed.
+    """
+    return Config(**{**preset_values(name), **overrides})

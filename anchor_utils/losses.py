@@ -1,0 +1,193 @@
+"""The losses of the course, one equation in one place each.
+
+Notation: M embeddings z_i of unit norm (all views concatenated, labels repeated with them), cosine
+c_ip = z_i . z_p, temperature tau; P(i) are all other embeddings with i's label, A(i) all others.
+
+Everything is computed in float32 (float64 if given float64), also inside autocast.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def supcon_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """Supervised contrastive loss, L_out of Khosla et al. (arXiv 2004.11362, eq. 2), scaled by tau alone.
+
+    L_i = - 1/|P(i)| sum_{p in P(i)} log( exp(c_ip / tau) / sum_{a in A(i)} exp(c_ia / tau) )
+
+    Args:
+        embeddings: (M, D), any scale; normalised here.
+        labels: (M,), integer.
+        temperature: tau > 0.
+
+    Returns:
+        The mean of L_i over the anchors that have a positive; 0, still differentiable, if none has.
+    """
+    return hard_positive_supcon_loss(embeddings, labels, temperature, beta=0.0)
+
+
+def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """Weights of the positives, eq. 1 of the reconstruction: the farther a positive, the more it weighs.
+
+    w_ip = softmax over p in P(i) of ( - beta * c_ip )
+
+    Args:
+        embeddings: (M, D), any scale; normalised here.
+        labels: (M,), integer.
+        beta: finite and >= 0. 0 weighs all positives alike; large values pick the hardest one.
+
+    Returns:
+        (M, M). Row i sums to 1, or is 0 where i has no positive. Differentiable; detach where that is not wanted.
+    """
+    _check(embeddings, labels, beta=beta)
+    return _weights(_cosine(embeddings), labels, beta)
+
+
+def hard_positive_supcon_loss(
+    embeddings: Tensor, labels: Tensor, temperature: float = 0.1, beta: float = 1.0, detach_weights: bool = True
+) -> Tensor:
+    """Contrastive term of ANCHOR, eq. 2 of the reconstruction: cross-entropy with soft targets w over c / tau.
+
+    L_i = - sum_{p in P(i)} w_ip log( exp(c_ip / tau) / sum_{a in A(i)} exp(c_ia / tau) )
+
+    SupCon is the case of uniform weights, beta = 0.
+
+    Args:
+        embeddings: (M, D), any scale; normalised here. Views are simply concatenated.
+        labels: (M,), integer, repeated for each view.
+        temperature: tau > 0.
+        beta: hardness, finite and >= 0.
+        detach_weights: treat w as constants. With False the gradient also runs through the weights, which
+            lowers the loss by making *easy* positives far; notebook 04 shows it.
+
+    Returns:
+        The mean of L_i over the anchors that have a positive; 0, still differentiable, if none has.
+    """
+    _check(embeddings, labels, temperature=temperature, beta=beta)
+    cosine = _cosine(embeddings)
+    weights = _weights(cosine.detach() if detach_weights else cosine, labels, beta)  # eq. 1
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    # A finite "minus infinity": a single embedding leaves a row with nothing in it, and -inf would give NaN there.
+    logits = (cosine / temperature).masked_fill(itself, torch.finfo(cosine.dtype).min)
+    log_probabilities = F.log_softmax(logits, dim=1).masked_fill(itself, 0)
+    loss_per_anchor = -(weights * log_probabilities).sum(1)  # eq. 2
+    anchors = _positives(labels).any(1).sum()
+    return loss_per_anchor.sum() / anchors.clamp(min=1)
+
+
+def trades_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 6.0) -> Tensor:
+    """TRADES (Zhang et al., arXiv 1901.08573, eq. 5): CE( f(x), y ) + beta * KL( p(x) || p(x_adv) ), batch mean.
+
+    Args:
+        clean_logits, adversarial_logits: (N, K).
+        labels: (N,), integer.
+        beta: 1 / lambda of the paper; 6 there. Finite and >= 0.
+    """
+    _check(clean_logits, labels, beta=beta)
+    clean_logits, adversarial_logits = _full_precision(clean_logits), _full_precision(adversarial_logits)
+    divergence = F.kl_div(
+        adversarial_logits.log_softmax(1), clean_logits.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    return F.cross_entropy(clean_logits, labels) + beta * divergence
+
+
+def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 5.0) -> Tensor:
+    """MART (Wang et al., ICLR 2020, eq. 11): boosted CE + beta * KL( p(x) || p(x_adv) ) * (1 - p_y(x)), batch mean.
+
+    BCE( p(x_adv), y ) = - log p_y(x_adv) - log( 1 - max_{k != y} p_k(x_adv) )
+
+    Args:
+        clean_logits, adversarial_logits: (N, K), K >= 2.
+        labels: (N,), integer.
+        beta: lambda of the paper; 5 there. Finite and >= 0.
+    """
+    _check(clean_logits, labels, beta=beta)
+    clean, adversarial = (
+        _full_precision(clean_logits).log_softmax(1),
+        _full_precision(adversarial_logits).log_softmax(1),
+    )
+    true = labels[:, None]
+    log_true = adversarial.gather(1, true).squeeze(1)
+    wrong = adversarial.scatter(1, true, -torch.inf)  # log p_k of the other classes
+    runner_up = wrong.argmax(1, keepdim=True)
+    # 1 - p_runner-up is the sum of all the other classes: a log-sum-exp keeps its precision when it is tiny.
+    log_not_runner_up = adversarial.scatter(1, runner_up, -torch.inf).logsumexp(1)
+    boosted = -log_true - log_not_runner_up
+    divergence = F.kl_div(adversarial, clean, reduction="none", log_target=True).sum(1)
+    unsure = 1 - clean.gather(1, true).squeeze(1).exp()
+    return (boosted + beta * divergence * unsure).mean()
+
+
+class AnchorLoss(NamedTuple):
+    """The objective of eq. 3 and its two terms, each a scalar tensor."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    contrastive: Tensor
+
+
+def anchor_loss(
+    logits: Tensor,
+    logit_labels: Tensor,
+    embeddings: Tensor,
+    embedding_labels: Tensor,
+    *,
+    contrastive_weight: float = 1.0,
+    temperature: float = 0.1,
+    beta: float = 1.0,
+    detach_weights: bool = True,
+) -> AnchorLoss:
+    """Objective of ANCHOR, eq. 3 of the reconstruction: L = CE( logits, y ) + lambda * L_HP( embeddings ).
+
+    Args:
+        logits: (N, K) of the view or views that the classifier sees, and their labels (N,).
+        embeddings: (M, D) of all views, x_aug and x_adv, concatenated, and their labels (M,).
+        contrastive_weight: lambda, finite and >= 0.
+        temperature, beta, detach_weights: see :func:`hard_positive_supcon_loss`.
+    """
+    _check(logits, logit_labels, contrastive_weight=contrastive_weight)
+    cross_entropy = F.cross_entropy(_full_precision(logits), logit_labels)
+    contrastive = hard_positive_supcon_loss(embeddings, embedding_labels, temperature, beta, detach_weights)
+    return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive)
+
+
+def _cosine(embeddings: Tensor) -> Tensor:
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = F.normalize(_full_precision(embeddings), dim=1)
+        return z @ z.T
+
+
+def _positives(labels: Tensor) -> Tensor:
+    """(M, M) mask: p in P(i)."""
+    same = labels[:, None] == labels[None, :]
+    return same.fill_diagonal_(False)
+
+
+def _weights(cosine: Tensor, labels: Tensor, beta: float) -> Tensor:
+    positives = _positives(labels)
+    scores = (-beta * cosine).masked_fill(~positives, torch.finfo(cosine.dtype).min)
+    # A row without a positive comes out of the softmax uniform; the product makes it 0.
+    return scores.softmax(1) * positives
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _check(rows: Tensor, labels: Tensor, **scalars: float) -> None:
+    if rows.ndim != 2 or labels.shape != rows.shape[:1]:
+        raise ValueError(
+            f"shapes {tuple(rows.shape)} and labels {tuple(labels.shape)}: allowed are (M, D) and (M,) of the same M"
+        )
+    if labels.is_floating_point():
+        raise ValueError(f"labels have dtype {labels.dtype}: allowed are integers")
+    for name, value in scalars.items():
+        low_enough = value > 0 if name == "temperature" else value >= 0
+        if not (low_enough and value < float("inf")):
+            allowed = "above 0" if name == "temperature" else "0 or more"
+            raise ValueError(f"{name}={value}: allowed is a finite number, {allowed}")

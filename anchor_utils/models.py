@@ -1,0 +1,174 @@
+"""ResNet-18 for small images, with a linear classifier and a projection head, and its file format."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import BasicBlock
+
+
+class AnchorNet(nn.Module):
+    """ResNet-18 modified for 32x32 images: a 3x3 stem of stride 1 and no max-pooling.
+
+    Takes images in [0, 1] of shape (N, C, H, W); the normalisation by `mean` and `std` is inside, so an attack
+    works on pixels and its epsilon means what it says.
+
+    Args:
+        num_classes: outputs of the linear classifier.
+        width: channels of the first stage; the four stages have 1, 2, 4 and 8 times as many. 64 is ResNet-18.
+        in_channels: 1 for grey images, 3 for colour.
+        projection_dim: P, outputs of the projection head, a two-layer perceptron as in SupCon (arXiv 2004.11362,
+            section 3.1); 0 leaves the head out.
+        mean, std: of the training pixels, one value a channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 64,
+        in_channels: int = 3,
+        projection_dim: int = 128,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        mean = [0.0] * in_channels if mean is None else list(mean)
+        std = [1.0] * in_channels if std is None else list(std)
+        for name, value in (("num_classes", num_classes), ("width", width), ("in_channels", in_channels)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: allowed is 1 or more")
+        if projection_dim < 0:
+            raise ValueError(f"projection_dim={projection_dim}: allowed is 0 (no projection head) or more")
+        if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+            raise ValueError(
+                f"mean={mean}, std={std}: need one value for each of in_channels={in_channels}, std above 0"
+            )
+        self.architecture: dict[str, Any] = {
+            "num_classes": num_classes,
+            "width": width,
+            "in_channels": in_channels,
+            "projection_dim": projection_dim,
+            "mean": mean,
+            "std": std,
+        }
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            _stage(width, width, 1),
+            _stage(width, 2 * width, 2),
+            _stage(2 * width, 4 * width, 2),
+            _stage(4 * width, 8 * width, 2),
+        )
+        dim = 8 * width
+        self.classifier = nn.Linear(dim, num_classes)
+        self.projection: nn.Module | None = None
+        if projection_dim:
+            self.projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, projection_dim))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the length of a feature vector."""
+        return self.classifier.in_features
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (N, D) of images (N, C, H, W) in [0, 1]."""
+        x = (images - self.mean) / self.std
+        x = self.stages(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        return x.mean((2, 3))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Embeddings (N, P) of unit norm from features (N, D); what the contrastive losses see."""
+        if self.projection is None:
+            raise ValueError("projection_dim=0: this network has no projection head (fine-tuning drops it)")
+        return F.normalize(self.projection(features).float(), dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, C, H, W) in [0, 1]."""
+        return self.classifier(self.encode(images))
+
+
+def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    shortcut = None
+    if stride != 1 or in_channels != channels:
+        shortcut = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+        )
+    return nn.Sequential(BasicBlock(in_channels, channels, stride, shortcut), BasicBlock(channels, channels))
+
+
+def fold_batchnorm(model: AnchorNet) -> AnchorNet:
+    """A frozen copy in eval mode whose BatchNorm layers are folded into the convolutions.
+
+    The same function as ``model.eval()`` up to rounding, and about half again as fast to attack, so the inner
+    problem of training uses it. `model` is left as it is.
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(folded.modules()):
+        names = list(module._modules)
+        for first, second in pairwise(names):
+            convolution, norm = module._modules[first], module._modules[second]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module._modules[first] = fuse_conv_bn_eval(convolution, norm)
+                module._modules[second] = nn.Identity()
+    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write the weights as .safetensors, atomically, with architecture and `metadata` (JSON values) inside."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path={str(path)!r}: allowed is a name that ends in .safetensors")
+    text = {"architecture": json.dumps(model.architecture), "metadata": json.dumps(metadata or {})}
+    write_tensors(path, model.state_dict(), text)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
+    """Write a .safetensors file under a temporary name, then rename it: never a half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata=text)
+    temporary.replace(path)
+
+
+def load(path: str | Path) -> AnchorNet:
+    """Read a network that :func:`save` wrote, on the CPU in eval mode; its metadata is in ``.metadata``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not one that :func:`save` wrote, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path={str(path)!r}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model = AnchorNet(**json.loads(text["architecture"]))
+        # Stored in half precision or not, a network computes in float32.
+        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    except Exception as error:
+        raise ValueError(f"path={str(path)!r} is not a network saved by anchor_utils.models.save: {error}") from error
+    model.metadata = json.loads(text["metadata"])
+    return model.eval()

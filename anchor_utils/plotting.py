@@ -1,0 +1,238 @@
+"""The figures of the course. Every function takes plain arrays and returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# One colour (Okabe & Ito's, safe for colour-blind readers) and one marker a method, the same in every notebook.
+METHOD_STYLE = {
+    "standard": ("#000000", "o"),
+    "pgd_at": ("#0072B2", "s"),
+    "trades": ("#56B4E9", "^"),
+    "mart": ("#009E73", "v"),
+    "supcon": ("#999999", "P"),
+    "supcon_at": ("#E69F00", "D"),
+    "anchor": ("#D55E00", "X"),
+}
+METHOD_NAMES = {
+    "standard": "standard",
+    "pgd_at": "PGD-AT",
+    "trades": "TRADES",
+    "mart": "MART",
+    "supcon": "SupCon",
+    "supcon_at": "SupCon-AT",
+    "anchor": "ANCHOR",
+}
+
+
+def use_style() -> None:
+    """The course's look: white ground (readable on dark pages too), thin grid, colour-blind safe colours."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 90,
+            "savefig.dpi": 90,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.titleweight": "bold",
+            "font.size": 11,
+            "grid.linewidth": 0.5,
+            "svg.hashsalt": "anchor",
+        }
+    )
+
+
+def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
+    """Display a figure in a notebook with a text for those who cannot see it, and close it."""
+    from IPython.display import SVG, Image, display
+
+    buffer = io.BytesIO()
+    if svg:
+        figure.savefig(buffer, format="svg", metadata={"Title": alt, "Date": None})
+        display(SVG(buffer.getvalue()))
+    else:
+        figure.savefig(buffer, format="png")
+        display(Image(buffer.getvalue(), alt=alt))
+    plt.close(figure)
+
+
+def method_name(method: str) -> str:
+    return METHOD_NAMES.get(method, method)
+
+
+def method_color(method: str) -> str:
+    return METHOD_STYLE.get(method, ("#CC79A7", "*"))[0]
+
+
+def draw_image(axis: Axes, image: np.ndarray, title: str = "", *, signed: bool = False) -> None:
+    """One image (C, H, W): in [0, 1], or a perturbation around 0 drawn with red above and blue below."""
+    if signed:
+        limit = max(float(np.abs(image).max()), 1e-8)
+        axis.imshow(image.mean(0), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    elif image.shape[0] == 1:
+        axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+    else:
+        axis.imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(False)
+    if title:
+        axis.set_title(title, fontsize=9, fontweight="normal")
+
+
+def image_grid(
+    rows: Sequence[np.ndarray],
+    row_labels: Sequence[str],
+    titles: Sequence[Sequence[str]] | None = None,
+    *,
+    signed_rows: Sequence[int] = (),
+    size: float = 1.25,
+) -> Figure:
+    """Rows of images (N, C, H, W), each row with a label at its left and each image with an optional title."""
+    n = len(rows[0])
+    figure, axes = plt.subplots(len(rows), n, figsize=(size * n + 1, (size + 0.25) * len(rows)), squeeze=False)
+    for r, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
+        for c in range(n):
+            title = titles[r][c] if titles is not None and titles[r] else ""
+            draw_image(axes[r, c], np.asarray(images[c]), title, signed=r in signed_rows)
+        axes[r, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    return figure
+
+
+def curves(
+    axis: Axes,
+    x: Sequence[float],
+    lines: Mapping[str, np.ndarray],
+    *,
+    bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    xlabel: str,
+    ylabel: str,
+    percent: bool = True,
+) -> None:
+    """Lines with optional interval bands, labelled directly at their right end; names of methods get their colour."""
+    others = iter(sns.color_palette("colorblind", 10))
+    ends: list[tuple[float, str, Any]] = []
+    for name, y in lines.items():
+        color, marker = METHOD_STYLE.get(name, (None, "o"))
+        color = color or next(others)
+        axis.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.8)
+        if bands and name in bands:
+            axis.fill_between(x, *bands[name], color=color, alpha=0.15, linewidth=0)
+        ends.append((float(np.asarray(y)[-1]), name, color))
+    low, high = axis.get_ylim()
+    # Labels that would overlap are pushed apart, from the lowest up.
+    gap, position = 0.06 * (high - low), -np.inf
+    for end, name, color in sorted(ends, key=lambda item: item[0]):
+        position = max(end, position + gap)
+        axis.annotate(
+            method_name(name),
+            (1.02, position),
+            xycoords=axis.get_yaxis_transform(),
+            color=color,
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
+        )
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    if percent:
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+
+
+def accuracy_bars(
+    groups: Sequence[str], series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, ylabel: str = "accuracy"
+) -> Figure:
+    """Points with intervals: for each series (an attack, say) accuracy, low and high for each group (a method)."""
+    figure, axis = plt.subplots(figsize=(1.2 * len(groups) + 2.5, 3.8))
+    offsets = np.linspace(-0.25, 0.25, len(series)) if len(series) > 1 else [0.0]
+    for (name, (value, low, high)), offset, color in zip(
+        series.items(), offsets, sns.color_palette("colorblind", len(series)), strict=True
+    ):
+        x = np.arange(len(groups)) + offset
+        # Wilson's interval need not be symmetric, and at 0% or 100% rounding may put the end past the point.
+        errors = np.maximum([value - low, high - value], 0)
+        axis.errorbar(x, value, yerr=errors, fmt="o", color=color, capsize=3, label=name)
+    axis.set_xticks(range(len(groups)), [method_name(group) for group in groups])
+    axis.set_ylim(-0.03, 1.03)
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+    axis.set_ylabel(ylabel)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def surface(
+    values: np.ndarray, extent: float, *, epsilon: float, title: str, axis: Axes, limit: float | None = None
+) -> Any:
+    """A (G, G) grid of losses on [-extent, extent]^2 around an image, with the epsilon-box drawn in."""
+    image = axis.imshow(
+        values, origin="lower", extent=(-extent, extent, -extent, extent), cmap="magma", vmin=0, vmax=limit
+    )
+    axis.add_patch(
+        mpl.patches.Rectangle((-epsilon, -epsilon), 2 * epsilon, 2 * epsilon, fill=False, ec="white", ls="--")
+    )
+    axis.plot(0, 0, "w+", markersize=10)
+    axis.grid(False)
+    axis.set_title(title)
+    axis.set_xlabel("along the sign of the gradient")
+    axis.set_ylabel("along a random sign vector")
+    return image
+
+
+def embedding_map(
+    axis: Axes,
+    points: np.ndarray,
+    labels: np.ndarray,
+    *,
+    title: str = "",
+    moved_to: np.ndarray | None = None,
+    moved_wrong: np.ndarray | None = None,
+) -> None:
+    """A 2-D map (N, 2) coloured by class, each class named at its median.
+
+    Arrows lead from the first M points to `moved_to` (M, 2). Those of points that are misclassified
+    after the move (`moved_wrong`) are drawn in black.
+    """
+    palette = sns.color_palette("tab10", int(labels.max()) + 1)
+    axis.scatter(points[:, 0], points[:, 1], c=[palette[label] for label in labels], s=9, linewidth=0, alpha=0.8)
+    if moved_to is not None:
+        start = points[: len(moved_to)]
+        delta = moved_to - start
+        wrong = np.zeros(len(moved_to), bool) if moved_wrong is None else moved_wrong
+        for chosen, color, alpha in ((~wrong, "0.6", 0.5), (wrong, "black", 0.8)):
+            axis.quiver(
+                *start[chosen].T, *delta[chosen].T, angles="xy", scale_units="xy", scale=1,
+                width=0.003, color=color, alpha=alpha,
+            )  # fmt: skip
+    for label in np.unique(labels):
+        axis.annotate(
+            str(label), np.median(points[labels == label], axis=0), ha="center", va="center", fontweight="bold",
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": palette[label], "alpha": 0.85},
+        )  # fmt: skip
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_aspect("equal", "datalim")
+    axis.set_title(title)
+
+
+def circle(axis: Axes, angles: np.ndarray, labels: np.ndarray, *, title: str = "") -> None:
+    """Unit vectors of the plane, given by their angles in radians, on the circle and coloured by class."""
+    axis.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.7"))
+    palette = sns.color_palette("colorblind", int(labels.max()) + 1)
+    axis.scatter(np.cos(angles), np.sin(angles), c=[palette[label] for label in labels], s=36, ec="white", zorder=3)
+    axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), xticks=[], yticks=[], aspect="equal")
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.set_title(title)
