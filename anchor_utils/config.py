@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 Method = Literal["standard", "pgd_at", "trades", "mart", "supcon", "supcon_at", "anchor"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
-PRESET_DIR = Path(__file__).resolve().parent.parent / "configs" / "presets"
+_IN_WHEEL = Path(__file__).resolve().parent / "presets"
+PRESET_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "configs" / "presets"
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -90,7 +91,7 @@ class Config(BaseModel):
     # Where
     data_root: str = "data"
     runs_dir: str = "runs"
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto takes the GPU; CUDA_VISIBLE_DEVICES says which")
 
     @field_validator("dataset")
     @classmethod

@@ -152,7 +152,7 @@ def _image_folder(path: Path) -> tuple[Split, Split, tuple[str, ...]]:
     test_classes = tuple(sorted(entry.name for entry in (path / "test").iterdir() if entry.is_dir()))
     if not classes or classes != test_classes:
         raise ValueError(
-            f"{str(path)!r}: train has the classes {list(classes)}, test has {list(test_classes)}; both must be the same"
+            f"{str(path)!r}: train has the classes {list(classes)}, test has {list(test_classes)}; they must agree"
         )
     size: tuple[int, int] | None = None
     splits = []

@@ -98,16 +98,22 @@ def image_grid(
     row_labels: Sequence[str],
     titles: Sequence[Sequence[str]] | None = None,
     *,
+    wrong: Sequence[Sequence[bool]] | None = None,
     signed_rows: Sequence[int] = (),
     size: float = 1.25,
 ) -> Figure:
-    """Rows of images (N, C, H, W), each row with a label at its left and each image with an optional title."""
+    """Rows of images (N, C, H, W), each row with a label at its left and each image with an optional title.
+
+    Titles of `wrong` images are orange and bold.
+    """
     n = len(rows[0])
     figure, axes = plt.subplots(len(rows), n, figsize=(size * n + 1, (size + 0.25) * len(rows)), squeeze=False)
     for r, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
         for c in range(n):
             title = titles[r][c] if titles is not None and titles[r] else ""
             draw_image(axes[r, c], np.asarray(images[c]), title, signed=r in signed_rows)
+            if wrong is not None and wrong[r] and wrong[r][c]:
+                axes[r, c].title.set(color="#D55E00", fontweight="bold")
         axes[r, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
     return figure
 

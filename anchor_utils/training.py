@@ -1,7 +1,8 @@
 """Training: one loop for every method, resumable to the bit, with the checkpoint chosen on held-out images.
 
 A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``best.safetensors`` (best robust accuracy
-on held-out *training* images; clean accuracy breaks ties) and ``last.safetensors``. While a run is under way,
+on held-out *training* images, clean accuracy breaking ties; the other way round for methods that train on clean
+images only) and ``last.safetensors``. While a run is under way,
 ``resume.safetensors`` holds its state after the last finished epoch.
 """
 
@@ -44,7 +45,7 @@ class Run:
     config: Config
 
     def model(self, which: Literal["best", "last"] = "best") -> AnchorNet:
-        """The network with the best robust accuracy on held-out training images, or the one of the last epoch."""
+        """The network that did best on held-out training images, or the one of the last epoch."""
         return models.load(self.path / f"{which}.safetensors")
 
     def metrics(self) -> pd.DataFrame:
@@ -367,6 +368,8 @@ def _train(
         if accelerator.is_main_process:
             metadata = {**description, "training": fields, **row}
             ranking = (score["robust_accuracy"], score["clean_accuracy"])
+            if config.method in ON_CLEAN_IMAGES:  # never robust: the few survivors would pick an epoch at random
+                ranking = ranking[::-1]
             if ranking > best:
                 best = ranking
                 models.save(model, path / "best.safetensors", metadata)

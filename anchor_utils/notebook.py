@@ -1,0 +1,53 @@
+"""The few lines that every notebook begins and ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from IPython.display import Markdown, display
+
+from anchor_utils import plotting
+from anchor_utils.config import Config, load_preset
+from anchor_utils.evaluation import versions
+
+
+def start(
+    preset: str, overrides: dict[str, Any], seed: int, runs_dir: str, data_root: str
+) -> tuple[Config, torch.device]:
+    """Check the parameters of a notebook, seed torch, set the figure style and print what the results depend on.
+
+    Args:
+        overrides: fields of the configuration that replace those of the preset.
+
+    Returns:
+        The configuration, and the device that evaluations run on.
+    """
+    config = load_preset(preset, **{"seed": seed, "runs_dir": runs_dir, "data_root": data_root, **overrides})
+    use_gpu = config.device == "auto" and torch.cuda.is_available()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    torch.manual_seed(config.seed)
+    plotting.use_style()
+    environment = ", ".join(f"{name} {version}" for name, version in versions().items())
+    print(
+        f"preset {preset}: {config.dataset}, ResNet-18 of width {config.width}, L-infinity epsilon {config.epsilon:g}"
+    )
+    print(f"seed {config.seed}, device {device}; {environment}")
+    return config, device
+
+
+def say(text: str) -> None:
+    """Display Markdown whose numbers come from this run."""
+    display(Markdown(text))
+
+
+def save_metrics(number: str, preset: str, config: Config, metrics: dict[str, float]) -> None:
+    """Write a notebook's numbers to ``runs_dir/results/PRESET/NUMBER.json``, atomically, for the report to read."""
+    path = Path(config.runs_dir) / "results" / preset / f"{number}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"notebook": number, "preset": preset, "config": config.model_dump(), "versions": versions()}
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps({**content, "metrics": metrics}, indent=1) + "\n")
+    temporary.replace(path)
