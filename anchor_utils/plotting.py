@@ -233,11 +233,22 @@ def embedding_map(
     axis.set_title(title)
 
 
-def circle(axis: Axes, angles: np.ndarray, labels: np.ndarray, *, title: str = "") -> None:
-    """Unit vectors of the plane, given by their angles in radians, on the circle and coloured by class."""
+def circle(
+    axis: Axes, angles: np.ndarray, labels: np.ndarray, *, title: str = "", moves: np.ndarray | None = None
+) -> None:
+    """Unit vectors of the plane, given by their angles in radians, on the circle and coloured by class.
+
+    `moves` (N,), signed lengths in the plane's units, are drawn as arrows along the circle, counter-clockwise if positive.
+    """
     axis.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.7"))
     palette = sns.color_palette("colorblind", int(labels.max()) + 1)
-    axis.scatter(np.cos(angles), np.sin(angles), c=[palette[label] for label in labels], s=36, ec="white", zorder=3)
+    colors = [palette[label] for label in labels]
+    axis.scatter(np.cos(angles), np.sin(angles), c=colors, s=36, ec="white", zorder=3)
+    if moves is not None:
+        axis.quiver(
+            np.cos(angles), np.sin(angles), -moves * np.sin(angles), moves * np.cos(angles),
+            color=colors, angles="xy", scale_units="xy", scale=1, width=0.014, zorder=4,
+        )  # fmt: skip
     axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), xticks=[], yticks=[], aspect="equal")
     for side in axis.spines.values():
         side.set_visible(False)

@@ -65,11 +65,31 @@ def check_names(paths: list[Path], changes: dict[str, Any]) -> None:
             raise ValueError(unknown_name("parameter", name, sorted(declared | set(Config.model_fields))))
 
 
+def absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes with paths as seen from here: the notebooks run in their own folder.
+
+    Raises:
+        ValueError: the image folder that is asked for does not exist.
+    """
+    changes = dict(changes)
+    for name in ("data_root", "runs_dir"):
+        if name in changes:
+            changes[name] = str(Path(changes[name]).expanduser().resolve())
+    dataset = str(changes.get("dataset", ""))
+    if dataset.startswith("imagefolder:"):
+        folder = Path(dataset.removeprefix("imagefolder:")).expanduser().resolve()
+        if not folder.is_dir():
+            raise ValueError(f"dataset={dataset!r}: there is no folder {str(folder)!r}")
+        changes["dataset"] = f"imagefolder:{folder}"
+    return changes
+
+
 def run(preset: str, numbers: list[str] | None, changes: dict[str, Any], output: Path) -> int:
     """Execute the notebooks in order; returns how many failed. A failure does not stop those after it."""
     paths = notebooks(numbers)
     check_names(paths, changes)
     load_preset(preset, **{name: value for name, value in changes.items() if name in Config.model_fields})
+    changes = absolute_paths(changes)
     default_output = output.resolve() == (NOTEBOOK_DIR.parent / "runs").resolve()
     folder = output / "notebooks" / preset
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +107,7 @@ def run(preset: str, numbers: list[str] | None, changes: dict[str, Any], output:
                 progress_bar=sys.stderr.isatty(),
                 kernel_name="python3",
                 coalesce_streams=True,
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
         except PapermillExecutionError as error:
             failures.append(path.stem)

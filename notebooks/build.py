@@ -4,6 +4,7 @@ With ``--no-execute`` the notebooks are written without outputs, to be run by ha
 """
 
 import argparse
+import base64
 import re
 import sys
 from pathlib import Path
@@ -43,6 +44,12 @@ def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbf
     return source
 
 
+def first_picture(book: nbformat.NotebookNode) -> bytes:
+    """The first PNG among the outputs: the README shows the one of notebook 01."""
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    return base64.b64decode(next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="such as 01 05; default: all")
@@ -60,7 +67,10 @@ def main() -> int:
         executed = nbformat.read(output / "notebooks" / PRESET / f"{source.stem}.ipynb", as_version=4)
         if failed and any(o.output_type == "error" for c in executed.cells for o in c.get("outputs", [])):
             continue
-        nbformat.write(clean(executed, from_source(source)), NOTEBOOK_DIR / f"{source.stem}.ipynb")
+        book = clean(executed, from_source(source))
+        nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
+        if source.stem.startswith("01"):
+            (NOTEBOOK_DIR.parent / "docs" / "adversarial_examples.png").write_bytes(first_picture(book))
     return 1 if failed else 0
 
 

@@ -1,0 +1,143 @@
+"""The notebooks: executed, complete, the same as their sources; and all of them run from start to end."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jupytext
+import nbformat
+import pytest
+
+from anchor_utils import run
+from anchor_utils.config import load_preset
+
+SOURCES = sorted((run.NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
+NUMBERS = [source.name[:2] for source in SOURCES]
+BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in run.notebooks()}
+
+
+def test_there_are_eight_and_each_has_its_source():
+    assert len(NUMBERS) == 8
+    assert sorted(BOOKS) == [source.stem for source in SOURCES]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
+def test_notebook_is_the_executed_form_of_its_source(source):
+    book = BOOKS[source.stem]
+    written = jupytext.read(source, fmt="py:percent")
+    assert [(c.cell_type, c.source) for c in book.cells] == [(c.cell_type, c.source) for c in written.cells]
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "warnings in the outputs"
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in book.cells) == 1
+    assert not [cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert book.metadata.kernelspec.name == "python3"
+    assert "widgets" not in book.metadata
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
+def test_notebook_is_small_and_keeps_the_machine_to_itself(source):
+    text = (run.NOTEBOOK_DIR / f"{source.stem}.ipynb").read_text()
+    assert len(text) <= 1.5e6
+    assert not re.findall(r"(?:/home|/root|/work|/tmp|/Users|site-packages)/[\w./-]*", text)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
+def test_notebook_has_the_parts_that_every_lesson_has(source):
+    book = BOOKS[source.stem]
+    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    for part in (
+        "**Claim:",
+        "**You will learn**",
+        "**You need**",
+        "**Time**",
+        "## What can go wrong",
+        "**Limits.**",
+        "**References.**",
+    ):
+        assert part in prose, part
+    assert book.cells[0].cell_type == "markdown"
+    assert f"notebooks/{source.stem}.ipynb" in book.cells[0].source, "the Colab badge opens another notebook"
+    figures = sum(cell.source.count("plotting.show(") for cell in book.cells)
+    assert prose.count("**Reading the figure.**") == figures
+    pictures = [
+        o for c in book.cells for o in c.get("outputs", []) if {"image/png", "image/svg+xml"} & set(o.get("data", {}))
+    ]
+    assert len(pictures) >= figures
+
+
+def test_parameters_cells_agree_and_match_the_default_preset():
+    cells = [run.declared_parameters(path) for path in run.notebooks()]
+    assert all(cell == cells[0] for cell in cells)
+    assert cells[0]["preset"] == "cpu"
+    assert load_preset("cpu").seed == cells[0]["seed"]
+
+
+def test_all_notebooks_run_with_the_smoke_preset(tmp_path):
+    """In order and in one folder, as a user does, without a network; then again, when nothing may train anew."""
+    command = [sys.executable, "-m", "anchor_utils.run", "smoke", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    executed = sorted((tmp_path / "notebooks" / "smoke").glob("*.ipynb"))
+    assert [path.name[:2] for path in executed] == NUMBERS
+    for path in executed:
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                assert output.get("name") != "stderr", f"{path.stem}: {output['text']}"
+    results = sorted(path.name for path in (tmp_path / "results" / "smoke").glob("[0-9][0-9].json"))
+    assert results == [f"{number}.json" for number in NUMBERS]
+
+    names = [path.parent.name for path in tmp_path.glob("*/config.json")]
+    fields = [json.loads(path.read_text())["training"] for path in tmp_path.glob("*/config.json")]
+    unique = {json.dumps(values, sort_keys=True) for values in fields}
+    assert len(unique) == len(names), "two runs of one configuration"
+
+
+def test_one_notebook_runs_alone(tmp_path):
+    assert (
+        run.main(["smoke", "--notebooks", "7", "--output", str(tmp_path), "-p", "seed", "3", "-p", "epochs", "1"]) == 0
+    )
+    result = json.loads((tmp_path / "results" / "smoke" / "07.json").read_text())
+    assert result["config"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smokey"], "unknown preset 'smokey'; did you mean 'smoke'?"),
+        (["smoke", "--notebooks", "11"], "unknown notebook '11'"),
+        (["smoke", "-p", "epoch", "3"], "unknown parameter 'epoch'; did you mean 'epochs'?"),
+        (["smoke", "-p", "epsilon", "2"], "epsilon=2"),
+        (["smoke", "-p", "epsilon", "8/255"], "epsilon='8/255'"),
+        (["smoke", "-p", "dataset", "mnist"], "dataset='mnist'"),
+        (["smoke", "-p", "method", "magic"], "method='magic'"),
+        (["smoke", "-p", "dataset", "imagefolder:/no/such/folder"], "there is no folder '/no/such/folder'"),
+    ],
+)
+def test_runner_refuses_bad_input_before_any_notebook_starts(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(run.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
+    assert run.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_failing_notebook_gives_its_error_and_a_nonzero_exit(tmp_path, capfd):
+    """An image folder without images is found when the data are loaded."""
+    dataset = f"imagefolder:{tmp_path}"
+    code = run.main(["smoke", "--notebooks", "01", "--output", str(tmp_path / "out"), "-p", "dataset", dataset])
+    assert code == 1
+    error = capfd.readouterr().err
+    assert "01_adversarial_examples FAILED" in error
+    assert "missing folder" in error
+
+
+def test_runner_passes_a_field_on_as_an_override():
+    path = run.notebooks(["05"])[0]
+    assert run.injected(path, "cpu", {}, None) == {}
+    assert run.injected(path, "t4", {"epochs": 3, "seed": 2}, None) == {
+        "preset": "t4",
+        "overrides": {"epochs": 3},
+        "seed": 2,
+    }
