@@ -133,15 +133,16 @@ def pgd(
     check_images(images, labels)
     check_epsilon(epsilon, norm)
     loss_function = _loss_function(loss)
-    for name, value, allowed in (
-        ("step_size", step_size > 0, "a number above 0"),
+    arguments = {"step_size": step_size, "steps": steps, "restarts": restarts, "keep": keep, "model_mode": model_mode}
+    for name, fits, allowed in (
+        ("step_size", 0 < step_size < float("inf"), "a finite number above 0"),
         ("steps", steps >= 1, "1 or more"),
         ("restarts", restarts >= 1 and (restarts == 1 or random_start), "1, or more together with random_start=True"),
         ("keep", keep in ("final", "worst"), "'final' or 'worst'"),
         ("model_mode", model_mode in ("eval", "unchanged"), "'eval' or 'unchanged'"),
     ):
-        if not value:
-            raise ValueError(f"{name}={locals()[name]!r}: allowed is {allowed}")
+        if not fits:
+            raise ValueError(f"{name}={arguments[name]!r}: allowed is {allowed}")
     autocast_dtype = resolve_precision(precision, images.device)
 
     # Half-precision images are attacked in float32 and rounded at the end.
@@ -169,7 +170,8 @@ def pgd(
         best_loss = torch.where(worse, losses, best_loss)
         best = torch.where(_like(worse, x), point, best)
 
-    with frozen(model, model_mode):
+    # The backward pass runs in the autocast state around it: without this, in the caller's.
+    with frozen(model, model_mode), torch.autocast(x.device.type, enabled=False):
         for _ in range(restarts):
             point = random_point(x, epsilon, norm, generator) if random_start else x
             for _ in range(steps):
@@ -178,6 +180,8 @@ def pgd(
                     losses, fooled = forward(point)
                     # The sum, not the mean: a mean divides each image's gradient by N and feeds underflow.
                     (gradient,) = torch.autograd.grad(losses.sum(), point)
+                # Infinity or NaN (overflow in half precision) gives no direction either.
+                gradient = gradient.where(gradient.isfinite(), 0)
                 point = point.detach()
                 if keep == "worst":
                     remember(point, losses.detach(), fooled)

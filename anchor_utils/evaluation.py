@@ -29,6 +29,7 @@ from anchor_utils import attacks as attack_functions
 from anchor_utils.attacks import check_epsilon, check_images, frozen, pgd
 from anchor_utils.config import unknown_name
 from anchor_utils.data import Dataset, Split
+from anchor_utils.files import write_text
 
 ATTACKS = ("clean", "noise", "fgsm", "pgd", "screen", "autoattack")
 STAGES = {"screen": ("apgd-ce", "apgd-t"), "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square")}
@@ -476,13 +477,8 @@ def save_results(path: str | Path, table: pd.DataFrame, **context: Any) -> None:
     Args:
         context: JSON values, such as config=config.model_dump().
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(table.to_json(orient="records"))
-    text = json.dumps({**context, "versions": versions(), "rows": rows}, indent=1)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps({**context, "versions": versions(), "rows": rows}, indent=1) + "\n")
 
 
 def read_results(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -72,7 +72,7 @@ def hard_positive_supcon_loss(
     cosine = _cosine(embeddings)
     weights = _weights(cosine.detach() if detach_weights else cosine, labels, beta)  # eq. 1
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    # A finite "minus infinity": a single embedding leaves a row with nothing in it, and -inf would give NaN there.
+    # A finite "minus infinity" keeps NaN out of the row of a single embedding, which holds nothing else.
     logits = (cosine / temperature).masked_fill(itself, torch.finfo(cosine.dtype).min)
     log_probabilities = F.log_softmax(logits, dim=1).masked_fill(itself, 0)
     loss_per_anchor = -(weights * log_probabilities).sum(1)  # eq. 2
@@ -89,6 +89,7 @@ def trades_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor
         beta: 1 / lambda of the paper; 6 there. Finite and >= 0.
     """
     _check(clean_logits, labels, beta=beta)
+    _check_pair(clean_logits, adversarial_logits, classes=1)
     clean_logits, adversarial_logits = _full_precision(clean_logits), _full_precision(adversarial_logits)
     divergence = F.kl_div(
         adversarial_logits.log_softmax(1), clean_logits.log_softmax(1), reduction="batchmean", log_target=True
@@ -107,6 +108,7 @@ def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, 
         beta: lambda of the paper; 5 there. Finite and >= 0.
     """
     _check(clean_logits, labels, beta=beta)
+    _check_pair(clean_logits, adversarial_logits, classes=2)
     clean, adversarial = (
         _full_precision(clean_logits).log_softmax(1),
         _full_precision(adversarial_logits).log_softmax(1),
@@ -177,6 +179,14 @@ def _weights(cosine: Tensor, labels: Tensor, beta: float) -> Tensor:
 
 def _full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _check_pair(clean_logits: Tensor, adversarial_logits: Tensor, classes: int) -> None:
+    if adversarial_logits.shape != clean_logits.shape or clean_logits.shape[1] < classes:
+        raise ValueError(
+            f"clean_logits {tuple(clean_logits.shape)} and adversarial_logits {tuple(adversarial_logits.shape)}: "
+            f"allowed is one shape (N, K), K at least {classes}"
+        )
 
 
 def _check(rows: Tensor, labels: Tensor, **scalars: float) -> None:

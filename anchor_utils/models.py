@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock
 
+from anchor_utils.files import write_atomically
+
 
 class AnchorNet(nn.Module):
     """ResNet-18 modified for 32x32 images: a 3x3 stem of stride 1 and no max-pooling.
@@ -46,17 +48,18 @@ class AnchorNet(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        mean = [0.0] * in_channels if mean is None else list(mean)
-        std = [1.0] * in_channels if std is None else list(std)
+        mean = [0.0] * in_channels if mean is None else [float(value) for value in mean]
+        std = [1.0] * in_channels if std is None else [float(value) for value in std]
         for name, value in (("num_classes", num_classes), ("width", width), ("in_channels", in_channels)):
             if value < 1:
                 raise ValueError(f"{name}={value}: allowed is 1 or more")
         if projection_dim < 0:
             raise ValueError(f"projection_dim={projection_dim}: allowed is 0 (no projection head) or more")
-        if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+        if len(mean) != in_channels or len(std) != in_channels or not min(std) > 0:
             raise ValueError(
                 f"mean={mean}, std={std}: need one value for each of in_channels={in_channels}, std above 0"
             )
+        self.metadata: dict[str, Any] = {}
         self.architecture: dict[str, Any] = {
             "num_classes": num_classes,
             "width": width,
@@ -93,6 +96,8 @@ class AnchorNet(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (N, D) of images (N, C, H, W) in [0, 1]."""
+        if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
+            raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, {self.mean.shape[1]}, H, W)")
         x = (images - self.mean) / self.std
         x = self.stages(self.stem(x.contiguous(memory_format=torch.channels_last)))
         return x.mean((2, 3))
@@ -131,7 +136,7 @@ def fold_batchnorm(model: AnchorNet) -> AnchorNet:
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 module._modules[first] = fuse_conv_bn_eval(convolution, norm)
                 module._modules[second] = nn.Identity()
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
@@ -144,11 +149,9 @@ def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = N
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
-    """Write a .safetensors file under a temporary name, then rename it: never a half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata=text)
-    temporary.replace(path)
+    """Write tensors and their metadata as a .safetensors file, atomically."""
+    data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(data, temporary, metadata=text))
 
 
 def load(path: str | Path) -> AnchorNet:
@@ -166,9 +169,9 @@ def load(path: str | Path) -> AnchorNet:
             text = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         model = AnchorNet(**json.loads(text["architecture"]))
+        model.metadata = json.loads(text["metadata"])
         # Stored in half precision or not, a network computes in float32.
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except Exception as error:
         raise ValueError(f"path={str(path)!r} is not a network saved by anchor_utils.models.save: {error}") from error
-    model.metadata = json.loads(text["metadata"])
     return model.eval()

@@ -12,6 +12,7 @@ from IPython.display import Markdown, display
 from anchor_utils import plotting
 from anchor_utils.config import Config, load_preset
 from anchor_utils.evaluation import versions
+from anchor_utils.files import write_text
 
 
 def start(
@@ -46,8 +47,5 @@ def say(text: str) -> None:
 def save_metrics(number: str, preset: str, config: Config, metrics: dict[str, float]) -> None:
     """Write a notebook's numbers to ``runs_dir/results/PRESET/NUMBER.json``, atomically, for the report to read."""
     path = Path(config.runs_dir) / "results" / preset / f"{number}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"notebook": number, "preset": preset, "config": config.model_dump(), "versions": versions()}
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps({**content, "metrics": metrics}, indent=1) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps({**content, "metrics": metrics}, indent=1) + "\n")

@@ -126,6 +126,7 @@ def curves(
     bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     xlabel: str,
     ylabel: str,
+    ylim: tuple[float, float] | None = None,
     percent: bool = True,
 ) -> None:
     """Lines with optional interval bands, labelled directly at their right end; names of methods get their colour."""
@@ -138,7 +139,7 @@ def curves(
         if bands and name in bands:
             axis.fill_between(x, *bands[name], color=color, alpha=0.15, linewidth=0)
         ends.append((float(np.asarray(y)[-1]), name, color))
-    low, high = axis.get_ylim()
+    low, high = axis.set_ylim(ylim)
     # Labels that would overlap are pushed apart, from the lowest up.
     gap, position = 0.06 * (high - low), -np.inf
     for end, name, color in sorted(ends, key=lambda item: item[0]):
@@ -163,7 +164,7 @@ def accuracy_bars(
 ) -> Figure:
     """Points with intervals: for each series (an attack, say) accuracy, low and high for each group (a method)."""
     figure, axis = plt.subplots(figsize=(1.2 * len(groups) + 2.5, 3.8))
-    offsets = np.linspace(-0.25, 0.25, len(series)) if len(series) > 1 else [0.0]
+    offsets = 0.14 * (np.arange(len(series)) - (len(series) - 1) / 2)
     for (name, (value, low, high)), offset, color in zip(
         series.items(), offsets, sns.color_palette("colorblind", len(series)), strict=True
     ):
@@ -172,7 +173,8 @@ def accuracy_bars(
         errors = np.maximum([value - low, high - value], 0)
         axis.errorbar(x, value, yerr=errors, fmt="o", color=color, capsize=3, label=name)
     axis.set_xticks(range(len(groups)), [method_name(group) for group in groups])
-    axis.set_ylim(-0.03, 1.03)
+    lowest = min(float(np.min(low)) for _, low, _ in series.values())
+    axis.set_ylim(max(-0.03, lowest - 0.1), 1.03)
     axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
     axis.set_ylabel(ylabel)
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
@@ -238,7 +240,7 @@ def circle(
 ) -> None:
     """Unit vectors of the plane, given by their angles in radians, on the circle and coloured by class.
 
-    `moves` (N,), signed lengths in the plane's units, are drawn as arrows along the circle, counter-clockwise if positive.
+    `moves` (N,), signed lengths, are drawn as arrows along the circle, counter-clockwise if positive.
     """
     axis.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.7"))
     palette = sns.color_palette("colorblind", int(labels.max()) + 1)
@@ -253,3 +255,25 @@ def circle(
     for side in axis.spines.values():
         side.set_visible(False)
     axis.set_title(title)
+
+
+def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *, title: str = "") -> None:
+    """Outcome bits (A, N) of A attacks on the same N images: blue survives, orange is broken.
+
+    The images are sorted by the number of attacks that they survive, and the share that survives stands at the right.
+    """
+    order = np.lexsort((*survived, survived.sum(0)))
+    colors = mpl.colors.ListedColormap(["#D55E00", "#A6CEE3"])
+    axis.pcolormesh(survived[::-1, order], cmap=colors, vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
+    rows = np.arange(len(attacks)) + 0.5
+    axis.set_yticks(rows, list(attacks)[::-1])
+    for row, share in zip(rows, survived[::-1].mean(1), strict=True):
+        axis.annotate(
+            f"{share:.0%}", (1.01, row), xycoords=axis.get_yaxis_transform(), va="center", fontsize=10,
+            annotation_clip=False,
+        )  # fmt: skip
+    axis.tick_params(length=0)
+    axis.grid(False)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.set_title(title, loc="left")

@@ -31,6 +31,7 @@ from anchor_utils.attacks import pgd, resolve_precision
 from anchor_utils.config import Config, digest
 from anchor_utils.data import Dataset, Split, augment, load_dataset
 from anchor_utils.evaluation import clean_outcomes, pgd_outcomes
+from anchor_utils.files import write_text
 from anchor_utils.models import AnchorNet
 
 CONTRASTIVE = ("supcon", "supcon_at", "anchor")
@@ -313,7 +314,7 @@ def _train(
         first_epoch, best = _resume(path, fields, model, optimizer, scaler)
         history = _read_metrics(path)[:first_epoch]
     elif accelerator.is_main_process:
-        _write_text(path / "config.json", json.dumps({"training": fields, "config": config.model_dump()}, indent=1))
+        write_text(path / "config.json", json.dumps({"training": fields, "config": config.model_dump()}, indent=1))
     accelerator.wait_for_everyone()
 
     bar = tqdm(
@@ -373,7 +374,7 @@ def _train(
             if ranking > best:
                 best = ranking
                 models.save(model, path / "best.safetensors", metadata)
-            _write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+            write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
             if epoch + 1 < config.epochs:
                 _save_state(path, fields, epoch + 1, best, model, optimizer, scaler)
             else:
@@ -440,13 +441,6 @@ def _validate(model: AnchorNet, validation: Split, config: Config, accelerator: 
 def _generator(*key: int) -> torch.Generator:
     """A CPU generator for (seed, epoch[, process]): an epoch's randomness does not depend on what ran before it."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

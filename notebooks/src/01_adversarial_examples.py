@@ -221,8 +221,8 @@ plotting.curves(
     bands={name: tuple(zip(*pairs, strict=True)) for name, pairs in intervals.items()},
     xlabel="epsilon (pixel intensity, 0 to 1)",
     ylabel=f"accuracy on {len(y)} test images",
+    ylim=(-0.03, 1.03),
 )
-axis.set_ylim(-0.02, 1.02)
 plotting.show(figure, "Accuracy against epsilon for noise, FGSM and PGD; PGD falls first and lowest.", svg=True)
 
 # %% [markdown]

@@ -170,9 +170,10 @@ for axis, column, title in (
 ):
     epochs = runs["standard"].metrics()["epoch"].tolist()
     lines = {method: run.metrics()[column].to_numpy() for method, run in runs.items()}
-    plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy" if axis is axes[0] else "")
+    plotting.curves(
+        axis, epochs, lines, xlabel="epoch", ylabel="accuracy" if axis is axes[0] else "", ylim=(-0.03, 1.03)
+    )
     axis.set_title(title)
-    axis.set_ylim(-0.03, 1.03)
 figure.suptitle(f"{config.validation_images} held-out training images", fontsize=11)
 plotting.show(figure, "Clean and robust held-out accuracy of four methods over the epochs of training.", svg=True)
 

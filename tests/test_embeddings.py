@@ -1,0 +1,109 @@
+"""Features and the numbers computed from them, each against a slow reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from anchor_utils.embeddings import extract, knn_accuracy, neighbourhood_metrics, project_2d
+
+
+@pytest.fixture(scope="module")
+def clouds():
+    """Sixty points of three overlapping classes in five dimensions."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 20)
+    return random.normal(size=(60, 5)) + 1.2 * labels[:, None], labels
+
+
+def majority(labels):
+    return np.bincount(labels).argmax()
+
+
+def distances(first, second):
+    return np.sqrt(((first[:, None] - second[None]) ** 2).sum(2))
+
+
+@pytest.mark.parametrize("layer", ["features", "projection"])
+def test_extract_gives_normalised_vectors_and_leaves_the_model(tiny_run, few_digits, layer):
+    model = tiny_run.model().train()
+    images = few_digits.test[:13].inputs()
+    vectors = extract(model, images, layer=layer, batch_size=5)
+    assert all(module.training for module in model.modules())
+    model.eval()
+    with torch.no_grad():
+        expected = model.encode(images)
+        expected = model.project(expected) if layer == "projection" else expected
+    assert vectors.shape == (13, 16 if layer == "features" else 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(vectors, expected / expected.norm(dim=1, keepdim=True), atol=1e-5)
+
+
+def test_extract_refuses_an_unknown_layer(tiny_run, few_digits):
+    with pytest.raises(ValueError, match=r"layer='logits': allowed are 'features', 'projection'"):
+        extract(tiny_run.model(), few_digits.test[:2].inputs(), layer="logits")
+
+
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_knn_accuracy_equals_a_loop(clouds, neighbours):
+    vectors, labels = clouds
+    query, query_labels = vectors[::3] + [1, -1, 1, -1, 0], labels[::3]
+    votes = [majority(labels[np.argsort(row)[:neighbours]]) for row in distances(query, vectors)]
+    expected = np.mean(votes == query_labels)
+    assert expected < 1
+    assert knn_accuracy(vectors, labels, query, query_labels, neighbours=neighbours) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("neighbours", [1, 7])
+def test_leave_one_out_equals_a_loop(clouds, neighbours):
+    vectors, labels = clouds
+    gaps = distances(vectors, vectors)
+    np.fill_diagonal(gaps, np.inf)
+    votes = [majority(labels[np.argsort(row)[:neighbours]]) for row in gaps]
+    metrics = neighbourhood_metrics(vectors, labels, neighbours=neighbours)
+    assert metrics["knn_accuracy"] == pytest.approx(np.mean(votes == labels))
+    assert metrics["knn_accuracy"] < 1  # a point is not its own neighbour
+    assert "trustworthiness" not in metrics
+
+
+def test_silhouette_equals_a_loop(clouds):
+    vectors, labels = clouds
+    gaps = distances(vectors, vectors)
+    scores = []
+    for i, label in enumerate(labels):
+        own = gaps[i, (labels == label) & (np.arange(60) != i)].mean()
+        other = min(gaps[i, labels == c].mean() for c in set(labels) - {label})
+        scores.append((other - own) / max(own, other))
+    assert neighbourhood_metrics(vectors, labels)["silhouette"] == pytest.approx(np.mean(scores))
+
+
+def test_trustworthiness_of_maps(clouds):
+    vectors, labels = clouds
+    faithful = neighbourhood_metrics(vectors, labels, vectors)["trustworthiness"]
+    shuffled = np.random.default_rng(1).permutation(vectors)[:, :2]
+    assert faithful == pytest.approx(1)
+    assert neighbourhood_metrics(vectors, labels, shuffled)["trustworthiness"] < 0.7
+
+
+def test_map_is_decided_by_the_seed(clouds):
+    vectors, _ = clouds
+    first, again = (project_2d(vectors, perplexity=10, seed=1) for _ in range(2))
+    assert first.shape == (60, 2)
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("perplexity", [0, 60])
+def test_perplexity_must_fit_the_points(clouds, perplexity):
+    with pytest.raises(ValueError, match=rf"perplexity={perplexity}: .* below the number of points, 60"):
+        project_2d(clouds[0], perplexity=perplexity)
+
+
+@pytest.mark.parametrize("neighbours", [0, 61])
+def test_neighbours_must_exist(clouds, neighbours):
+    with pytest.raises(ValueError, match=rf"neighbours={neighbours}: allowed is 1 to 60"):
+        knn_accuracy(*clouds, *clouds, neighbours=neighbours)
+
+
+@pytest.mark.parametrize("neighbours", [0, 30])
+def test_neighbours_must_be_below_half_of_the_points(clouds, neighbours):
+    with pytest.raises(ValueError, match=rf"neighbours={neighbours}: allowed is 1 to 29"):
+        neighbourhood_metrics(*clouds, neighbours=neighbours)

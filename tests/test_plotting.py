@@ -1,0 +1,189 @@
+"""Figures: each is drawn on small arrays, and what stands in it is read back."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.quiver import Quiver
+
+from anchor_utils import plotting
+from anchor_utils.config import METHODS
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def axis():
+    return plt.subplots()[1]
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def quivers(axis):
+    return [item for item in axis.collections if isinstance(item, Quiver)]
+
+
+def drawn(axis):
+    axis.figure.canvas.draw()  # errors in what is drawn late, such as formatters, come up here
+
+
+def test_every_method_has_its_own_style_and_name():
+    assert set(plotting.METHOD_STYLE) == set(plotting.METHOD_NAMES) == set(METHODS)
+    assert (
+        len(set(plotting.METHOD_STYLE.values())) == len({c for c, _ in plotting.METHOD_STYLE.values()}) == len(METHODS)
+    )
+    assert len({marker for _, marker in plotting.METHOD_STYLE.values()}) == len(METHODS)
+    assert (plotting.method_name("pgd_at"), plotting.method_name("new")) == ("PGD-AT", "new")
+    assert plotting.method_color("anchor") == "#D55E00"
+    assert plotting.method_color("new") not in {color for color, _ in plotting.METHOD_STYLE.values()}
+
+
+def test_style_is_white_with_reproducible_svg():
+    with mpl.rc_context():
+        plotting.use_style()
+        assert to_hex(mpl.rcParams["figure.facecolor"]) == "#ffffff"
+        assert mpl.rcParams["svg.hashsalt"] == "anchor"
+
+
+@pytest.mark.parametrize("svg", [False, True])
+def test_show_displays_and_closes_the_figure(monkeypatch, svg):
+    import IPython.display
+
+    displayed = []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    figure = plt.figure()
+    plotting.show(figure, "a picture of nothing", svg=svg)
+    (shown,) = displayed
+    if svg:
+        assert "<title>a picture of nothing</title>" in shown.data
+    else:
+        assert shown.alt == "a picture of nothing"
+        assert shown.data.startswith(b"\x89PNG")
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_grey_colour_and_signed_images(axis, random):
+    plotting.draw_image(axis, random.random((1, 4, 5)), "grey")
+    assert axis.get_title() == "grey"
+    assert axis.images[0].get_array().shape == (4, 5)
+    assert axis.images[0].get_clim() == (0, 1)
+    plotting.draw_image(axis, random.random((3, 4, 5)))
+    assert axis.images[1].get_array().shape == (4, 5, 3)
+    plotting.draw_image(axis, np.full((1, 4, 5), -0.2), signed=True)
+    assert axis.images[2].get_clim() == pytest.approx((-0.2, 0.2))  # no change is the middle colour
+    assert list(axis.get_xticks()) == []
+
+
+def test_image_grid_has_a_cell_an_image(random):
+    images = random.random((3, 1, 4, 4))
+    titles = [["a", "b", "c"], []]
+    figure = plotting.image_grid(
+        [images, images - 0.5], ["clean", "change"], titles, wrong=[[False, True, False], []], signed_rows=[1]
+    )
+    assert len(figure.axes) == 6
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", "", "", ""]
+    assert [axis.title.get_fontweight() for axis in figure.axes[:3]] == ["normal", "bold", "normal"]
+    assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["clean", "change"]
+    assert figure.axes[3].images[0].get_clim()[0] < 0
+    figure.canvas.draw()
+
+
+def test_curves_are_labelled_directly_without_overlap(axis):
+    lines = {"anchor": np.array([0.1, 0.5]), "pgd_at": np.array([0.2, 0.501]), "other": np.array([0.9, 0.502])}
+    bands = {"anchor": (np.array([0.0, 0.4]), np.array([0.2, 0.6]))}
+    plotting.curves(axis, [0, 1], lines, bands=bands, xlabel="epoch", ylabel="accuracy")
+    assert texts(axis) == ["ANCHOR", "PGD-AT", "other"]  # from the lowest up
+    heights = [text.xy[1] for text in axis.texts]
+    low, high = axis.get_ylim()
+    assert (np.diff(heights) > 0.05 * (high - low)).all()
+    assert len(axis.lines) == 3
+    assert len(axis.collections) == 1
+    assert axis.lines[0].get_color() == plotting.method_color("anchor") == axis.texts[0].get_color()
+    assert axis.get_legend() is None
+    drawn(axis)
+    assert axis.get_yticklabels()[0].get_text().endswith("%")
+
+
+def test_curves_need_not_be_percentages(axis):
+    plotting.curves(axis, [0, 1], {"loss": np.array([2.0, 1.0])}, xlabel="epoch", ylabel="loss", percent=False)
+    drawn(axis)
+    assert not any("%" in label.get_text() for label in axis.get_yticklabels())
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("epoch", "loss")
+
+
+def test_accuracy_bars_show_intervals():
+    series = {
+        "clean": (np.array([0.9, 1.0]), np.array([0.8, 0.96]), np.array([0.95, 0.99999])),
+        "PGD-20": (np.array([0.1, 0.5]), np.array([0.05, 0.4]), np.array([0.2, 0.6])),
+    }
+    figure = plotting.accuracy_bars(["standard", "anchor"], series)
+    (axis,) = figure.axes
+    figure.canvas.draw()
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["standard", "ANCHOR"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["clean", "PGD-20"]
+    ends = axis.containers[1][2][0].get_segments()
+    assert [tuple(segment[:, 1]) for segment in ends] == [pytest.approx((0.05, 0.2)), pytest.approx((0.4, 0.6))]
+
+
+def test_surface_draws_the_epsilon_box(axis):
+    image = plotting.surface(np.arange(9.0).reshape(3, 3), 0.5, epsilon=0.3, title="loss", axis=axis, limit=8)
+    (box,) = axis.patches
+    assert (box.get_xy(), box.get_width(), box.get_height()) == ((-0.3, -0.3), 0.6, 0.6)
+    assert image.get_extent() == [-0.5, 0.5, -0.5, 0.5]
+    assert image.get_clim() == (0, 8)
+    assert image.origin == "lower"
+
+
+def test_embedding_map_names_classes_and_draws_the_moves(axis, random):
+    points, labels = random.normal(size=(12, 2)), np.repeat([0, 2, 5], 4)
+    wrong = np.array([True, False, False, True, False])
+    plotting.embedding_map(axis, points, labels, title="map", moved_to=points[:5] + 1, moved_wrong=wrong)
+    assert texts(axis) == ["0", "2", "5"]
+    assert axis.texts[1].xy == pytest.approx(np.median(points[4:8], axis=0))
+    right, misled = quivers(axis)
+    assert (right.N, misled.N) == (3, 2)
+    np.testing.assert_allclose(misled.XY, points[[0, 3]])
+    np.testing.assert_allclose([*right.U, *right.V, *misled.U, *misled.V], 1)
+    assert to_rgb(misled.get_facecolor()[0]) == (0, 0, 0)
+    drawn(axis)
+
+
+def test_embedding_map_without_moves(axis, random):
+    plotting.embedding_map(axis, random.normal(size=(6, 2)), np.array([0, 0, 1, 1, 2, 2]))
+    assert not quivers(axis)
+    (scatter,) = axis.collections
+    assert len(scatter.get_offsets()) == 6
+    assert len(np.unique(scatter.get_facecolors(), axis=0)) == 3
+
+
+def test_circle_puts_points_at_their_angles_and_moves_along_it(axis):
+    angles = np.array([0, np.pi / 2])
+    plotting.circle(axis, angles, np.array([0, 1]), title="circle", moves=np.array([0.5, -0.5]))
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), [[1, 0], [0, 1]], atol=1e-12)
+    (arrows,) = quivers(axis)
+    # Counter-clockwise at (1, 0) is up; clockwise at (0, 1) is to the right.
+    np.testing.assert_allclose([arrows.U, arrows.V], [[0, 0.5], [0.5, 0]], atol=1e-12)
+    drawn(axis)
+
+
+def test_survival_matrix_sorts_images_and_states_shares(axis):
+    survived = np.array([[True, True, True, False], [True, False, False, False]])
+    plotting.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["AutoAttack", "PGD"]  # the first on top
+    assert texts(axis) == ["25%", "75%"]
+    cells = np.asarray(axis.collections[0].get_array()).reshape(2, 4)
+    assert cells.sum(1).tolist() == [1, 3]
+    assert (np.diff(cells.sum(0).astype(int)) >= 0).all()
+    drawn(axis)
