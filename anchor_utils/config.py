@@ -147,7 +147,9 @@ def _unused_fields(method: Method) -> list[str]:
     """
     unused = []
     if method not in ("anchor", "supcon_at", "supcon"):
-        unused += ["temperature", "contrastive_weight", "classifier_view"]
+        unused += ["temperature", "contrastive_weight"]
+    if method not in ("anchor", "supcon_at"):
+        unused += ["classifier_view"]
     if method != "anchor":
         unused += ["beta"]
     if method != "trades":
@@ -167,7 +169,7 @@ def digest(fields: dict[str, Any]) -> str:
 def unknown_name(what: str, name: str, allowed: list[str]) -> str:
     """The message for a misspelt name, with the closest allowed one."""
     close = get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown {what} {name!r}{hint} Allowed: {', '.join(allowed)}"
 
 

@@ -153,6 +153,8 @@ def curves(
             fontsize=10,
             annotation_clip=False,
         )
+    if all(isinstance(value, int) for value in x):
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     if percent:

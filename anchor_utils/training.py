@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from anchor_utils import losses, models
-from anchor_utils.attacks import pgd, resolve_precision
+from anchor_utils.attacks import frozen, pgd, resolve_precision
 from anchor_utils.config import Config, digest
 from anchor_utils.data import Dataset, Split, augment, load_dataset
-from anchor_utils.evaluation import clean_outcomes, pgd_outcomes
+from anchor_utils.evaluation import clean_outcomes, logits_of, pgd_outcomes
 from anchor_utils.files import write_text
 from anchor_utils.models import AnchorNet
 
@@ -251,9 +251,14 @@ def _gather(x: Tensor) -> Tensor:
     """Rows of all processes, with gradients, so that contrastive positives and negatives span the whole batch."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return x
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(x.contiguous()))
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    parts = [torch.empty_like(x) for _ in range(world)]
+    torch.distributed.all_gather(parts, x.detach().contiguous())
+    if x.requires_grad:
+        # Each process differentiates the loss of the whole batch by its own rows; data parallelism then divides
+        # the sum by the number of processes, which the factor makes good.
+        parts[rank] = x.detach() + world * (x - x.detach())
+    return torch.cat(parts)
 
 
 class _Heads(nn.Module):
@@ -343,12 +348,7 @@ def _train(
             )
             loss, parts, logits, logit_labels = batch_loss(config, forward, attack, images, labels, generator)
             if not math.isfinite(loss.item()):
-                good = path / "best.safetensors"
-                raise FloatingPointError(
-                    f"loss is {loss.item()} at step {step} of {steps} (epoch {epoch + 1}) with learning rate "
-                    f"{rate:.3g}; last good checkpoint: {good if good.exists() else 'none yet'}. "
-                    "Try a lower learning_rate"
-                )
+                raise _diverged(f"loss is {loss.item()}", step, steps, epoch, rate, path)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(scaler.scale(loss))
             scaler.step(optimizer)
@@ -357,6 +357,11 @@ def _train(
             for name, value in {"loss": loss, **parts, "training_accuracy": hit}.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
             bar.update()
+        if world > 1:  # running statistics are those of the first process, here and in the checkpoint
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        if not logits_of(model, validation.inputs()).isfinite().all():
+            raise _diverged("the network's output on held-out images is not finite", step, steps, epoch, rate, path)
         score = _validate(model, validation, config, accelerator)
         row = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "learning_rate": rate}
         row |= {name: value / steps_per_epoch for name, value in sums.items()}
@@ -384,17 +389,26 @@ def _train(
     accelerator.wait_for_everyone()
 
 
+def _diverged(what: str, step: int, steps: int, epoch: int, rate: float, path: Path) -> FloatingPointError:
+    good = path / "best.safetensors"
+    return FloatingPointError(
+        f"{what} at step {step} of {steps} (epoch {epoch + 1}) with learning rate {rate:.3g}; "
+        f"last good checkpoint: {good if good.exists() else 'none yet'}. Try a lower learning_rate"
+    )
+
+
 def _inner_problem(model: AnchorNet, config: Config, generator: torch.Generator, scale: float) -> Attack:
     """Eq. 4: PGD on the network as it is now, from a uniform random start; `scale` shrinks radius and step."""
     if config.method in ON_CLEAN_IMAGES:
         return lambda images, labels: images
     # In eval mode the folded copy is the same function, only faster.
     target = models.fold_batchnorm(model) if config.attack_mode == "eval" else model
+    model_mode: Literal["eval", "unchanged"] = "eval" if config.attack_mode == "eval" else "unchanged"
 
     def attack(images: Tensor, labels: Tensor, loss: str = "ce") -> Tensor:
         objective: Any = loss
         if loss == "kl":  # the inner problem of TRADES: away from the prediction on the clean image
-            with torch.no_grad():
+            with torch.no_grad(), frozen(target, model_mode):
                 clean = target(images).float().log_softmax(1)
 
             def objective(logits: Tensor, _: Tensor) -> Tensor:
@@ -408,7 +422,7 @@ def _inner_problem(model: AnchorNet, config: Config, generator: torch.Generator,
             step_size=scale * config.step_size,
             steps=config.attack_steps,
             loss=objective,
-            model_mode="eval" if config.attack_mode == "eval" else "unchanged",
+            model_mode=model_mode,
             precision=config.precision,
             generator=generator,
         )

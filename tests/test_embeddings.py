@@ -46,7 +46,7 @@ def test_extract_refuses_an_unknown_layer(tiny_run, few_digits):
 @pytest.mark.parametrize("neighbours", [1, 5])
 def test_knn_accuracy_equals_a_loop(clouds, neighbours):
     vectors, labels = clouds
-    query, query_labels = vectors[::3] + [1, -1, 1, -1, 0], labels[::3]
+    query, query_labels = vectors[::3] + np.array([1, -1, 1, -1, 0]), labels[::3]
     votes = [majority(labels[np.argsort(row)[:neighbours]]) for row in distances(query, vectors)]
     expected = np.mean(votes == query_labels)
     assert expected < 1

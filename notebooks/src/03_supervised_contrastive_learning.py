@@ -139,10 +139,11 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Each dot is one negative; the dots of a curve sum to 100%. At high temperature all negatives are pushed
-# nearly alike, also those on the far side of the sphere, where it is of no use. At low temperature nearly all of the push goes
-# to the few that are nearest. So temperature decides *which neighbours an anchor sees*. It also scales the gradient by
-# $1/\tau$, which acts like a learning rate. If the curves differed by a factor only, the second effect would be all there is.
+# **Reading the figure.** Each dot is one negative; the dots of a curve sum to 100%. At high temperature all negatives are
+# pushed nearly alike, also those on the far side of the sphere, where it is of no use. At low temperature nearly all of the
+# push goes to the few that are nearest. So temperature decides *which neighbours an anchor sees*. It also scales the
+# gradient by $1/\tau$, which acts like a learning rate. If the curves differed by a factor only, the second effect would be
+# all there is.
 #
 # ## 3 The hypersphere in two dimensions
 #
@@ -184,11 +185,12 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Each row starts from the same points; time runs to the right. Watch one colour: its points run together,
-# and the groups move apart. Three groups on a circle are farthest apart at 120 degrees, and that is where the loss wants
-# them. The temperatures take different ways. A group of another class is a wall on a circle, and it takes time to get
-# past it: stragglers that sit between others at step 100 are such cases. In high dimensions there is nearly always a way round.
-# Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
+# **Reading the figure.** Each row starts from the same points; time runs to the right. Watch one colour: its points run
+# together, and the groups move apart. Three groups on a circle are farthest apart at 120 degrees. Look at the last column:
+# at high temperature the groups get there; at the lowest they stop earlier, since a negative at some distance no longer
+# gets any push (the figure before). A group of another class is a wall on a circle, and it takes time to get past it:
+# single points far from their group at step 100 are such cases. In high dimensions there is nearly always a way round. Had
+# the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
 #
 # ## 4 The loss does not go to zero
 #
@@ -212,10 +214,10 @@ for t, path in paths.items():
     assert losses.supcon_loss(points, circle_labels, t) >= floor_on_circle - 1e-4  # eq. 5
 
 # %% [markdown]
-# At low temperature the floor is reached; at high temperature the negatives keep their share however far they are. Now for real.
-# We train a ResNet-18 with equation 3 on two augmented views of each image. A linear classifier is trained beside it, on
-# *detached* features: it reads, and no gradient of it reaches the encoder. If an earlier run with the same configuration
-# exists, its checkpoint is used.
+# At low temperature the floor is all but reached; at high temperature the negatives keep a share, however far they are. Now
+# for real. We train a ResNet-18 with equation 3 on two augmented views of each image. A linear classifier is trained beside
+# it, on *detached* features: it reads, and no gradient of it reaches the encoder. If an earlier run with the same
+# configuration exists, its checkpoint is used.
 
 # %%
 dataset = training.load_data(config)
@@ -246,7 +248,7 @@ plotting.curves(
     history["epoch"],
     {"clean": history["clean_accuracy"], f"PGD-{config.validation_steps}": history["robust_accuracy"]},
     xlabel="epoch",
-    ylabel="held-out accuracy of the linear classifier",
+    ylabel="held-out accuracy",
 )
 right.set_ylim(-0.03, 1.03)
 for axis in (left, right):
@@ -260,9 +262,9 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** Left: compare the loss with its floor, not with zero. The gap between the two is what is left to
-# learn. Right: the accuracies of the linear classifier on training images that were held out. The clean one shows the features
-# becoming readable, though no gradient of the classifier touched them. The PGD one shows whether robustness comes along. A loss below the floor
-# would mean a mistake in the mask: the anchor must not be among its own candidates.
+# learn. Right: the accuracies of the linear classifier on training images that were held out. The clean one shows the
+# features becoming readable, though no gradient of the classifier touched them. The PGD one shows whether robustness comes
+# along. A loss below the floor would mean a mistake in the mask: the anchor must not be among its own candidates.
 #
 # ## 5 What the frozen encoder has learned
 #
@@ -346,7 +348,7 @@ axes[0].text(0.05, 0.8, "different classes", color="#D55E00", transform=axes[0].
 simplex = -1 / (len(dataset.classes) - 1)
 axes[2].axvline(simplex, color="black", linestyle=":", linewidth=1.2)
 axes[2].annotate(
-    "best possible\nfor different classes", (simplex, 0.97), xycoords=("data", "axes fraction"), xytext=(-6, 0),
+    "lowest mean possible,\ndifferent classes", (simplex, 0.97), xycoords=("data", "axes fraction"), xytext=(-6, 0),
     textcoords="offset points", fontsize=9, ha="right", va="top",
 )  # fmt: skip
 plotting.show(
@@ -358,18 +360,19 @@ plotting.show(
 typical = {name: (float(np.median(within)), float(np.median(between))) for name, (within, between) in pairs.items()}
 
 # %% [markdown]
-# **Reading the figure.** In the untrained network the two kinds of pairs lie on top of each other, near 1: before training all
-# images point the same way, whatever their class. Training pulls the two apart. The features lie after a ReLU and an average, so none of their entries
-# is negative, and neither is any cosine; the projection has the whole range, and uses it. The dotted line is the lowest cosine that $K$ classes can
-# have with each other all at once, $-1/(K-1)$, which is the 120 degrees of section 3 in more dimensions. Two
-# separate hills are what the loss asked for. If both hills were at one place after training, a good probe would have to find
-# its information somewhere else than in angles.
+# **Reading the figure.** In the untrained network the two kinds of pairs lie on top of each other, near 1: before training
+# all images point the same way, whatever their class. Training pulls the two apart. The features lie after a ReLU and an
+# average, so none of their entries is negative, and neither is any cosine; the projection has the whole range, and uses it.
+# The dotted line is the lowest cosine that $K$ gathered classes can have with each other on average, $-1/(K-1)$: the 120
+# degrees of section 3, in more dimensions. (Single pairs may lie below.) Two separate hills are what the loss asked for. If
+# both hills were at one place after training, a good probe would have to find its information somewhere else than in
+# angles.
 #
 # ## 7 And under attack?
 #
-# The classes lie in tight groups with wide gaps between them. It is tempting to conclude that an image needs a large change to get
-# from one group to another. But the gaps are distances between *features*, and epsilon bounds the change of *pixels*. How far a
-# feature moves when a pixel moves was never part of the loss.
+# The classes lie in tight groups with wide gaps between them. It is tempting to conclude that an image needs a large change
+# to get from one group to another. But the gaps are distances between *features*, and epsilon bounds the change of
+# *pixels*. How far a feature moves when a pixel moves was never part of the loss.
 #
 # We train the linear probe again with the package's own fine-tuning (encoder frozen, clean images), so that
 # encoder and probe are one network, and attack that.
@@ -382,7 +385,7 @@ probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)
 probe_model = probe_run.model().to(device)
 table = evaluation.evaluate(
     probe_model,
-    test,
+    few,
     ("clean", "noise", "pgd"),
     epsilon=config.epsilon,
     step_size=config.eval_step_size,
@@ -392,6 +395,8 @@ table = evaluation.evaluate(
 table.drop(columns=["outcomes", "notes", "norm", "loss"]).round(3)
 
 # %%
+few = few[:200]
+x, y = few.inputs(), few.labels
 adversarial = attacks.pgd(
     probe_model,
     x,
@@ -424,10 +429,9 @@ for axis, name in zip(axes, features, strict=True):
     axis.plot([low, 1], [low, 1], color="0.5", linewidth=1)
     for chosen, color in ((nearer, "#0072B2"), (~nearer, "#D55E00")):
         axis.scatter(to_own[name][chosen], to_other[name][chosen], s=12, color=color, alpha=0.6, linewidth=0)
-    axis.set(title=name, xlabel="cosine with the centre of its own class", xlim=(low, 1.02), ylim=(low, 1.02))
-    axis.set_aspect("equal")
-    axis.text(0.04, 0.04, f"nearest to its own centre: {nearer.mean():.0%}", transform=axis.transAxes, fontsize=9)
-axes[0].set_ylabel("highest cosine with another centre")
+    axis.set(title=f"{name}: {nearer.mean():.0%} nearest\nto their own centre", xlim=(low, 1.02), ylim=(low, 1.02))
+    axis.set_xlabel("cosine with own centre")
+axes[0].set_ylabel("highest cosine\nwith another centre")
 plotting.show(
     figure,
     "Cosine of each test image with the centre of its own class and with the nearest other centre: clean and augmented "
@@ -441,24 +445,25 @@ print(
 )
 
 # %% [markdown]
-# **Reading the figure.** A point is a test image. Below the diagonal (blue) it is nearest to the centre of its own class, above it
-# (orange) to another one. The bottom right corner means: deep inside its own group; the top left corner: deep inside a wrong
-# one. Compare the three panels. A random crop leaves the points about where they were, because training with crops
-# asked for that. The PGD panel answers the question above: points near the diagonal lie in the gap, points far above it *inside* a
-# wrong group, where every distance-based reader must be fooled as well. The accuracy of the nearest neighbours printed above
-# checks just that; the attack never saw them. If the right panel looked like the left one while the probe failed, only the probe would be
-# fragile and the features would be sound.
+# **Reading the figure.** A point is a test image. Below the diagonal (blue) it is nearest to the centre of its own class,
+# above it (orange) to another one. The bottom right corner means: deep inside its own group; the top left corner: deep
+# inside a wrong one. Compare the three panels. A random crop leaves the points about where they were, because training with
+# crops asked for that. The PGD panel answers the question above: points near the diagonal lie in the gap, points far above
+# it *inside* a wrong group, where every distance-based reader must be fooled as well. The accuracy of the nearest
+# neighbours printed above checks just that; the attack never saw them. If the right panel looked like the left one while
+# the probe failed, only the probe would be fragile and the features would be sound.
 #
 # ## What can go wrong
 #
-# - **The diagonal.** Leave the anchor among its own candidates, and the softmax is full of $c_{ii} = 1$. Leave it among its own
-#   positives, and it is rewarded for being equal to itself. Neither crashes; both train worse.
-# - **Scale conventions.** The original code multiplies the loss by $\tau / \tau_{\mathrm{base}}$; the equation does not. With
-#   other temperatures the same learning rate then means something else. Say which one you use.
-# - **$L_{\mathrm{out}}$ or $L_{\mathrm{in}}$.** The mean over positives can stand outside the logarithm (equation 3) or inside it. They are
-#   different losses with different gradients; Khosla et al. find the outside one better.
+# - **The diagonal.** Leave the anchor among its own candidates, and the softmax is full of $c_{ii} = 1$. Leave it among its
+#   own positives, and it is rewarded for being equal to itself. Neither crashes; both train worse.
+# - **Scale conventions.** The original code multiplies the loss by $\tau / \tau_{\mathrm{base}}$; the equation does not.
+#   With other temperatures the same learning rate then means something else. Say which one you use.
+# - **$L_{\mathrm{out}}$ or $L_{\mathrm{in}}$.** The mean over positives can stand outside the logarithm (equation 3) or
+#   inside it. They are different losses with different gradients; Khosla et al. find the outside one better.
 # - **Batches without positives.** With few images for many classes, anchors have their own second view as only positive, or
-#   none at all. Averaging over *all* anchors then shrinks the loss by the share of those without; dividing by $|P(i)| = 0$ gives NaN.
+#   none at all. Averaging over *all* anchors then shrinks the loss by the share of those without; dividing by $|P(i)| = 0$
+#   gives NaN.
 # - **No normalisation.** Without unit length the loss can fall by making vectors longer, without changing an angle.
 # - **Probing the wrong layer, or in train mode.** Features are read before the head, with BatchNorm in eval mode.
 # - **Reading the loss as if zero were its goal.** See equation 5; the floor depends on batch size and number of classes.
@@ -473,7 +478,7 @@ within, between = typical["projection, SupCon"]
 notebook.say(
     f"The SupCon loss ended at {history['contrastive'].iloc[-1]:.2f}; its floor is {floor:.2f}. Same-class pairs of test "
     f"images have a median cosine of {within:.2f} in the projection, pairs of different classes {between:.2f}. A linear "
-    f"probe on the frozen features reads **{by_attack['clean']:.1%}** of {config.test_images} test images (raw pixels: "
+    f"probe on the frozen features reads **{by_attack['clean']:.1%}** of {table['images'][0]} test images (raw pixels: "
     f"{score['raw pixels', 'linear probe']:.1%}, untrained network: {score['features, untrained', 'linear probe']:.1%}). "
     f"Uniform noise of size epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}; PGD with {config.eval_steps} "
     f"steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) leaves "
@@ -506,8 +511,9 @@ notebook.save_metrics(
 # attacked images: that is SupCon-AT and ANCHOR, in notebook 05.
 #
 # **References.** Khosla et al., *Supervised contrastive learning*, arXiv 2004.11362 · Chen et al., *A simple framework for
-# contrastive learning of visual representations* (SimCLR), arXiv 2002.05709 · Wang and Isola, *Understanding contrastive representation
-# learning through alignment and uniformity on the hypersphere*, arXiv 2005.10242 · Graf et al., *Dissecting supervised
-# contrastive learning*, arXiv 2102.08817 · Wang and Liu, *Understanding the behaviour of contrastive loss*, arXiv 2012.09740.
+# contrastive learning of visual representations* (SimCLR), arXiv 2002.05709 · Wang and Isola, *Understanding contrastive
+# representation learning through alignment and uniformity on the hypersphere*, arXiv 2005.10242 · Graf et al., *Dissecting
+# supervised contrastive learning*, arXiv 2102.08817 · Wang and Liu, *Understanding the behaviour of contrastive loss*,
+# arXiv 2012.09740.
 #
 # **Next:** [04 · Hard-positive mining](04_hard_positive_mining.ipynb) changes one line of this loss.
