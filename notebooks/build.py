@@ -1,7 +1,4 @@
-"""Write the notebooks from their sources in src/, executed: ``python notebooks/build.py [01 05 ...]``.
-
-With ``--no-execute`` the notebooks are written without outputs, to be run by hand.
-"""
+"""Write the notebooks from their sources in src/, executed: ``python notebooks/build.py [01 05 ...]``."""
 
 import argparse
 import base64
@@ -34,6 +31,8 @@ def from_source(source: Path) -> nbformat.NotebookNode:
 def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The source notebook with the outputs of the executed one and nothing of the machine that ran it."""
     for cell, done in zip(source.cells, executed.cells, strict=True):
+        if cell.source != done.source:
+            raise ValueError(f"cell {cell.id} was executed with other code: run the notebooks again")
         if cell.cell_type != "code":
             continue
         cell.execution_count = done.execution_count
@@ -53,22 +52,27 @@ def first_picture(book: nbformat.NotebookNode) -> bytes:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="such as 01 05; default: all")
-    parser.add_argument("--no-execute", action="store_true")
+    parser.add_argument("--no-execute", action="store_true", help="write them without outputs")
+    parser.add_argument(
+        "--collect", action="store_true", help="take them from runs/, where `make tutorial` executed them"
+    )
     options = parser.parse_args()
     sources = sorted((NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
     chosen = [source for source in sources if not options.numbers or source.name[:2] in options.numbers]
-    for source in chosen:
-        nbformat.write(from_source(source), NOTEBOOK_DIR / f"{source.stem}.ipynb")
-    if options.no_execute:
-        return 0
+    books = {source: from_source(source) for source in chosen}
     output = NOTEBOOK_DIR.parent / "runs"
-    failed = run(PRESET, [source.name[:2] for source in chosen], {}, output)
-    for source in chosen:
+    failed = 0
+    if not options.collect:
+        for source, book in books.items():
+            nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
+        if options.no_execute:
+            return 0
+        failed = run(PRESET, [source.name[:2] for source in chosen], {}, output)
+    for source, book in books.items():
         executed = nbformat.read(output / "notebooks" / PRESET / f"{source.stem}.ipynb", as_version=4)
         if failed and any(o.output_type == "error" for c in executed.cells for o in c.get("outputs", [])):
             continue
-        book = clean(executed, from_source(source))
-        nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
+        nbformat.write(clean(executed, book), NOTEBOOK_DIR / f"{source.stem}.ipynb")
         if source.stem.startswith("01"):
             (NOTEBOOK_DIR.parent / "docs" / "adversarial_examples.png").write_bytes(first_picture(book))
     return 1 if failed else 0

@@ -251,7 +251,7 @@ def loss_plane(model, x, y, extent, points=25):
 extent = 1.2 * config.epsilon
 planes = [loss_plane(model, images[i : i + 1], labels[i : i + 1], extent) for i in chosen[:3].tolist()]
 limit = max(plane.max() for plane in planes)
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(11, 4.3), sharey=True)
 for axis, plane, i in zip(axes, planes, chosen[:3].tolist(), strict=True):
     drawn = plotting.surface(
         plane, extent, epsilon=config.epsilon, title=f"a {dataset.classes[labels[i]]}", axis=axis, limit=limit
@@ -259,13 +259,11 @@ for axis, plane, i in zip(axes, planes, chosen[:3].tolist(), strict=True):
 for axis in axes[1:]:
     axis.set_ylabel("")
 figure.colorbar(drawn, ax=axes, label="cross-entropy")
-plotting.show(
-    figure, "Heat maps of the loss on a plane through three images; it rises along the gradient direction only."
-)
+plotting.show(figure, "Heat maps of the loss on a plane through three images; it rises soonest along the gradient.")
 
 # %% [markdown]
 # **Reading the figure.** The cross is the image, the dashed square the set of allowed changes in this plane. Go right, along
-# the gradient: the loss climbs to large values well inside the square. Go up, along random signs: much less happens.
+# the gradient: the loss climbs to large values well inside the square. Go up or down, along random signs: the valley reaches farther.
 # The dark valley around the image is what the network learned; the bright side is what nobody ever showed it.
 #
 # ## What can go wrong
