@@ -268,6 +268,7 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
     colors = mpl.colors.ListedColormap(["#D55E00", "#A6CEE3"])
     axis.pcolormesh(survived[::-1, order], cmap=colors, vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
     rows = np.arange(len(attacks)) + 0.5
+    axis.set_xticks([])
     axis.set_yticks(rows, list(attacks)[::-1])
     for row, share in zip(rows, survived[::-1].mean(1), strict=True):
         axis.annotate(
