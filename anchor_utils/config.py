@@ -91,7 +91,7 @@ class Config(BaseModel):
     # Where
     data_root: str = "data"
     runs_dir: str = "runs"
-    device: Literal["auto", "cpu"] = Field("auto", description="auto takes the GPU; CUDA_VISIBLE_DEVICES says which")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a CUDA GPU; CUDA_VISIBLE_DEVICES says which")
 
     @field_validator("dataset")
     @classmethod

@@ -79,7 +79,7 @@ def fit(
     path = Path(config.runs_dir) / config.run_name() if path is None else Path(path)
     if _finished(path, config.training_fields()):
         return Run(path, config)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = _accelerator(config)
     dataset = load_data(config) if dataset is None else dataset
     training, validation = dataset.hold_out(config.validation_images)
     with torch.random.fork_rng(devices=[]):
@@ -147,7 +147,7 @@ def finetune(
     path = run.path / f"{'finetune' if adversarial else 'probe'}-{digest(fields)}"
     if _finished(path, fields):
         return Run(path, config)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    accelerator = _accelerator(config)
     dataset = load_data(config) if dataset is None else dataset
     training, validation = dataset.hold_out(config.validation_images)
     _train(
@@ -163,6 +163,11 @@ def finetune(
         progress=progress,
     )
     return Run(path, config)
+
+
+def _accelerator(config: Config) -> Accelerator:
+    # Left to itself, Accelerate would also take an Apple GPU, on which nothing here has been tried.
+    return Accelerator(cpu=config.device == "cpu" or not torch.cuda.is_available())
 
 
 def load_data(config: Config) -> Dataset:
