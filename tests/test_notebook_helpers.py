@@ -28,7 +28,7 @@ def test_an_override_of_the_seed_wins(tmp_path):
 
 @pytest.mark.parametrize(("preset", "overrides"), [("smok", {}), ("smoke", {"epoch": 1}), ("smoke", {"epsilon": 2})])
 def test_bad_parameters_stop_the_notebook_in_its_first_cell(preset, overrides, tmp_path):
-    with pytest.raises(ValueError, match="smok|epoch|epsilon"):
+    with pytest.raises(ValueError, match=r"smok|epoch|epsilon"):
         notebook.start(preset, overrides, 0, str(tmp_path), "data")
 
 
