@@ -13,7 +13,7 @@ from anchor_utils.run import NOTEBOOK_DIR, run
 
 PRESET = "cpu"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-# Where Python lies on this machine is nobody's business: object addresses and paths do not belong in a notebook.
+# Where the course lies on the machine that ran it does not belong in a notebook.
 MACHINE_PATH = re.compile(r"(/[\w.+-]+)+/(?=(notebooks|anchor_utils|runs|data|site-packages)/)")
 
 
