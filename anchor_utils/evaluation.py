@@ -1,7 +1,8 @@
 """Honest robust accuracy: attacks on test images, per-image outcomes, 95% intervals, gradient-masking checks.
 
-An *outcome* is one bit an image: True means still classified correctly after the attack. Everything here runs in
-float32 on the network in eval mode, and leaves the network and the global random state as they were.
+An *outcome* is one bit an image: True means still classified correctly after the attack. It is always decided in
+float32 on the network in eval mode; attacks compute their gradients in float32 too, unless asked otherwise. The
+network and the global random state are left as they were.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils.attacks import check_epsilon, check_images, frozen, pgd
+from anchor_utils.attacks import check_epsilon, check_images, frozen, pgd, resolve_precision
 from anchor_utils.config import unknown_name
 from anchor_utils.data import Dataset, Split
 from anchor_utils.files import write_text
@@ -54,6 +55,7 @@ def evaluate(
     loss: Literal["ce", "margin"] = "ce",
     iterate: Literal["final", "any"] = "any",
     images: int | None = None,
+    precision: str = "float32",
     seed: int = 0,
     batch_size: int = 250,
 ) -> pd.DataFrame:
@@ -67,6 +69,8 @@ def evaluate(
         epsilon, step_size, steps, restarts, norm, loss: of the attacks, see :func:`anchor_utils.attacks.pgd`.
         iterate: what counts against the model in "pgd": "final", only the last iterate of a run, or "any" iterate.
         images: use only the first so many images.
+        precision: in which "screen" and "autoattack" query the network, as in :func:`anchor_utils.attacks.pgd`. Below
+            float32 an attack is faster and can be weaker; whether it succeeded is decided in float32 all the same.
         seed: of all attacks.
 
     Returns:
@@ -121,12 +125,13 @@ def evaluate(
             outcome = pgd_outcomes(model, x, y, **common, **parameters, iterate=iterate, batch_size=batch_size)
             add(name, outcome, time.perf_counter() - start, **common, **parameters, iterate=iterate)
         else:
-            stages = autoattack_outcomes(model, x, y, **common, stages=STAGES[name], batch_size=batch_size)
+            queries: dict[str, Any] = {**common, "precision": precision}
+            stages = autoattack_outcomes(model, x, y, **queries, stages=STAGES[name], batch_size=batch_size)
             for stage, (outcome, seconds, notes) in stages.items():
-                add(f"{name}/{stage}", outcome, seconds, notes, **common)
+                add(f"{name}/{stage}", outcome, seconds, notes, **queries)
             total = sum(seconds for _, seconds, _ in stages.values())
             notes = "; ".join(dict.fromkeys(notes for _, _, notes in stages.values() if notes))
-            add(name, outcome, total, notes, **common)
+            add(name, outcome, total, notes, **queries)
     return pd.DataFrame(rows)
 
 
@@ -218,14 +223,16 @@ def pgd_outcomes(
 
 
 class _ForAutoAttack(nn.Module):
-    """Hands AutoAttack gradients in the plain memory layout, which its ``.view`` calls need."""
+    """Hands AutoAttack gradients in the plain memory layout, which its ``.view`` calls need, and float32 logits."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.flatten(1).unflatten(1, images.shape[1:])).float()
+        images = images.flatten(1).unflatten(1, images.shape[1:])
+        with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            return self.model(images).float()
 
 
 class _Messages(logging.Handler):
@@ -268,6 +275,7 @@ def autoattack_outcomes(
     norm: attack_functions.Norm = "linf",
     seed: int = 0,
     stages: Sequence[str] = STAGES["autoattack"],
+    precision: str = "float32",
     batch_size: int = 250,
 ) -> dict[str, tuple[Tensor, float, str]]:
     """AutoAttack, standard version (Croce & Hein, arXiv 2003.01690), with the outcome after each of its stages.
@@ -277,6 +285,7 @@ def autoattack_outcomes(
     Args:
         stages: a beginning of ("apgd-ce", "apgd-t", "fab-t", "square"); all four are AutoAttack, the first two the
             cheaper screen.
+        precision: of the attacks' queries; every stage gets the images that are still right in float32.
 
     Returns:
         For each stage the outcomes (N,) so far, its seconds, and what AutoAttack's checks said.
@@ -287,6 +296,7 @@ def autoattack_outcomes(
     check_epsilon(epsilon, norm)
     if tuple(stages) != STAGES["autoattack"][: len(stages)]:
         raise ValueError(f"stages={tuple(stages)}: allowed is a beginning of {STAGES['autoattack']}")
+    dtype = resolve_precision(precision, images.device)
     outcome = clean_outcomes(model, images, labels, batch_size)
     classes = logits_of(model, images[:1]).shape[1]
     if classes < 4:
@@ -294,7 +304,7 @@ def autoattack_outcomes(
     results: dict[str, tuple[Tensor, float, str]] = {}
     with frozen(model, "eval"), _autoattack_session(seed) as messages:
         adversary = AutoAttack(
-            _ForAutoAttack(model).eval(),
+            _ForAutoAttack(model, dtype).eval(),
             norm={"linf": "Linf", "l2": "L2"}[norm],
             eps=epsilon,
             seed=seed,
