@@ -83,6 +83,9 @@ class Config(BaseModel):
     eval_step_size: Positive = 0.03
     eval_steps: Count = 20
     eval_restarts: Count = 1
+    eval_precision: Literal["float32", "auto", "bfloat16", "float16"] = Field(
+        "float32", description="of the queries of AutoAttack and the screen in sweeps; outcomes are always float32"
+    )
     autoattack_images: Count = 50
     screen_images: Count = 100
     embedding_images: Count = 500
@@ -116,7 +119,7 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ValueError(_readable(error)) from None
+            raise ValueError(readable(error)) from None
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some fields changed."""
@@ -135,7 +138,15 @@ class Config(BaseModel):
 
 
 _NOT_TRAINED = {
-    *("test_images", "eval_step_size", "eval_steps", "eval_restarts", "autoattack_images", "screen_images"),
+    *(
+        "test_images",
+        "eval_step_size",
+        "eval_steps",
+        "eval_restarts",
+        "eval_precision",
+        "autoattack_images",
+        "screen_images",
+    ),
     *("embedding_images", "seeds", "data_root", "runs_dir", "device", "finetune_epochs", "finetune_learning_rate"),
 }
 
@@ -173,7 +184,7 @@ def unknown_name(what: str, name: str, allowed: list[str]) -> str:
     return f"unknown {what} {name!r}{hint} Allowed: {', '.join(allowed)}"
 
 
-def _readable(error: ValidationError) -> str:
+def readable(error: ValidationError) -> str:
     """Pydantic's findings as one line each: argument, value, what is allowed."""
     lines = []
     for item in error.errors():
@@ -182,7 +193,7 @@ def _readable(error: ValidationError) -> str:
             continue
         message = item["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        lines.append(f"{item['loc'][0]}={item['input']!r}: {message}")
+        lines.append(f"{'.'.join(map(str, item['loc']))}={item['input']!r}: {message}")
     return "; ".join(lines)
 
 

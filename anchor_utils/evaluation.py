@@ -135,6 +135,25 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
+def join_images(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table for blocks of images that :func:`evaluate` attacked one after the other in the same way.
+
+    Outcomes are strung together, seconds added, accuracy and interval computed anew; `notes` are kept once each.
+    """
+    blocks = [block for table in tables for block in table.to_dict("records")]
+    rows = []
+    for attack in dict.fromkeys(block["attack"] for block in blocks):
+        parts = [block for block in blocks if block["attack"] == attack]
+        outcome = np.concatenate([unpack_outcomes(part["outcomes"], part["images"]) for part in parts])
+        low, high = wilson(int(outcome.sum()), len(outcome))
+        row = {**parts[0], "accuracy": float(outcome.mean()), "low": low, "high": high}
+        row |= {"correct": int(outcome.sum()), "images": len(outcome)}
+        row |= {"seconds": round(sum(part["seconds"] for part in parts), 1)}
+        row["notes"] = "; ".join(dict.fromkeys(part["notes"] for part in parts if part["notes"]))
+        rows.append({**row, "outcomes": pack_outcomes(torch.from_numpy(outcome))})
+    return pd.DataFrame(rows)
+
+
 def pack_outcomes(outcome: Tensor) -> str:
     """Bits (N,) as hexadecimal text, the first image in the highest bit."""
     return np.packbits(outcome.cpu().numpy()).tobytes().hex()

@@ -1,0 +1,71 @@
+"""A sweep file, read and checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anchor_utils.config import load_preset, readable, unknown_name
+
+SWEEP_DIR = Path(__file__).resolve().parent.parent / "configs" / "sweeps"
+
+
+class Sweep(BaseModel):
+    """Variants (named sets of configuration fields) times seeds, and how to measure them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    preset: str
+    overrides: dict[str, Any] = {}
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], dict[str, Any]]
+    seeds: list[int] = [0]
+    attacks: list[Literal["clean", "pgd", "screen", "autoattack"]] = ["clean", "pgd"]
+    autoattack_seeds: list[int] = []  # full AutoAttack instead of the screen for these
+    finetune: list[str] = []  # variants that also get a new classifier on the frozen encoder
+    threads: int = 1
+    memory_mb: int = 4000
+    minutes: int = 600
+    cells: dict[str, dict[str, Any]] = {}  # parameters of each cell's notebook; derived
+
+
+def load_sweep(name: str, *, runs_dir: str = "runs", data_root: str = "data") -> Sweep:
+    """Read a sweep and derive its cells.
+
+    Args:
+        name: of a file in configs/sweeps/, or the path of another .yaml file.
+
+    Raises:
+        ValueError: no such sweep, or a field in it is unknown or out of range; says what is allowed.
+    """
+    known = sorted(path.stem for path in SWEEP_DIR.glob("*.yaml"))
+    path = Path(name) if name.endswith(".yaml") else SWEEP_DIR / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(unknown_name("sweep", name, known))
+    try:
+        sweep = Sweep(**yaml.safe_load(path.read_text()))
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {readable(error)}") from None
+    for variant in sweep.finetune:
+        if variant not in sweep.variants:
+            raise ValueError(unknown_name("variant in finetune", variant, list(sweep.variants)))
+    for variant, fields in sweep.variants.items():
+        for seed in sweep.seeds:
+            overrides = {**sweep.overrides, **fields}
+            load_preset(sweep.preset, **overrides, seed=seed)
+            attacks = list(sweep.attacks)
+            if seed in sweep.autoattack_seeds:
+                attacks = [attack for attack in attacks if attack != "screen"] + ["autoattack"]
+            sweep.cells[f"{variant}-s{seed}"] = {
+                "preset": sweep.preset,
+                "overrides": overrides,
+                "seed": seed,
+                "runs_dir": runs_dir,
+                "data_root": data_root,
+                "attacks": attacks,
+                "finetune": variant in sweep.finetune,
+                "variant": variant,
+            }
+    return sweep
