@@ -203,7 +203,7 @@ def _slug(text: str) -> str:
 
 def presets() -> list[str]:
     """Names of the presets, smallest first where the order is known."""
-    known = ["smoke", "cpu", "t4", "paper"]
+    known = ["smoke", "cpu", "cifar10_cpu", "t4", "paper"]
     found = {path.stem for path in PRESET_DIR.glob("*.yaml")}
     return [name for name in known if name in found] + sorted(found - set(known))
 

@@ -43,6 +43,7 @@ OTHER_VALUES = {
     "eval_step_size": 0.01,
     "eval_steps": 5,
     "eval_restarts": 2,
+    "eval_precision": "auto",
     "autoattack_images": 5,
     "screen_images": 5,
     "embedding_images": 60,
@@ -135,7 +136,7 @@ def test_replace_validates_and_leaves_the_original():
 
 
 def test_presets_are_listed_smallest_first():
-    assert presets() == ["smoke", "cpu", "t4", "paper"]
+    assert presets() == ["smoke", "cpu", "cifar10_cpu", "t4", "paper"]
     assert {path.stem for path in PRESET_DIR.iterdir()} == set(presets())
 
 

@@ -1,0 +1,102 @@
+"""From the results of a sweep to the tables of the report: means over seeds, paired comparisons, verdicts.
+
+A *results table* is what :func:`anchor_utils.evaluation.evaluate` returns, with the columns `method` and `seed` of
+the network added; one row a network and attack.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, t
+
+from anchor_utils.evaluation import unpack_outcomes
+
+_IN_WHEEL = Path(__file__).resolve().parent / "pretrained"
+PRETRAINED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "data" / "pretrained"
+
+
+def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Results table of a sweep in a file that workflow/publish.py wrote, and its cells without their rows."""
+    cells = json.loads(path.read_text())["sweeps"].get(sweep, [])
+    rows = [{**row, **_name(cell)} for cell in cells for row in cell["rows"]]
+    return pd.DataFrame(rows), [{k: v for k, v in cell.items() if k != "rows"} for cell in cells]
+
+
+def _name(cell: dict[str, Any]) -> dict[str, Any]:
+    return {"variant": cell["variant"], "method": cell["method"], "seed": cell["seed"]}
+
+
+def mean_interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student's t interval of values that differ by training seed; one value has no interval (NaN)."""
+    x = np.asarray(list(values), float)
+    if len(x) < 2:
+        return float(x.mean()), float("nan"), float("nan")
+    half = t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+
+def compare(table: pd.DataFrame, method: str, baseline: str, attack: str) -> dict[str, float] | None:
+    """Accuracy of `method` minus that of `baseline` under `attack`, paired by training seed and by test image.
+
+    Returns:
+        difference: mean over the seeds that both have. low, high: its 95% t interval over seeds; NaN for one seed.
+        p_images: exact McNemar test (Psychometrika 12, 1947) on the image outcomes of all seeds together, which asks
+        whether these *networks* differ; the interval over seeds asks whether the *methods* do.
+        seeds, images: how many of each. None if there is no seed that both have.
+    """
+    bits: dict[str, dict[int, np.ndarray]] = {method: {}, baseline: {}}
+    for name, found in bits.items():
+        for _, row in table[(table["method"] == name) & (table["attack"] == attack)].iterrows():
+            found[int(row["seed"])] = unpack_outcomes(row["outcomes"], int(row["images"]))
+    seeds = sorted(bits[method].keys() & bits[baseline].keys())
+    if not seeds:
+        return None
+    size = min(len(outcome) for found in bits.values() for outcome in found.values())
+    ours, theirs = (np.stack([bits[name][seed][:size] for seed in seeds]) for name in (method, baseline))
+    difference, low, high = mean_interval(ours.mean(1) - theirs.mean(1))
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    p = binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
+    return {
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p_images": float(p),
+        "seeds": len(seeds),
+        "images": size,
+    }
+
+
+def verdict(comparisons: Sequence[dict[str, float] | None]) -> str:
+    """One verdict on "more accurate than every baseline", from the comparisons with each.
+
+    A comparison counts when its interval over seeds leaves out 0; with one seed, when McNemar's p is below 0.05.
+    """
+    if not comparisons or None in comparisons:
+        return "not measured"
+    sides = []
+    for c in comparisons:
+        assert c is not None
+        clear = c["p_images"] < 0.05 if c["seeds"] == 1 else c["low"] * c["high"] > 0
+        sides.append(np.sign(c["difference"]) if clear else 0)
+    if all(side > 0 for side in sides):
+        return "supported"
+    if all(side < 0 for side in sides):
+        return "contradicted"
+    return "mixed" if any(sides) else "no difference measured"
+
+
+def describe(comparison: dict[str, float] | None) -> str:
+    """A comparison as text, in percentage points."""
+    if comparison is None:
+        return "not measured"
+    c = comparison
+    interval = "" if c["seeds"] == 1 else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
+    seeds = f"{c['seeds']} seed{'s' if c['seeds'] > 1 else ''}"
+    p = f"McNemar p = {c['p_images']:.2g}"
+    return f"{100 * c['difference']:+.1f}{interval} points ({seeds}, {c['images']} images, {p})"
