@@ -119,9 +119,11 @@ def test_bad_values_raise_one_value_error_that_says_what_is_allowed(values, word
 
 
 def test_unknown_preset_names_the_close_one_and_all():
-    with pytest.raises(ValueError, match=r"preset 'smok'; did you mean 'smoke'\? Allowed: smoke, cpu, t4, paper"):
+    with pytest.raises(
+        ValueError, match=r"preset 'smok'; did you mean 'smoke'\? Allowed: smoke, cpu, cifar10_cpu, t4, paper"
+    ):
         load_preset("smok")
-    with pytest.raises(ValueError, match=r"preset 'zzz'.* Allowed: smoke, cpu, t4, paper"):
+    with pytest.raises(ValueError, match=r"preset 'zzz'.* Allowed: smoke, cpu, cifar10_cpu, t4, paper"):
         load_preset("zzz")
 
 
