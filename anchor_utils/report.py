@@ -100,3 +100,92 @@ def describe(comparison: dict[str, float] | None) -> str:
     seeds = f"{c['seeds']} seed{'s' if c['seeds'] > 1 else ''}"
     p = f"McNemar p = {c['p_images']:.2g}"
     return f"{100 * c['difference']:+.1f}{interval} points ({seeds}, {c['images']} images, {p})"
+
+
+# The paper's claims as its abstract and summary make them: claim, baselines that ANCHOR must beat, attack.
+CLAIMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("more robust than adversarial training without a contrastive term", ("pgd_at", "trades", "mart"), "pgd"),
+    ("the same under AutoAttack's two strongest attacks (screen)", ("pgd_at", "trades", "mart"), "screen"),
+    ("the same under AutoAttack", ("pgd_at", "trades", "mart"), "autoattack"),
+    ("weighing hard positives adds robustness over plain supervised contrast", ("supcon_at",), "pgd"),
+    ("clean accuracy does not suffer", ("pgd_at",), "clean"),
+)
+
+
+def claims_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Each claim about ANCHOR, what was measured for it, and the verdict."""
+    rows = []
+    for claim, baselines, attack in CLAIMS:
+        found = {baseline: compare(table, "anchor", baseline, attack) for baseline in baselines}
+        measured = "; ".join(f"against {baseline}: {describe(c)}" for baseline, c in found.items())
+        rows.append(
+            {
+                "claim": f"ANCHOR: {claim}",
+                "tested by": f"{setting(table, attack)}",
+                "measured": measured,
+                "verdict": verdict(list(found.values())),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def setting(table: pd.DataFrame, attack: str) -> str:
+    """Attack, epsilon, step, steps, restarts, images and seeds of the rows of one attack."""
+    rows = table[table["attack"] == attack]
+    if not len(rows):
+        return attack
+    row = rows.iloc[0]
+    size = f"{int(rows['images'].min())} images, training seeds {sorted(int(s) for s in set(rows['seed']))}"
+    if attack == "clean":
+        return f"clean, {size}"
+    if attack == "pgd":
+        return (
+            f"PGD-{row['steps']:g}, L-inf epsilon {row['epsilon']:g}, step {row['step_size']:g}, restarts "
+            f"{row['restarts']:g}, {row['iterate']} iterate, {size}"
+        )
+    name = {"screen": "APGD-CE + APGD-T, 100 steps each", "autoattack": "AutoAttack, standard"}.get(attack, attack)
+    return f"{name}, L-inf epsilon {row['epsilon']:g}, queries in {row.get('precision', 'float32')}, {size}"
+
+
+def method_table(
+    table: pd.DataFrame, attacks: Sequence[str] = ("clean", "pgd", "screen", "autoattack")
+) -> pd.DataFrame:
+    """One row a method: accuracy in percent, mean over seeds with its t interval, or one seed's Wilson interval."""
+    rows = []
+    for method in dict.fromkeys(table["method"]):
+        row: dict[str, str] = {"method": method}
+        for attack in attacks:
+            chosen = table[(table["method"] == method) & (table["attack"] == attack)]
+            mean, low, high = mean_interval(chosen["accuracy"]) if len(chosen) else (float("nan"),) * 3
+            if len(chosen) == 1:
+                low, high = chosen["low"].iloc[0], chosen["high"].iloc[0]
+            text = f"{100 * mean:.1f} [{100 * max(low, 0):.1f}, {100 * high:.1f}], n = {len(chosen)}"
+            row[attack] = text if len(chosen) else "not measured"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def with_screen(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a "screen" row wherever full AutoAttack was run: its first two stages are the screen."""
+    screens = table[table["attack"] == "autoattack/apgd-t"].assign(attack="screen")
+    return pd.concat([table, screens], ignore_index=True)
+
+
+def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What training one image once costs each method, in forward-and-backward passes, and measured seconds a run."""
+    rows = []
+    for method in dict.fromkeys(cell["method"] for cell in cells):
+        chosen = [cell for cell in cells if cell["method"] == method]
+        attack = 0 if method in ("standard", "supcon") else chosen[0]["config"]["attack_steps"]
+        training = 1 if method in ("standard", "pgd_at") else 2
+        rows.append(
+            {
+                "method": method,
+                "attack passes": attack,
+                "training passes": training,
+                "passes, PGD-AT = 1": (attack + training) / (chosen[0]["config"]["attack_steps"] + 1),
+                "seconds a run": sum(cell["training_seconds"] for cell in chosen) / len(chosen),
+                "runs": len(chosen),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,134 @@
+"""Collect finished sweeps into data/pretrained/ and the README: ``python workflow/publish.py cifar10_cpu ...``.
+
+Writes study.json (every cell of the sweeps), for each method of the first sweep the network of the first seed in
+half precision with its model card, and the study's tables in the README. ``--tables`` only rewrites the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from anchor_utils import evaluation, models, report
+from anchor_utils.config import Config
+from anchor_utils.files import write_text
+from anchor_utils.training import load_data
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = ROOT / "data" / "pretrained" / "study.json"
+README = ROOT / "README.md"
+DATA = "CIFAR-10, JPEG copy (the pixels went through JPEG once)"
+
+
+def collect(sweeps: list[str], runs_dir: Path) -> None:
+    """Every finished cell of the sweeps, in one file."""
+    found = {
+        sweep: [json.loads(path.read_text()) for path in sorted((runs_dir / "sweeps" / sweep).glob("*-s*.json"))]
+        for sweep in sweeps
+    }
+    write_text(STUDY, json.dumps({"sweeps": found}, indent=0) + "\n")
+
+
+def export(sweep: str, runs_dir: Path, seed: int) -> None:
+    """One network a method, in half precision if its test accuracy holds, with a model card."""
+    table, cells = report.read_cells(STUDY, sweep)
+    for cell in (cell for cell in cells if cell["seed"] == seed):
+        config = Config(**cell["config"])
+        model = models.load(runs_dir / cell["run"] / "best.safetensors")
+        metadata = {**model.metadata, "data": DATA, "sweep": sweep}
+        path = STUDY.parent / f"cifar10-{config.method}.safetensors"
+        models.save(model.half(), path, metadata)
+        test = load_data(config).test[: config.test_images]
+        rows = report.with_screen(table[(table["method"] == config.method) & (table["seed"] == seed)])
+        rows = rows[rows["checkpoint"] == "best"]
+        clean = float(rows.loc[rows["attack"] == "clean", "accuracy"].iloc[0])
+        stored = evaluation.clean_outcomes(models.load(path), test.inputs(), test.labels).float().mean().item()
+        if abs(stored - clean) > 0.002:
+            raise ValueError(f"{path.name}: half precision moves the clean accuracy from {clean:.4f} to {stored:.4f}")
+        write_text(path.with_suffix(".md"), card(path, config, cell, rows, stored, sweep))
+
+
+def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: float, sweep: str) -> str:
+    """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
+    metrics = [
+        f"| {report.setting(rows, attack)} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} |"
+        for attack in ("clean", "pgd", "screen", "autoattack")
+        for _, r in rows[rows["attack"] == attack].iterrows()
+    ]
+    recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
+    anchor = "\nANCHOR is a reconstruction of arXiv 2510.27599 from its abstract and summary.\n"
+    return f"""# {path.name}
+
+{config.method}, training seed {config.seed}: a ResNet-18 of width {config.width} for 32x32 colour images in [0, 1], normalisation inside.
+{anchor if config.method in ("anchor", "supcon_at") else ""}
+**Data.** {DATA}: {config.train_images} training images, of which {config.validation_images} were held out to choose the
+checkpoint (epoch {cell["held_out"]["joint"]["epoch"]} of {config.epochs}). Test: {config.test_images} images, half of the official test set.
+
+| test images | accuracy | 95% interval (Wilson, over images) |
+|---|---|---|
+{chr(10).join(metrics)}
+
+Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.
+
+**Limits.** A small network, {config.epochs} epochs on a fraction of CIFAR-10: made for looking at, not for use. Robust accuracies are upper bounds.
+
+**Recipe.**
+
+{recipe}
+
+**Again:** `snakemake --snakefile workflow/Snakefile --config sweep={sweep} -j 2`, then `python workflow/publish.py`. The same
+configuration gives the same metrics on the same machine with one thread.
+
+**Read it:** `anchor_utils.models.load("data/pretrained/{path.name}")`
+
+**sha256:** {hashlib.sha256(path.read_bytes()).hexdigest()}
+"""
+
+
+def tables(sweep: str) -> str:
+    """The study's tables as Markdown, from study.json alone."""
+    table, cells = report.read_cells(STUDY, sweep)
+    table = report.with_screen(table[table["checkpoint"] == "best"])
+    settings = "; ".join(report.setting(table, a) for a in ("clean", "pgd", "screen", "autoattack"))
+    parts = [
+        report.method_table(table).to_markdown(index=False),
+        f"Accuracy in percent: mean over n training seeds with its 95% t interval, or for n = 1 the Wilson interval over images. {settings}.",
+        report.claims_table(table).to_markdown(index=False),
+        "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
+        report.cost_table(cells).round(2).to_markdown(index=False),
+        "Passes are forward-and-backward passes of one image through the network; seconds are one thread of a shared CPU and only rough.",
+    ]
+    return "\n\n".join(parts)
+
+
+def write_readme(sweep: str) -> None:
+    text = README.read_text()
+    begin, end = "<!-- study: written by workflow/publish.py -->\n", "<!-- end of study -->"
+    pattern = re.compile(re.escape(begin) + ".*" + re.escape(end), re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"{README.name} has no lines {begin.strip()} and {end}")
+    write_text(README, pattern.sub(lambda _: f"{begin}\n{tables(sweep)}\n\n{end}", text))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweeps", nargs="*", default=["cifar10_cpu", "cifar10_tuning", "cifar10_ablations"])
+    parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
+    parser.add_argument("--seed", type=int, default=0, help="whose networks are kept")
+    parser.add_argument("--tables", action="store_true", help="only rewrite the tables in the README")
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    if not options.tables:
+        collect(options.sweeps, options.runs_dir)
+        export(options.sweeps[0], options.runs_dir, options.seed)
+    write_readme(options.sweeps[0])
+
+
+if __name__ == "__main__":
+    main()
