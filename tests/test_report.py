@@ -1,11 +1,6 @@
 """Means, paired comparisons and verdicts against closed forms and other libraries, and the published study."""
 
-import hashlib
-import json
 import math
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
