@@ -4,9 +4,11 @@ import dataclasses
 import functools
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from anchor_utils.config import Config
 from anchor_utils.data import Dataset, Split, load_dataset
@@ -105,3 +107,17 @@ def robust_run(small_digits, tmp_path_factory) -> Run:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """An image folder in the shape of CIFAR-10: 32x32 colour pictures, ten classes, 80 for training, 60 for testing."""
+    folder = tmp_path_factory.mktemp("colour")
+    rng = np.random.default_rng(0)
+    for part, number in (("train", 8), ("test", 6)):
+        for label in range(10):
+            (folder / part / f"class{label}").mkdir(parents=True)
+            for index in range(number):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / f"class{label}" / f"{index}.png")
+    return folder

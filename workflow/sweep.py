@@ -26,6 +26,7 @@ class Sweep(BaseModel):
     autoattack_seeds: list[int] = []  # full AutoAttack instead of the screen for these
     finetune: list[str] = []  # variants that also get a new classifier on the frozen encoder
     threads: int = 1
+    gpu: int = 0  # GPUs that a cell asks a cluster for
     memory_mb: int = 4000
     minutes: int = 600
     cells: dict[str, dict[str, Any]] = {}  # parameters of each cell's notebook; derived
