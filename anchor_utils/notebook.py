@@ -16,16 +16,21 @@ from anchor_utils.files import write_text
 
 
 def start(
-    preset: str, overrides: dict[str, Any], seed: int, runs_dir: str, data_root: str
+    preset: str, overrides: dict[str, Any], seed: int, runs_dir: str, data_root: str, models: str = "train"
 ) -> tuple[Config, torch.device]:
     """Check the parameters of a notebook, seed torch, set the figure style and print what the results depend on.
 
     Args:
         overrides: fields of the configuration that replace those of the preset.
+        models: "train" (or take finished runs), or "pretrained" for the networks that come with the course.
 
     Returns:
         The configuration, and the device that evaluations run on.
     """
+    if models not in ("train", "pretrained"):
+        raise ValueError(f"models={models!r}: allowed are 'train', 'pretrained'")
+    if models == "pretrained" and seed != 0:
+        raise ValueError(f"seed={seed}: allowed with models='pretrained' is 0, the training seed of these networks")
     config = load_preset(preset, **{"seed": seed, "runs_dir": runs_dir, "data_root": data_root, **overrides})
     use_gpu = config.device == "auto" and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")

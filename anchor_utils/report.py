@@ -17,9 +17,6 @@ from scipy.stats import binomtest, t
 
 from anchor_utils.evaluation import unpack_outcomes
 
-_IN_WHEEL = Path(__file__).resolve().parent / "pretrained"
-PRETRAINED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "data" / "pretrained"
-
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Results table of a sweep in a file that workflow/publish.py wrote, and its cells without their rows."""

@@ -32,6 +32,14 @@ def test_bad_parameters_stop_the_notebook_in_its_first_cell(preset, overrides, t
         notebook.start(preset, overrides, 0, str(tmp_path), "data")
 
 
+@pytest.mark.parametrize(
+    ("models", "seed", "message"), [("pretraind", 0, "models='pretraind'"), ("pretrained", 1, "seed=1")]
+)
+def test_only_the_networks_that_there_are_can_be_asked_for(models, seed, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        notebook.start("smoke", {}, seed, str(tmp_path), "data", models)
+
+
 def test_metrics_are_written_with_what_they_depend_on(tmp_path, capsys):
     config, _ = notebook.start("smoke", {}, 0, str(tmp_path), "data")
     notebook.save_metrics("01", "smoke", config, {"accuracy": 0.5})

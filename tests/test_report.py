@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 
 from anchor_utils import evaluation, models, report
 
-STUDY = report.PRETRAINED_DIR / "study.json"
+STUDY = models.PRETRAINED_DIR / "study.json"
 
 
 def rows(outcomes: dict[tuple[str, int], np.ndarray], attack: str = "pgd") -> pd.DataFrame:

@@ -74,13 +74,15 @@ pd.DataFrame(held_out).T
 # %%
 def measure(which: str, attack: str, images: int) -> pd.DataFrame:
     """Test accuracy of a checkpoint under one attack, block by block; finished blocks are read from their files."""
-    network = models.fold_batchnorm(run.model(which)).to(device)  # the same function of the image, and faster
+    chosen, best = run.model(which), run.model("best")
+    source = "best" if chosen.metadata["epoch"] == best.metadata["epoch"] else which  # one network, attacked once
+    network = models.fold_batchnorm(chosen).to(device)  # the same function of the image, and faster
     settings = {"epsilon": config.epsilon, "step_size": config.eval_step_size, "steps": config.eval_steps}
     settings |= {"restarts": config.eval_restarts, "precision": config.eval_precision, "seed": config.seed}
     tables = []
     for start in range(0, images, BLOCK):
         stop = min(start + BLOCK, images)
-        path = run.path / "evaluation" / f"{which}-{attack}-{start}-{stop}-{digest(settings)}.json"
+        path = run.path / "evaluation" / f"{source}-{attack}-{start}-{stop}-{digest(settings)}.json"
         if not path.exists():
             evaluation.save_results(path, evaluation.evaluate(network, dataset.test[start:stop], [attack], **settings))
         tables.append(evaluation.read_results(path)[0])
