@@ -1,8 +1,8 @@
-"""Does AutoAttack get weaker when its queries run in half precision? ``python benchmarks/autoattack_precision.py --data DATASET``
+"""Is AutoAttack weaker with queries in half precision? ``python benchmarks/autoattack_precision.py --data DATASET``
 
-Attacks a network that comes with the course twice, with queries in float32 and in the fastest precision of this
-machine. Both times the float32 network decides which images are lost. Prints the survivors of each, the images on which the
-two disagree, and the seconds as a ratio.
+Attacks networks that come with the course twice, with queries in float32 and in the fastest precision of this machine.
+Both times the float32 network decides which images are lost. Prints the survivors of each, the images on which the two
+disagree, and the seconds as a ratio.
 """
 
 import argparse

@@ -596,7 +596,7 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
             )
     fields = {"dataset": f"imagefolder:{tmp_path}/data", "train_images": 84, "validation_images": 20, "batch_size": 64}
     fields |= {"method": "anchor", "epochs": 1, "crop_padding": 0, "epsilon": 0, "attack_steps": 1, "warmup": 0}
-    fields |= {"beta": 3.0, "width": 2, "precision": "float32", "device": "cpu"}
+    fields |= {"beta": 3.0, "width": 2, "precision": "float32", "device": "cpu", "data_root": str(tmp_path)}
     # torchrun, because `accelerate launch --cpu` starts one process whatever --num_processes says.
     launch = "-m torch.distributed.run --standalone --nproc_per_node 2 -m anchor_utils.train --preset smoke"
     result = command(*launch.split(), *pairs(fields), "--run-dir", str(tmp_path / "run"))
