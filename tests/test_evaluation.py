@@ -154,6 +154,7 @@ def test_same_seed_same_bits_whatever_the_batches(tiny_net, few):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"precision": "half"}, r"precision='half': allowed are float32, auto"),
         ({"attacks": ("clean", "autoatack")}, r"attack 'autoatack'; did you mean 'autoattack'\? Allowed: clean, noise"),
         ({"epsilon": 8}, r"epsilon=8: allowed is \[0, 1\]"),
         ({"norm": "l1"}, r"norm='l1': allowed are 'linf', 'l2'"),
@@ -295,6 +296,39 @@ def test_outcomes_equal_a_direct_call_of_the_library(tiny_net, few):
     assert sorted(survivors, reverse=True) == survivors
     assert torch.equal(outcomes[-1], called_directly(plain(tiny_net), x, y, STAGES["autoattack"]))
     assert torch.equal(outcomes[1], called_directly(plain(tiny_net), x, y, STAGES["screen"]))
+
+
+class TurnsRoundInHalf(nn.Module):
+    """Inside autocast it says the opposite of what it says in float32; notes in which of the two it was asked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.asked = model, []
+
+    def forward(self, images):
+        half = torch.is_autocast_enabled("cpu")
+        self.asked.append(half)
+        return self.model(images) * (-1 if half else 1)
+
+
+def test_half_precision_attacks_and_float32_judges(tiny_net, few):
+    """In half precision every image looks misclassified already, so the attack stops at once; float32 has the word."""
+    model = TurnsRoundInHalf(tiny_net)
+    x, y = few.inputs(), few.labels
+    stages = autoattack_outcomes(model, x, y, epsilon=0.001, stages=("apgd-ce",), precision="bfloat16")
+    outcome, _, _ = stages["apgd-ce"]
+    assert {True, False} == set(model.asked)
+    assert model.asked[-1] is False
+    assert torch.equal(outcome, clean_outcomes(tiny_net, x, y))
+    model.asked.clear()
+    autoattack_outcomes(model, x, y, epsilon=0.001, stages=("apgd-ce",))
+    assert set(model.asked) == {False}
+
+
+def test_precision_is_in_the_table(tiny_net, few):
+    settings = {"epsilon": 0.1, "step_size": 0.02, "steps": 2}
+    table = evaluate(tiny_net, few[:4], ("clean", "screen"), **settings, precision="bfloat16").set_index("attack")
+    assert table.loc["screen", "precision"] == table.loc["screen/apgd-t", "precision"] == "bfloat16"
 
 
 def test_table_lists_the_stages_of_the_screen(tiny_net, few):
