@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PRESET ?= cpu
+SWEEP ?= smoke
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks test lint clean
+.PHONY: help setup tutorial notebook notebooks sweep publish test lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,6 +33,12 @@ notebook: setup  ## open the notebooks in JupyterLab
 
 notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed
 	$(BIN)/python notebooks/build.py
+
+sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; resumes what was interrupted
+	$(BIN)/snakemake --snakefile workflow/Snakefile --config sweep=$(SWEEP) -j $(JOBS) --keep-going
+
+publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
+	$(BIN)/python workflow/publish.py
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/ruff check .

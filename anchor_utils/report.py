@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, t
 
+from anchor_utils.config import METHODS
 from anchor_utils.evaluation import unpack_outcomes
 
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Results table of a sweep in a file that workflow/publish.py wrote, and its cells without their rows."""
     cells = json.loads(path.read_text())["sweeps"].get(sweep, [])
+    cells.sort(key=lambda cell: (METHODS.index(cell["method"]), cell["variant"], cell["seed"]))
     rows = [{**row, **_name(cell)} for cell in cells for row in cell["rows"]]
     return pd.DataFrame(rows), [{k: v for k, v in cell.items() if k != "rows"} for cell in cells]
 

@@ -82,7 +82,7 @@ Measured in float32 before the weights were rounded to half precision; with the 
 
 {recipe}
 
-**Again:** `snakemake --snakefile workflow/Snakefile --config sweep={sweep} -j 2`, then `python workflow/publish.py`. The same
+**Again:** `make sweep SWEEP={sweep}`, then `make publish`. The same
 configuration gives the same metrics on the same machine with one thread.
 
 **Read it:** `anchor_utils.models.load("data/pretrained/{path.name}")`
