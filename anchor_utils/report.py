@@ -17,6 +17,7 @@ from scipy.stats import binomtest, t
 
 from anchor_utils.config import METHODS
 from anchor_utils.evaluation import unpack_outcomes
+from anchor_utils.plotting import method_name
 
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -116,7 +117,7 @@ def claims_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for claim, baselines, attack in CLAIMS:
         found = {baseline: compare(table, "anchor", baseline, attack) for baseline in baselines}
-        measured = "; ".join(f"against {baseline}: {describe(c)}" for baseline, c in found.items())
+        measured = "; ".join(f"against {method_name(baseline)}: {describe(c)}" for baseline, c in found.items())
         rows.append(
             {
                 "claim": f"ANCHOR: {claim}",
@@ -146,20 +147,27 @@ def setting(table: pd.DataFrame, attack: str) -> str:
     return f"{name}, L-inf epsilon {row['epsilon']:g}, queries in {row.get('precision', 'float32')}, {size}"
 
 
+def attack_name(table: pd.DataFrame, attack: str) -> str:
+    """As a column title: PGD with its number of steps, AutoAttack as its authors write it."""
+    if attack == "pgd" and len(rows := table[table["attack"] == "pgd"]):
+        return f"PGD-{rows['steps'].iloc[0]:g}"
+    return {"pgd": "PGD", "autoattack": "AutoAttack"}.get(attack, attack)
+
+
 def method_table(
     table: pd.DataFrame, attacks: Sequence[str] = ("clean", "pgd", "screen", "autoattack")
 ) -> pd.DataFrame:
     """One row a method: accuracy in percent, mean over seeds with its t interval, or one seed's Wilson interval."""
     rows = []
     for method in dict.fromkeys(table["method"]):
-        row: dict[str, str] = {"method": method}
+        row: dict[str, str] = {"method": method_name(method)}
         for attack in attacks:
             chosen = table[(table["method"] == method) & (table["attack"] == attack)]
             mean, low, high = mean_interval(chosen["accuracy"]) if len(chosen) else (float("nan"),) * 3
             if len(chosen) == 1:
                 low, high = chosen["low"].iloc[0], chosen["high"].iloc[0]
             text = f"{100 * mean:.1f} [{100 * max(low, 0):.1f}, {100 * high:.1f}], n = {len(chosen)}"
-            row[attack] = text if len(chosen) else "not measured"
+            row[attack_name(table, attack)] = text if len(chosen) else "not measured"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -179,7 +187,7 @@ def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
         training = 1 if method in ("standard", "pgd_at") else 2
         rows.append(
             {
-                "method": method,
+                "method": method_name(method),
                 "attack passes": attack,
                 "training passes": training,
                 "passes, PGD-AT = 1": (attack + training) / (chosen[0]["config"]["attack_steps"] + 1),

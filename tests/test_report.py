@@ -121,8 +121,8 @@ def test_tables_name_attack_epsilon_step_steps_restarts_images_and_seeds():
     text = report.setting(table, "pgd")
     for words in ("PGD-20", "epsilon 0.1", "step 0.01", "restarts 1", "any iterate", "400 images", "seeds [0, 1, 2]"):
         assert words in text
-    assert report.method_table(table)["pgd"][0].endswith("n = 3")
-    assert report.method_table(table)["autoattack"][0] == "not measured"
+    assert report.method_table(table)["PGD-20"][0].endswith("n = 3")
+    assert report.method_table(table)["AutoAttack"][0] == "not measured"
 
 
 def test_cost_counts_the_passes_of_each_method():
@@ -132,7 +132,7 @@ def test_cost_counts_the_passes_of_each_method():
         for s in range(2)
     ]
     table = report.cost_table(cells).set_index("method")
-    assert table["passes, PGD-AT = 1"].to_dict() == {"standard": 0.25, "pgd_at": 1.0, "trades": 1.25, "anchor": 1.25}
+    assert table["passes, PGD-AT = 1"].to_dict() == {"standard": 0.25, "PGD-AT": 1.0, "TRADES": 1.25, "ANCHOR": 1.25}
     assert table["seconds a run"].tolist() == [10.5] * 4
 
 
