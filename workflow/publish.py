@@ -99,7 +99,7 @@ def tables(sweep: str) -> str:
     parts = [
         report.method_table(table).to_markdown(index=False),
         f"Accuracy in percent: mean over n training seeds with its 95% t interval, or for n = 1 the Wilson interval over images. {settings}.",
-        report.claims_table(table).to_markdown(index=False),
+        report.claims_table(table).drop(columns="tested by").to_markdown(index=False),
         "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
         report.cost_table(cells).round(2).to_markdown(index=False),
         "Passes are forward-and-backward passes of one image through the network; seconds are one thread of a shared CPU and only rough.",
