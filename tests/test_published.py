@@ -1,0 +1,96 @@
+"""What is committed of the study: results, networks, cards and the README's tables belong together."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from anchor_utils import evaluation, models, report
+from anchor_utils.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "workflow"))
+import publish  # noqa: E402
+from sweep import load_sweep  # noqa: E402
+
+METHODS = ("standard", "pgd_at", "trades", "mart", "supcon_at", "anchor")
+
+
+@pytest.fixture(scope="module")
+def study():
+    return report.read_cells(publish.STUDY, "cifar10_cpu")
+
+
+def test_every_cell_of_the_sweeps_is_there_with_the_configuration_that_the_sweep_file_gives():
+    for name, cells in json.loads(publish.STUDY.read_text())["sweeps"].items():
+        wanted = load_sweep(name).cells
+        assert {f"{cell['variant']}-s{cell['seed']}" for cell in cells} == set(wanted)
+        for cell in cells:
+            parameters = wanted[f"{cell['variant']}-s{cell['seed']}"]
+            config = Config(**cell["config"])
+            assert config.seed == parameters["seed"]
+            assert {k: getattr(config, k) for k in parameters["overrides"]} == parameters["overrides"]
+
+
+def test_accuracies_are_those_of_the_outcome_bits(study):
+    table, _ = study
+    assert len(table)
+    for _, row in table.iterrows():
+        bits = evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
+        assert row["accuracy"] == pytest.approx(bits.mean(), abs=1e-9)
+        assert (row["low"], row["high"]) == pytest.approx(evaluation.wilson(int(bits.sum()), len(bits)), abs=1e-9)
+
+
+def test_attacks_only_take_images_away(study):
+    """A survivor of PGD or AutoAttack was right to begin with, and the stages of AutoAttack lose images one by one."""
+    table, cells = study
+    for cell in cells:
+        rows = table[(table["variant"] == cell["variant"]) & (table["seed"] == cell["seed"])]
+        rows = rows[rows["checkpoint"] == "best"].set_index("attack")
+        clean = evaluation.unpack_outcomes(rows.loc["clean", "outcomes"], int(rows.loc["clean", "images"]))
+        before = None
+        for attack, row in rows.iterrows():
+            bits = evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
+            assert not (bits & ~clean[: len(bits)]).any()
+            if "/" in attack:
+                assert before is None or not (bits & ~before).any()
+                before = bits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_card_and_network_belong_together(method, study):
+    path = models.PRETRAINED_DIR / f"cifar10-{method}.safetensors"
+    card = path.with_suffix(".md").read_text()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    assert path.stat().st_size < 2_000_000
+    network = models.pretrained(method)
+    assert network.metadata["method"] == method
+    assert network.architecture["width"] == 16
+    assert torch.isfinite(evaluation.logits_of(network, torch.rand(2, 3, 32, 32))).all()
+    table, cells = study
+    (cell,) = (c for c in cells if c["method"] == method and c["seed"] == 0)
+    assert network.metadata["training"] == Config(**cell["config"]).training_fields()
+    clean = table[(table["variant"] == method) & (table["seed"] == 0) & (table["attack"] == "clean")]
+    assert f"{clean['accuracy'].iloc[0]:.1%}" in card
+    for words in ("**Data.**", "seed 0", "**Limits.**", "**Recipe.**", "PGD-20", "epsilon 0.031"):
+        assert words in card
+    assert ("reconstruction" in card) == (method in ("anchor", "supcon_at"))
+
+
+def test_an_unknown_network_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"method='ankor': allowed are anchor, mart, .*standard.*"):
+        models.pretrained("ankor")
+
+
+def test_tables_in_the_readme_are_those_of_the_study():
+    assert publish.tables("cifar10_cpu") in (ROOT / "README.md").read_text()
+
+
+def test_nothing_of_the_machine_is_in_the_published_files():
+    for path in models.PRETRAINED_DIR.iterdir():
+        text = path.read_bytes().decode("latin-1")
+        assert not re.search(r"/(home|root|work|tmp|Users)/", text), path.name
