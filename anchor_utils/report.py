@@ -123,10 +123,15 @@ def claims_table(table: pd.DataFrame) -> pd.DataFrame:
                 "claim": f"ANCHOR: {claim}",
                 "tested by": f"{setting(table, attack)}",
                 "measured": measured,
-                "verdict": verdict(list(found.values())),
+                "verdict": verdict(list(found.values())) + _one_seed(list(found.values())),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _one_seed(comparisons: Sequence[dict[str, float] | None]) -> str:
+    """One seed compares two networks, not two methods; the verdict must not be read without that."""
+    return " (one training seed)" if any(c is not None and c["seeds"] == 1 for c in comparisons) else ""
 
 
 def setting(table: pd.DataFrame, attack: str) -> str:
