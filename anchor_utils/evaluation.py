@@ -93,7 +93,7 @@ def evaluate(
             raise ValueError(f"images={images}: allowed is 1 to {len(split)}, the images there are")
         split = split[:images]
     device = next(model.parameters()).device
-    resolve_precision(precision, device)
+    precision = str(resolve_precision(precision, device)).removeprefix("torch.")  # what "auto" meant, for the table
     x, y = split.inputs().to(device), split.labels.to(device)
     common: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "seed": seed}
     rows = []

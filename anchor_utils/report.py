@@ -79,16 +79,17 @@ def verdict(comparisons: Sequence[dict[str, float] | None]) -> str:
     """
     if not comparisons or None in comparisons:
         return "not measured"
-    sides = []
-    for c in comparisons:
-        assert c is not None
-        clear = c["p_images"] < 0.05 if c["seeds"] == 1 else c["low"] * c["high"] > 0
-        sides.append(np.sign(c["difference"]) if clear else 0)
+    measured = [c for c in comparisons if c is not None]
+    clear = [c["p_images"] < 0.05 if c["seeds"] == 1 else c["low"] * c["high"] > 0 for c in measured]
+    sides = [np.sign(c["difference"]) if sure else 0 for c, sure in zip(measured, clear, strict=True)]
     if all(side > 0 for side in sides):
-        return "supported"
-    if all(side < 0 for side in sides):
-        return "contradicted"
-    return "mixed" if any(sides) else "no difference measured"
+        found = "supported"
+    elif all(side < 0 for side in sides):
+        found = "contradicted"
+    else:
+        found = "mixed" if any(sides) else "no difference measured"
+    # One seed compares two networks, not two methods; no verdict is to be read without that.
+    return found + (" (one training seed)" if any(c["seeds"] == 1 for c in measured) else "")
 
 
 def describe(comparison: dict[str, float] | None) -> str:
@@ -123,15 +124,10 @@ def claims_table(table: pd.DataFrame) -> pd.DataFrame:
                 "claim": f"ANCHOR: {claim}",
                 "tested by": f"{setting(table, attack)}",
                 "measured": measured,
-                "verdict": verdict(list(found.values())) + _one_seed(list(found.values())),
+                "verdict": verdict(list(found.values())),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _one_seed(comparisons: Sequence[dict[str, float] | None]) -> str:
-    """One seed compares two networks, not two methods; the verdict must not be read without that."""
-    return " (one training seed)" if any(c is not None and c["seeds"] == 1 for c in comparisons) else ""
 
 
 def setting(table: pd.DataFrame, attack: str) -> str:
@@ -149,7 +145,8 @@ def setting(table: pd.DataFrame, attack: str) -> str:
             f"{row['restarts']:g}, {row['iterate']} iterate, {size}"
         )
     name = {"screen": "APGD-CE + APGD-T, 100 steps each", "autoattack": "AutoAttack, standard"}.get(attack, attack)
-    return f"{name}, L-inf epsilon {row['epsilon']:g}, queries in {row.get('precision', 'float32')}, {size}"
+    precision = " or ".join(sorted(set(rows["precision"])))
+    return f"{name}, L-inf epsilon {row['epsilon']:g}, queries in {precision}, {size}"
 
 
 def attack_name(table: pd.DataFrame, attack: str) -> str:

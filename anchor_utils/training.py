@@ -191,10 +191,11 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 
 
 Attack = Callable[..., Tensor]
+Forward = Callable[[Tensor], tuple[Tensor, Any]]  # images -> logits, and embeddings or None
 
 
 def batch_loss(
-    config: Config, forward: nn.Module, attack: Attack, images: Tensor, labels: Tensor, generator: torch.Generator
+    config: Config, forward: Forward, attack: Attack, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
     """The training loss of one batch: every method of the course, side by side.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from anchor_utils import evaluation
-from anchor_utils.attacks import pgd
+from anchor_utils.attacks import pgd, resolve_precision
 from anchor_utils.data import Split
 from anchor_utils.evaluation import (
     STAGES,
@@ -329,6 +329,8 @@ def test_precision_is_in_the_table(tiny_net, few):
     settings = {"epsilon": 0.1, "step_size": 0.02, "steps": 2}
     table = evaluate(tiny_net, few[:4], ("clean", "screen"), **settings, precision="bfloat16").set_index("attack")
     assert table.loc["screen", "precision"] == table.loc["screen/apgd-t", "precision"] == "bfloat16"
+    auto = evaluate(tiny_net, few[:1], ("screen",), **settings, precision="auto")["precision"].iloc[-1]
+    assert auto == str(resolve_precision("auto", "cpu")).removeprefix("torch.")
 
 
 def test_table_lists_the_stages_of_the_screen(tiny_net, few):

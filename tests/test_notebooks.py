@@ -71,7 +71,9 @@ def test_notebook_has_the_parts_that_every_lesson_has(source):
 
 
 def test_parameters_cells_agree_and_match_the_default_preset():
-    cells = [run.declared_parameters(path) for path in run.notebooks()]
+    cells = {path.name[:2]: run.declared_parameters(path) for path in run.notebooks()}
+    assert [number for number, cell in cells.items() if cell.pop("models", None) == "train"] == ["06", "07"]
+    cells = list(cells.values())
     assert all(cell == cells[0] for cell in cells)
     assert cells[0]["preset"] == "cpu"
     assert load_preset("cpu").seed == cells[0]["seed"]
@@ -95,6 +97,23 @@ def test_all_notebooks_run_with_the_smoke_preset(tmp_path):
     fields = [json.loads(path.read_text())["training"] for path in tmp_path.glob("*/config.json")]
     unique = {json.dumps(values, sort_keys=True) for values in fields}
     assert len(unique) == len(names), "two runs of one configuration"
+
+
+def test_notebooks_06_and_07_start_from_the_networks_that_come_with_the_course(tmp_path, colour_folder):
+    """On any images of the right size; the real ones are CIFAR-10's."""
+    small = {"test_images": 60, "autoattack_images": 4, "screen_images": 4, "embedding_images": 60, "eval_steps": 2}
+    small |= {
+        "train_images": 60,
+        "validation_images": 20,
+        "dataset": f"imagefolder:{colour_folder}",
+        "models": "pretrained",
+    }
+    parameters = [word for name, value in small.items() for word in ("-p", name, str(value))]
+    assert run.main(["smoke", "--notebooks", "6", "7", "--output", str(tmp_path), *parameters]) == 0
+    assert not list(tmp_path.glob("*/config.json")), "a network was trained"
+    for number in ("06", "07"):
+        result = json.loads((tmp_path / "results" / "cifar10_cpu" / f"{number}.json").read_text())
+        assert result["config"]["width"] == 16
 
 
 def test_one_notebook_runs_alone(tmp_path):

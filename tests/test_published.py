@@ -27,7 +27,7 @@ def study():
 
 def test_every_cell_of_the_sweeps_is_there_with_the_configuration_that_the_sweep_file_gives():
     for name, cells in json.loads(publish.STUDY.read_text())["sweeps"].items():
-        wanted = load_sweep(name).cells
+        wanted = load_sweep(name).cells()
         assert {f"{cell['variant']}-s{cell['seed']}" for cell in cells} == set(wanted)
         for cell in cells:
             parameters = wanted[f"{cell['variant']}-s{cell['seed']}"]

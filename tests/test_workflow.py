@@ -84,7 +84,7 @@ def test_finished_cells_are_not_run_again_and_rerun_to_the_same_result(swept):
 def test_every_sweep_file_is_valid_and_its_cells_are_different_runs(path):
     from anchor_utils.config import load_preset
 
-    cells = load_sweep(path.stem).cells
+    cells = load_sweep(path.stem).cells()
     names = {load_preset(c["preset"], **c["overrides"], seed=c["seed"]).run_name() for c in cells.values()}
     assert len(names) == len(cells)
 
@@ -98,6 +98,7 @@ def test_every_sweep_file_is_valid_and_its_cells_are_different_runs(path):
         ({"variants": {"a b": {"method": "mart"}}}, "a b"),
         ({"attacks": ["clean", "autoattak"]}, "attacks.1='autoattak'"),
         ({"seed": [1]}, "seed"),
+        ({"cells": {}}, "cells"),
         ({"seeds": [-1]}, "seed=-1"),
         ({"finetune": ["ankor"]}, "unknown variant in finetune 'ankor'; did you mean 'anchor'"),
     ],

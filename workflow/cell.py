@@ -23,9 +23,8 @@ import pandas as pd
 import torch
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils import embeddings, evaluation, losses, models, notebook, plotting, training
+from anchor_utils import embeddings, evaluation, models, notebook, plotting, training
 from anchor_utils.config import digest
-from anchor_utils.data import augment
 
 BLOCK = 250  # images that are attacked and saved together
 config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
@@ -120,31 +119,23 @@ if attacks:
     inside["cosine of clean and adversarial features"] = float((clean * adversarial).sum(1).mean())
 
 if attacks and config.method in training.CONTRASTIVE:
-    # Eq. 3 once more, on one large batch, each term differentiated by itself.
+    # The terms of eq. 3 on one large batch, each differentiated by itself.
     sample = dataset.hold_out(config.validation_images)[0].train[:512].to(device)
     generator = torch.Generator().manual_seed(config.seed)
-    x_aug, x_second = (
-        augment(sample.images, padding=config.crop_padding, flip=config.flip, generator=generator).float() / 255
-        for _ in range(2)
-    )
+    folded = models.fold_batchnorm(network)
     pgd = {"epsilon": config.epsilon, "step_size": config.step_size, "steps": config.attack_steps}
-    x_adv = attack_functions.pgd(models.fold_batchnorm(network), x_second, sample.labels, **pgd, generator=generator)
-    features = network.encode(torch.cat([x_aug, x_adv]))
-    both = sample.labels.repeat(2)
-    seen = slice(None) if config.classifier_view == "both" else slice(512, None)
-    terms = losses.anchor_loss(
-        network.classifier(features)[seen],
-        both[seen],
-        network.project(features),
-        both,
-        contrastive_weight=config.contrastive_weight,
-        temperature=config.temperature,
-        beta=config.beta if config.method == "anchor" else 0.0,
+    _, terms, _, _ = training.batch_loss(
+        config,
+        lambda images: (network.classifier(features := network.encode(images)), network.project(features)),
+        lambda images, labels: attack_functions.pgd(folded, images, labels, **pgd, generator=generator),
+        sample.images,
+        sample.labels,
+        generator,
     )
     encoder = [*network.stem.parameters(), *network.stages.parameters()]
     g_ce, g_con = (
         torch.cat([g.flatten() for g in torch.autograd.grad(term, encoder, retain_graph=True)])
-        for term in (terms.cross_entropy, config.contrastive_weight * terms.contrastive)
+        for term in (terms["cross_entropy"], config.contrastive_weight * terms["contrastive"])
     )
     inside["share of the contrastive term in the gradient"] = float(g_con.norm() / (g_ce.norm() + g_con.norm()))
     inside["cosine of the two terms' gradients"] = float(torch.cosine_similarity(g_ce, g_con, dim=0))

@@ -29,11 +29,32 @@ class Sweep(BaseModel):
     gpu: int = 0  # GPUs that a cell asks a cluster for
     memory_mb: int = 4000
     minutes: int = 600
-    cells: dict[str, dict[str, Any]] = {}  # parameters of each cell's notebook; derived
+
+    def cells(self, *, runs_dir: str = "runs", data_root: str = "data") -> dict[str, dict[str, Any]]:
+        """Parameters of the notebook of each cell, by name VARIANT-sSEED; ValueError for a bad configuration."""
+        found = {}
+        for variant, fields in self.variants.items():
+            for seed in self.seeds:
+                overrides = {**self.overrides, **fields}
+                load_preset(self.preset, **overrides, seed=seed)
+                attacks: list[str] = list(self.attacks)
+                if seed in self.autoattack_seeds:
+                    attacks = [attack for attack in attacks if attack != "screen"] + ["autoattack"]
+                found[f"{variant}-s{seed}"] = {
+                    "preset": self.preset,
+                    "overrides": overrides,
+                    "seed": seed,
+                    "runs_dir": runs_dir,
+                    "data_root": data_root,
+                    "attacks": attacks,
+                    "finetune": variant in self.finetune,
+                    "variant": variant,
+                }
+        return found
 
 
-def load_sweep(name: str, *, runs_dir: str = "runs", data_root: str = "data") -> Sweep:
-    """Read a sweep and derive its cells.
+def load_sweep(name: str) -> Sweep:
+    """Read a sweep and check all its cells.
 
     Args:
         name: of a file in configs/sweeps/, or the path of another .yaml file.
@@ -52,21 +73,5 @@ def load_sweep(name: str, *, runs_dir: str = "runs", data_root: str = "data") ->
     for variant in sweep.finetune:
         if variant not in sweep.variants:
             raise ValueError(unknown_name("variant in finetune", variant, list(sweep.variants)))
-    for variant, fields in sweep.variants.items():
-        for seed in sweep.seeds:
-            overrides = {**sweep.overrides, **fields}
-            load_preset(sweep.preset, **overrides, seed=seed)
-            attacks = list(sweep.attacks)
-            if seed in sweep.autoattack_seeds:
-                attacks = [attack for attack in attacks if attack != "screen"] + ["autoattack"]
-            sweep.cells[f"{variant}-s{seed}"] = {
-                "preset": sweep.preset,
-                "overrides": overrides,
-                "seed": seed,
-                "runs_dir": runs_dir,
-                "data_root": data_root,
-                "attacks": attacks,
-                "finetune": variant in sweep.finetune,
-                "variant": variant,
-            }
+    sweep.cells()
     return sweep
