@@ -15,6 +15,9 @@
 #
 # **Time** preset `cpu`: about three minutes on 2 cores, plus the training of networks that no earlier notebook has
 # trained. `smoke`: seconds, networks that have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly AutoAttack.
+#
+# **Real CIFAR-10 without training**: with `models = "pretrained"` this notebook takes the small CIFAR-10 networks that come with the course, and their
+# settings, instead of those of the preset. The images are downloaded; `overrides = {"dataset": "imagefolder:PATH"}` takes others.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -29,6 +32,7 @@ overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
 runs_dir = "../runs"  # @param {type:"string"}
 data_root = "../data"  # @param {type:"string"}
+models = "train"  # @param ["train", "pretrained"]
 
 # %%
 import warnings
@@ -43,9 +47,12 @@ from IPython.display import display
 from scipy.stats import binom, binomtest, norm
 from torch import nn
 
-from anchor_utils import attacks, evaluation, models, notebook, plotting, training
+from anchor_utils import attacks, evaluation, notebook, plotting, training
+from anchor_utils.models import fold_batchnorm, pretrained
 
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
+if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
+    preset = "cifar10_cpu"
+config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, models)
 
 # %% [markdown]
 # ## 1 What the number means
@@ -69,27 +76,27 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
 METHODS = ["standard", "pgd_at", "trades", "mart", "supcon_at", "anchor"]
 SEEDS = [config.seed + i for i in range(config.seeds)]
 dataset = training.load_data(config)
-runs = {
-    (method, s): training.fit(config.replace(method=method, seed=s), dataset=dataset)
-    for method in METHODS
-    for s in SEEDS
-}
-
-
-def network(run, which="best"):
-    # Folding BatchNorm into the convolutions before it gives the same function of the image, and a faster one.
-    return models.fold_batchnorm(run.model(which)).to(device)
-
-
-networks = {method: network(runs[method, config.seed]) for method in METHODS}
+if models == "pretrained":
+    runs = {}
+    unfolded = {(method, config.seed): pretrained(method) for method in METHODS}
+else:
+    runs = {
+        (method, s): training.fit(config.replace(method=method, seed=s), dataset=dataset)
+        for method in METHODS
+        for s in SEEDS
+    }
+    unfolded = {key: run.model() for key, run in runs.items()}
+# Folding BatchNorm into the convolutions before it gives the same function of the image, and a faster one.
+folded = {key: fold_batchnorm(model).to(device) for key, model in unfolded.items()}
+networks = {method: folded[method, config.seed] for method in METHODS}
 test = dataset.test[: config.test_images].to(device)
 images, labels = test.inputs(), test.labels
-plain = runs["anchor", config.seed].model().to(device)
+plain = unfolded["anchor", config.seed].to(device)
 difference = (
     (evaluation.logits_of(plain, images[:50]) - evaluation.logits_of(networks["anchor"], images[:50])).abs().max()
 )
 assert difference < 1e-3
-print(f"{len(runs)} networks; folding BatchNorm changes no logit by more than {difference:.0e}")
+print(f"{len(folded)} networks; folding BatchNorm changes no logit by more than {difference:.0e}")
 
 # %% [markdown]
 # ## 2 An interval around every accuracy
@@ -208,13 +215,15 @@ plotting.show(
 
 # %%
 FULL = METHODS if device.type == "cuda" else ["standard", "anchor"]
-n_full, n_screen = min(config.autoattack_images, len(test)), min(config.screen_images, len(test))
+n_full = min(config.autoattack_images, len(test))
+n_screen = max(n_full, min(config.screen_images, len(test)))
 settings = {
     "epsilon": config.epsilon,
     "step_size": config.eval_step_size,
     "steps": config.eval_steps,
     "restarts": config.eval_restarts,
     "iterate": "any",
+    "precision": config.eval_precision,
     "seed": config.seed,
 }
 
@@ -223,35 +232,24 @@ def bits(row):
     return evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
 
 
-def screen_row(model, known):
-    """The screen on the first n_screen images; AutoAttack has screened the first len(known) of them on its way."""
-    known, rest = known[:n_screen], test[min(len(known), n_screen) : n_screen]
+def screen_row(model, full):
+    """The screen on the first n_screen images. AutoAttack, if it ran, has screened the first of them on its way."""
+    blocks = [] if full is None else [full[full["attack"] == "autoattack/apgd-t"].assign(attack="screen")]
+    rest = test[0 if full is None else n_full : n_screen]
     if len(rest):
-        stages = evaluation.autoattack_outcomes(
-            model,
-            rest.inputs(),
-            rest.labels,
-            epsilon=config.epsilon,
-            seed=config.seed,
-            stages=evaluation.STAGES["screen"],
-        )
-        known = np.concatenate([known, stages["apgd-t"][0].cpu().numpy()])
-    low, high = evaluation.wilson(int(known.sum()), len(known))
-    row = {"attack": "screen", "accuracy": known.mean(), "low": low, "high": high}
-    row |= {"correct": int(known.sum()), "images": len(known), "norm": "linf", "epsilon": config.epsilon}
-    return pd.DataFrame([{**row, "seed": config.seed, "outcomes": evaluation.pack_outcomes(torch.from_numpy(known))}])
+        blocks.append(evaluation.evaluate(model, rest, ("screen",), **settings).tail(1))
+    return evaluation.join_images(blocks)
 
 
 tables = []
-for (method, s), run in runs.items():
-    model = networks[method] if s == config.seed else network(run)
+for (method, s), model in folded.items():
     parts = [evaluation.evaluate(model, test, ("clean", "fgsm", "pgd"), **settings)]
     if s == config.seed:  # the costly attacks on the networks of the first seed
-        known = np.zeros(0, bool)
+        full = None
         if method in FULL:
-            parts.append(evaluation.evaluate(model, test[:n_full], ("autoattack",), **settings))
-            known = bits(parts[-1].set_index("attack").loc["autoattack/apgd-t"])
-        parts.append(screen_row(model, known))
+            full = evaluation.evaluate(model, test[:n_full], ("autoattack",), **settings)
+            parts.append(full)
+        parts.append(screen_row(model, full))
     part = pd.concat(parts, ignore_index=True).rename(columns={"seed": "attack_seed"})
     tables.append(part.assign(method=method, seed=s))
 table = pd.concat(tables, ignore_index=True)
@@ -323,23 +321,28 @@ plotting.show(
 # %%
 n_last = min(200, len(test))
 rows = []
-for method in METHODS:
+for method in METHODS if runs else []:
     run = runs[method, config.seed]
     epochs = {which: run.model(which).metadata["epoch"] for which in ("best", "last")}
     best = evaluation.unpack_outcomes(first.loc[(method, "pgd")]["outcomes"], len(test))[:n_last]
     last = best
     if epochs["last"] != epochs["best"]:
-        row = evaluation.evaluate(network(run, "last"), test[:n_last], ("pgd",), **settings).iloc[0]
+        row = evaluation.evaluate(
+            fold_batchnorm(run.model("last")).to(device), test[:n_last], ("pgd",), **settings
+        ).iloc[0]
         last = bits(row)
     entry = {"method": plotting.method_name(method), "best epoch": epochs["best"], "last epoch": epochs["last"]}
     for name, outcome in (("best", best), ("last", last)):
         low, high = evaluation.wilson(int(outcome.sum()), len(outcome))
         entry[f"{pgd_name}, {name}"] = f"{outcome.mean():.1%} [{low:.1%}, {high:.1%}]"
     rows.append(entry)
-display(pd.DataFrame(rows).set_index("method"))
+if rows:
+    display(pd.DataFrame(rows).set_index("method"))
 notebook.say(
     f"{pgd_name} as in the table above, on the first {n_last} test images, seed {config.seed}. Where the two epochs are the same, so are the networks. "
     "The standard network's checkpoint is chosen by its clean accuracy."
+    if runs
+    else "Of the networks that come with the course only the best checkpoints are kept: nothing to compare here."
 )
 
 # %% [markdown]

@@ -15,6 +15,9 @@
 #
 # **Time** preset `cpu`: about one minute on 2 cores, plus the training of networks that no earlier notebook has trained. `smoke`:
 # seconds, networks that have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU; the maps take minutes on the CPU beside it.
+#
+# **Real CIFAR-10 without training**: with `models = "pretrained"` this notebook takes the small CIFAR-10 networks that come with the course, and their
+# settings, instead of those of the preset. The images are downloaded; `overrides = {"dataset": "imagefolder:PATH"}` takes others.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -29,6 +32,7 @@ overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
 runs_dir = "../runs"  # @param {type:"string"}
 data_root = "../data"  # @param {type:"string"}
+models = "train"  # @param ["train", "pretrained"]
 
 # %%
 import matplotlib.pyplot as plt
@@ -42,9 +46,12 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from anchor_utils import attacks, data, embeddings, evaluation, models, notebook, plotting, training
+from anchor_utils import attacks, data, embeddings, evaluation, notebook, plotting, training
+from anchor_utils.models import fold_batchnorm, pretrained
 
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
+if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
+    preset = "cifar10_cpu"
+config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, models)
 
 # %% [markdown]
 # ## 1 Features of the same images in four views
@@ -60,9 +67,12 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
 METHODS = ["standard", "pgd_at", "anchor"]
 VIEWS = ["clean", "augmented", "noise", "adversarial"]
 dataset = training.load_data(config)
-runs = {method: training.fit(config.replace(method=method), dataset=dataset) for method in METHODS}
+if models == "pretrained":
+    unfolded = {method: pretrained(method) for method in METHODS}
+else:
+    unfolded = {method: training.fit(config.replace(method=method), dataset=dataset).model() for method in METHODS}
 # Folding BatchNorm into the convolutions gives the same function of the image, and a faster one.
-networks = {method: models.fold_batchnorm(run.model()).to(device) for method, run in runs.items()}
+networks = {method: fold_batchnorm(model).to(device) for method, model in unfolded.items()}
 test = dataset.test[: config.embedding_images]
 x, y = test.inputs().to(device), test.labels.to(device)
 labels = test.labels.numpy()
