@@ -94,6 +94,7 @@ class Config(BaseModel):
     # Where
     data_root: str = "data"
     runs_dir: str = "runs"
+    keep_epochs: bool = Field(False, description="keep the weights after every epoch, in a run folder of their own")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a CUDA GPU; CUDA_VISIBLE_DEVICES says which")
 
     @field_validator("dataset")
@@ -134,7 +135,8 @@ class Config(BaseModel):
 
     def run_name(self) -> str:
         """Folder name of the run: readable parts and a hash of all training fields."""
-        return f"{_slug(self.dataset)}-{self.method}-w{self.width}-s{self.seed}-{digest(self.training_fields())}"
+        name = f"{_slug(self.dataset)}-{self.method}-w{self.width}-s{self.seed}-{digest(self.training_fields())}"
+        return f"{name}-epochs" if self.keep_epochs else name
 
 
 _NOT_TRAINED = {
@@ -147,7 +149,16 @@ _NOT_TRAINED = {
         "autoattack_images",
         "screen_images",
     ),
-    *("embedding_images", "seeds", "data_root", "runs_dir", "device", "finetune_epochs", "finetune_learning_rate"),
+    *(
+        "embedding_images",
+        "seeds",
+        "data_root",
+        "runs_dir",
+        "keep_epochs",
+        "device",
+        "finetune_epochs",
+        "finetune_learning_rate",
+    ),
 }
 
 

@@ -48,6 +48,18 @@ def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
     return _weights(_cosine(embeddings), labels, beta)
 
 
+def weight_entropy(weights: Tensor) -> Tensor:
+    """Entropy of each row of :func:`hardness_weights`: over how many positives an anchor spreads its attention.
+
+    H_i = - sum_{p in P(i)} w_ip log w_ip
+
+    Returns:
+        (M,) in nats: log |P(i)| for uniform weights (SupCon), 0 where a single positive has all the weight or there is
+        none. Its exponential is the effective number of positives.
+    """
+    return -torch.xlogy(weights, weights).sum(1)
+
+
 def hard_positive_supcon_loss(
     embeddings: Tensor, labels: Tensor, temperature: float = 0.1, beta: float = 1.0, detach_weights: bool = True
 ) -> Tensor:

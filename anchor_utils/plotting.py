@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 # One colour (Okabe & Ito's, safe for colour-blind readers) and one marker a method, the same in every notebook.
 METHOD_STYLE = {
@@ -35,29 +37,13 @@ METHOD_NAMES = {
 
 
 def use_style() -> None:
-    """The course's look: white ground (readable on dark pages too), thin grid, colour-blind safe colours."""
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
-    mpl.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "savefig.dpi": 90,
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "axes.titleweight": "bold",
-            "font.size": 11,
-            "grid.linewidth": 0.5,
-            "svg.hashsalt": "anchor",
-        }
-    )
+    """The course's look, from ``course.mplstyle`` beside this file."""
+    plt.style.use(Path(__file__).with_name("course.mplstyle"))
 
 
 def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
     """Display a figure in a notebook with a text for those who cannot see it, and close it."""
-    from IPython.display import SVG, Image, display
+    from IPython.display import SVG, display
 
     buffer = io.BytesIO()
     if svg:
@@ -65,8 +51,37 @@ def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
         display(SVG(buffer.getvalue()))
     else:
         figure.savefig(buffer, format="png")
-        display(Image(buffer.getvalue(), alt=alt))
+        _display_png(buffer.getvalue(), alt)
     plt.close(figure)
+
+
+def animate(
+    figures: Iterable[Figure], alt: str, *, milliseconds: int = 100, hold: int = 2000, colors: int = 64
+) -> None:
+    """Display figures of one size as a looping animation, and close them.
+
+    It is an animated PNG: every browser plays it, GitHub's view included, and a viewer that cannot shows the first
+    frame. `milliseconds` is the time of a frame, `hold` that of the last one; few `colors` keep the file small.
+    """
+    frames = []
+    for figure in figures:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+        frames.append(Image.open(buffer).convert("RGB"))
+    palette = frames[-1].quantize(colors)
+    first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    durations = [milliseconds] * len(rest) + [hold]
+    buffer = io.BytesIO()
+    first.save(buffer, format="PNG", save_all=True, append_images=rest, duration=durations, loop=0)
+    _display_png(buffer.getvalue(), alt)
+
+
+def _display_png(data: bytes, alt: str) -> None:
+    from IPython.display import Image as Picture
+    from IPython.display import display
+
+    display(Picture(data, format="png", alt=alt))
 
 
 def method_name(method: str) -> str:
@@ -130,7 +145,7 @@ def curves(
     percent: bool = True,
 ) -> None:
     """Lines with optional interval bands, labelled directly at their right end; names of methods get their colour."""
-    others = iter(sns.color_palette("colorblind", 10))
+    others = iter(sns.color_palette(None, 10))
     ends: list[tuple[float, str, Any]] = []
     for name, y in lines.items():
         color, marker = METHOD_STYLE.get(name, (None, "o"))
@@ -168,7 +183,7 @@ def accuracy_bars(
     figure, axis = plt.subplots(figsize=(1.2 * len(groups) + 2.5, 3.8))
     offsets = 0.14 * (np.arange(len(series)) - (len(series) - 1) / 2)
     for (name, (value, low, high)), offset, color in zip(
-        series.items(), offsets, sns.color_palette("colorblind", len(series)), strict=True
+        series.items(), offsets, sns.color_palette(None, len(series)), strict=True
     ):
         x = np.arange(len(groups)) + offset
         # Wilson's interval need not be symmetric, and at 0% or 100% rounding may put the end past the point.
@@ -245,7 +260,7 @@ def circle(
     `moves` (N,), signed lengths, are drawn as arrows along the circle, counter-clockwise if positive.
     """
     axis.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.7"))
-    palette = sns.color_palette("colorblind", int(labels.max()) + 1)
+    palette = sns.color_palette(None, int(labels.max()) + 1)
     colors = [palette[label] for label in labels]
     axis.scatter(np.cos(angles), np.sin(angles), c=colors, s=36, ec="white", zorder=3)
     if moves is not None:

@@ -18,6 +18,8 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from anchor_utils.config import Config, load_preset, presets, unknown_name
+from anchor_utils.files import write_atomically
+from anchor_utils.lock import lock
 from anchor_utils.train import parameters
 
 NOTEBOOK_DIR = Path(__file__).resolve().parent.parent / "notebooks"
@@ -84,8 +86,17 @@ def absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
+def outside_their_bands(book: nbformat.NotebookNode) -> list[str]:
+    """Names of the numbers that :func:`anchor_utils.notebook.finish` did not find where they are expected."""
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    return [name for output in outputs for name in output.get("metadata", {}).get("missed", [])]
+
+
 def run(preset: str, numbers: list[str] | None, changes: dict[str, Any], output: Path) -> int:
-    """Execute the notebooks in order; returns how many failed. A failure does not stop those after it."""
+    """Execute the notebooks in order; returns how many failed. A failure does not stop those after it.
+
+    A notebook fails that raises an error, or whose last cell finds a number outside the band in which it is expected.
+    """
     paths = notebooks(numbers)
     check_names(paths, changes)
     load_preset(preset, **{name: value for name, value in changes.items() if name in Config.model_fields})
@@ -97,6 +108,7 @@ def run(preset: str, numbers: list[str] | None, changes: dict[str, Any], output:
     for path in paths:
         start = time.perf_counter()
         print(f"{path.stem} ...", flush=True)
+        hashes = lock(nbformat.read(path, as_version=4), preset)  # now: the files may change while it runs
         target = folder / path.name
         try:
             papermill.execute_notebook(
@@ -115,6 +127,12 @@ def run(preset: str, numbers: list[str] | None, changes: dict[str, Any], output:
             print("\n".join(error.traceback), file=sys.stderr)
             print(f"the notebook up to there is {target}", file=sys.stderr, flush=True)
         else:
+            book = nbformat.read(target, as_version=4)
+            book.metadata["lock"] = hashes
+            write_atomically(target, lambda temporary: nbformat.write(book, temporary))  # noqa: B023
+            if missed := outside_their_bands(book):
+                failures.append(path.stem)
+                print(f"{path.stem} MISSED its expected values of {', '.join(missed)}", file=sys.stderr, flush=True)
             print(f"{path.stem} done in {time.perf_counter() - start:.0f} s: {target}", flush=True)
     return len(failures)
 

@@ -2,8 +2,8 @@
 
 A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``best.safetensors`` (best robust accuracy
 on held-out *training* images, clean accuracy breaking ties; the other way round for methods that train on clean
-images only) and ``last.safetensors``. While a run is under way,
-``resume.safetensors`` holds its state after the last finished epoch.
+images only) and ``last.safetensors``. While a run is under way, ``resume.safetensors`` holds its state after the last
+finished epoch. With ``keep_epochs`` there is also ``epoch-NNN.safetensors`` for every epoch, from the untrained 0 on.
 """
 
 from __future__ import annotations
@@ -45,13 +45,21 @@ class Run:
     path: Path
     config: Config
 
-    def model(self, which: Literal["best", "last"] = "best") -> AnchorNet:
-        """The network that did best on held-out training images, or the one of the last epoch."""
-        return models.load(self.path / f"{which}.safetensors")
+    def model(self, which: Literal["best", "last"] | int = "best") -> AnchorNet:
+        """The network that did best on held-out training images, or the one of the last epoch.
+
+        With ``config.keep_epochs`` also the one after any number of epochs; 0 is the untrained network.
+        """
+        return models.load(self.path / f"{which if isinstance(which, str) else epoch_name(which)}.safetensors")
 
     def metrics(self) -> pd.DataFrame:
         """One row an epoch: losses, learning rate, training accuracy, held-out clean and robust accuracy, seconds."""
         return pd.DataFrame(_read_metrics(self.path))
+
+
+def epoch_name(epoch: int) -> str:
+    """Name of the checkpoint after this many epochs."""
+    return f"epoch-{epoch:03d}"
 
 
 def fit(
@@ -240,17 +248,27 @@ def batch_loss(
         logit_labels = both
     else:
         logits, logit_labels = logits.chunk(2)[1], labels
+    embeddings, both, beta = _gather(embeddings), _gather(both), config.beta if method == "anchor" else 0.0
     terms = losses.anchor_loss(  # eq. 3
         logits,
         logit_labels,
-        _gather(embeddings),
-        _gather(both),
+        embeddings,
+        both,
         contrastive_weight=config.contrastive_weight,
         temperature=config.temperature,
-        beta=config.beta if method == "anchor" else 0.0,
+        beta=beta,
     )
     parts = {"cross_entropy": terms.cross_entropy, "contrastive": terms.contrastive}
+    parts["hardness_entropy"] = _hardness_entropy(embeddings.detach(), both, beta)
     return terms.total, parts, logits, logit_labels
+
+
+def _hardness_entropy(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """Mean entropy of the weights of eq. 1 as a share of log |P(i)|: 1 is SupCon, 0 the hardest positive alone."""
+    positives = (labels[:, None] == labels).sum(1) - 1
+    several = positives > 1  # with one positive there is nothing to weigh
+    entropy = losses.weight_entropy(losses.hardness_weights(embeddings, labels, beta))
+    return (entropy[several] / positives[several].log()).mean() if several.any() else torch.ones(())
 
 
 def _gather(x: Tensor) -> Tensor:
@@ -326,6 +344,8 @@ def _train(
         history = _read_metrics(path)[:first_epoch]
     elif accelerator.is_main_process:
         write_text(path / "config.json", json.dumps({"training": fields, "config": config.model_dump()}, indent=1))
+        if config.keep_epochs:
+            models.save(model, path / f"{epoch_name(0)}.safetensors", {**description, "epoch": 0})
     accelerator.wait_for_everyone()
 
     bar = tqdm(
@@ -385,6 +405,8 @@ def _train(
             if ranking > best:
                 best = ranking
                 models.save(model, path / "best.safetensors", metadata)
+            if config.keep_epochs:
+                models.save(model, path / f"{epoch_name(epoch + 1)}.safetensors", metadata)
             write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
             if epoch + 1 < config.epochs:
                 _save_state(path, fields, epoch + 1, best, model, optimizer, scaler)

@@ -4,40 +4,90 @@ import argparse
 import base64
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jupytext
 import nbformat
 
+from anchor_utils.lock import lock
 from anchor_utils.run import NOTEBOOK_DIR, run
 
 PRESET = "cpu"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # Where the course lies on the machine that ran it does not belong in a notebook.
 MACHINE_PATH = re.compile(r"(/[\w.+-]+)+/(?=(notebooks|anchor_utils|runs|data|site-packages)/)")
+SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n(.*?)^ *# END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 
 
-def from_source(source: Path) -> nbformat.NotebookNode:
-    """The notebook of a percent script, without outputs, with cell ids that do not change from build to build."""
+def from_source(source: Path, exercises: str = "stub") -> nbformat.NotebookNode:
+    """The notebook of a percent script, without outputs, with cell ids that do not change from build to build.
+
+    A cell with the tag "exercise" holds its answer between ``# BEGIN SOLUTION`` and ``# END SOLUTION``; the text in the
+    cell with the tag "solution" explains it. `exercises` is "stub" for learners, who get the answer in a fold below;
+    "solution" for the notebook with all answers in place; "both" for each check first after the stub, then after the
+    answer, which is how the tests run it.
+    """
     book = jupytext.read(source, fmt="py:percent")
-    for index, cell in enumerate(book.cells):
+    cells = list(_variant(book.cells, exercises))
+    for index, cell in enumerate(cells):
         cell["id"] = f"cell-{index:02d}"
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+    book.cells = cells
     book.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     book.nbformat, book.nbformat_minor = 4, 5
     return book
 
 
+def _variant(cells: list[nbformat.NotebookNode], exercises: str) -> Iterator[nbformat.NotebookNode]:
+    solved = check = None
+    for cell in cells:
+        tags = cell.metadata.get("tags", [])
+        if "exercise" in tags:
+            stub, answer = cell.copy(), cell.copy()
+            stub.source = SOLUTION.sub(r"\1raise NotImplementedError  # your answer", cell.source)
+            answer.source = solved = SOLUTION.sub(r"\2", cell.source).rstrip()
+            if stub.source == answer.source:
+                raise ValueError(f"no solution is marked in the exercise\n{cell.source}")
+            yield answer if exercises == "solution" else stub
+        elif "check" in tags:
+            check = cell
+            yield cell
+        elif "solution" in tags:
+            if solved is None or check is None:
+                raise ValueError(f"no exercise and check before the solution\n{cell.source}")
+            if exercises == "both":
+                yield nbformat.v4.new_code_cell(solved)
+                yield nbformat.v4.new_code_cell(check.source)
+            parts = (
+                "<details>\n<summary><b>Solution</b></summary>",
+                f"```python\n{solved}\n```",
+                cell.source,
+                "</details>",
+            )
+            yield nbformat.v4.new_markdown_cell("\n\n".join(parts), metadata={"tags": ["solution"]})
+            solved = check = None
+        else:
+            yield cell
+    if solved is not None:
+        raise ValueError(f"no cell with the tag 'solution' after the exercise\n{solved}")
+
+
 def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The source notebook with the outputs of the executed one and nothing of the machine that ran it."""
-    for cell, done in zip(source.cells, executed.cells, strict=True):
-        if cell.source != done.source:
-            raise ValueError(f"cell {cell.id} was executed with other code: run the notebooks again")
-        if cell.cell_type != "code":
-            continue
-        cell.execution_count = done.execution_count
-        cell.outputs = done.outputs
+    if executed.metadata.get("lock") != lock(source, PRESET):
+        raise ValueError("it was executed with other code: run the notebooks again")
+    source.metadata["lock"] = executed.metadata["lock"]
+    # Papermill's own cell, which names the folder of the networks, is left out and not counted.
+    cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    code = [pair for pair in zip(source.cells, cells, strict=True) if pair[0].cell_type == "code"]
+    for number, (cell, done) in enumerate(code, start=1):
+        cell.execution_count = number
+        # A widget without its kernel is an empty box; its static twin is in the next cell.
+        cell.outputs = [o for o in done.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
         for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number
             if "text" in output:
                 output["text"] = MACHINE_PATH.sub("", output["text"])
     return source
@@ -53,24 +103,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="such as 01 05; default: all")
     parser.add_argument("--no-execute", action="store_true", help="write them without outputs")
-    parser.add_argument(
-        "--collect", action="store_true", help="take them from runs/, where `make tutorial` executed them"
-    )
+    parser.add_argument("--solutions", type=Path, metavar="DIR", help="write them with all exercises solved, into DIR")
     options = parser.parse_args()
     sources = sorted((NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
     chosen = [source for source in sources if not options.numbers or source.name[:2] in options.numbers]
+    if options.solutions:
+        options.solutions.mkdir(parents=True, exist_ok=True)
+        for source in chosen:
+            nbformat.write(from_source(source, "solution"), options.solutions / f"{source.stem}.ipynb")
+        return 0
     books = {source: from_source(source) for source in chosen}
-    output = NOTEBOOK_DIR.parent / "runs"
-    failed = 0
-    if not options.collect:
-        for source, book in books.items():
-            nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
-        if options.no_execute:
-            return 0
-        failed = run(PRESET, [source.name[:2] for source in chosen], {}, output)
+    for source, book in books.items():
+        nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
+    if options.no_execute:
+        return 0
+    # Networks are kept between builds, but never across a change of the package.
+    everything = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from anchor_utils import training")])
+    output = NOTEBOOK_DIR.parent / "build" / f"notebooks-{lock(everything, PRESET)['package']}"
+    failed = run(PRESET, [source.name[:2] for source in chosen], {}, output)
     for source, book in books.items():
         executed = nbformat.read(output / "notebooks" / PRESET / f"{source.stem}.ipynb", as_version=4)
-        if failed and any(o.output_type == "error" for c in executed.cells for o in c.get("outputs", [])):
+        if "lock" not in executed.metadata:  # it raised an error
             continue
         nbformat.write(clean(executed, book), NOTEBOOK_DIR / f"{source.stem}.ipynb")
         if source.stem.startswith("01"):

@@ -50,6 +50,7 @@ OTHER_VALUES = {
     "seeds": 3,
     "data_root": "elsewhere",
     "runs_dir": "elsewhere",
+    "keep_epochs": True,
     "device": "cpu",
 }
 # The radius, the step and `validation_steps` score the checkpoints, whatever the method; `projection_dim` shifts the
@@ -57,7 +58,7 @@ OTHER_VALUES = {
 EVERY_METHOD = {
     *("dataset", "train_images", "validation_images", "crop_padding", "flip", "width", "projection_dim", "seed"),
     *("epsilon", "step_size", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "schedule"),
-    *("warmup", "precision", "validation_steps"),
+    *("warmup", "precision", "validation_steps", "keep_epochs"),
 }
 INNER_PROBLEM = {"attack_steps", "epsilon_warmup", "attack_mode"}
 CONTRAST = {"temperature", "contrastive_weight"}

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from anchor_utils.losses import (
     mart_loss,
     supcon_loss,
     trades_loss,
+    weight_entropy,
 )
 
 PROPERTY = settings(max_examples=40, deadline=None)
@@ -147,6 +149,16 @@ def test_weights_by_hand():
     weights = hardness_weights(torch.tensor([[1.0, 0], [2, 0], [0, 3]]), torch.tensor([0, 0, 0]), beta=1.5)
     easy = math.exp(-1.5) / (math.exp(-1.5) + 1)
     torch.testing.assert_close(weights, torch.tensor([[0, easy, 1 - easy], [easy, 0, 1 - easy], [0.5, 0.5, 0]]))
+
+
+def test_entropy_of_the_weights():
+    """log n for n alike, 0 for all on one and for none at all; scipy agrees in between."""
+    weights = torch.tensor(
+        [[0.25, 0.25, 0.25, 0.25], [0, 1, 0, 0], [0, 0, 0, 0], [0.5, 0.2, 0.3, 0]], dtype=torch.double
+    )
+    found = weight_entropy(weights)
+    torch.testing.assert_close(found[:3], torch.tensor([math.log(4), 0, 0], dtype=torch.double))
+    assert found[3] == pytest.approx(scipy.stats.entropy([0.5, 0.2, 0.3]))
 
 
 def test_farther_positives_weigh_more_and_more_so_with_beta():

@@ -1,20 +1,33 @@
-"""The notebooks: executed, complete, the same as their sources; and all of them run from start to end."""
+"""The notebooks: executed, complete, fresh; every exercise can be solved; and all of them run from start to end."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 
-import jupytext
 import nbformat
 import pytest
 
-from anchor_utils import run
+from anchor_utils import lock, run
 from anchor_utils.config import load_preset
+
+specification = importlib.util.spec_from_file_location("build", run.NOTEBOOK_DIR / "build.py")
+build = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(build)
 
 SOURCES = sorted((run.NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
 NUMBERS = [source.name[:2] for source in SOURCES]
 BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in run.notebooks()}
+every_notebook = pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
+
+
+def prose(book):
+    return "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+
+
+def outputs(book):
+    return [output for cell in book.cells for output in cell.get("outputs", [])]
 
 
 def test_there_are_eight_and_each_has_its_source():
@@ -22,23 +35,45 @@ def test_there_are_eight_and_each_has_its_source():
     assert sorted(BOOKS) == [source.stem for source in SOURCES]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
-def test_notebook_is_the_executed_form_of_its_source(source):
+@every_notebook
+def test_notebook_is_fresh(source):
+    """Its cells are those of the source, and neither they nor the package have changed since it was executed."""
+    book, written = BOOKS[source.stem], build.from_source(source)
+    refresh = "stale: run `make notebooks`"
+    assert [(c.cell_type, c.source) for c in book.cells] == [(c.cell_type, c.source) for c in written.cells], refresh
+    assert book.metadata.get("lock") == lock.lock(written, "cpu"), refresh
+
+
+@every_notebook
+def test_notebook_was_executed_from_start_to_end_without_complaint(source):
     book = BOOKS[source.stem]
-    written = jupytext.read(source, fmt="py:percent")
-    assert [(c.cell_type, c.source) for c in book.cells] == [(c.cell_type, c.source) for c in written.cells]
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    outputs = [output for cell in code for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type == "error"]
-    assert not [output for output in outputs if output.get("name") == "stderr"], "warnings in the outputs"
+    assert not [output for output in outputs(book) if output.output_type == "error"]
+    assert not [output for output in outputs(book) if output.get("name") == "stderr"], "warnings in the outputs"
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in book.cells) == 1
     assert not [cell for cell in book.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     assert book.metadata.kernelspec.name == "python3"
     assert "widgets" not in book.metadata
+    assert not [o for o in outputs(book) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
+@every_notebook
+def test_notebook_found_the_numbers_that_are_expected(source):
+    book = BOOKS[source.stem]
+    (named,) = [o.metadata.missed for o in outputs(book) if "missed" in o.get("metadata", {})]
+    assert named == []
+    assert run.outside_their_bands(book) == []
+    (table,) = [o.data["text/markdown"] for o in outputs(book) if "missed" in o.get("metadata", {})]
+    assert "values lie where they are expected" in table
+    last = [cell for cell in book.cells if cell.cell_type == "code"][-1]
+    assert (
+        f'notebook.finish(\n    "{source.name[:2]}"' in last.source
+        or f'notebook.finish("{source.name[:2]}"' in last.source
+    )
+
+
+@every_notebook
 def test_notebook_is_small_and_keeps_the_machine_to_itself(source):
     text = (run.NOTEBOOK_DIR / f"{source.stem}.ipynb").read_text()
     assert len(text) <= 1.5e6
@@ -46,28 +81,61 @@ def test_notebook_is_small_and_keeps_the_machine_to_itself(source):
     assert not re.findall(r"(?:/home|/root|/tmp|/opt|/Users|site-packages)/[\w./-]*", text)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
+@every_notebook
 def test_notebook_has_the_parts_that_every_lesson_has(source):
     book = BOOKS[source.stem]
-    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    text = prose(book)
     for part in (
         "**Claim:",
         "**You will learn**",
         "**You need**",
         "**Time**",
         "## What can go wrong",
+        "## What we saw",
         "**Limits.**",
         "**References.**",
     ):
-        assert part in prose, part
+        assert text.count(part) == 1, part
     assert book.cells[0].cell_type == "markdown"
     assert f"notebooks/{source.stem}.ipynb" in book.cells[0].source, "the Colab badge opens another notebook"
-    figures = sum(cell.source.count("plotting.show(") for cell in book.cells)
-    assert prose.count("**Reading the figure.**") == figures
-    pictures = [
-        o for c in book.cells for o in c.get("outputs", []) if {"image/png", "image/svg+xml"} & set(o.get("data", {}))
-    ]
-    assert len(pictures) >= figures
+    assert 2 <= text.count("**Predict, then see.**") <= 6
+
+
+@every_notebook
+def test_every_figure_is_read_and_described(source):
+    book = BOOKS[source.stem]
+    cells = [cell for cell in book.cells if cell.cell_type == "markdown" or "plotting." in cell.source]
+    for number, cell in enumerate(cells):
+        if cell.cell_type == "code" and re.search(r"plotting\.(show|animate)\(", cell.source):
+            assert "**Reading the figure.**" in cells[number + 1].source, cell.source[:200]
+    pictures = [o for o in outputs(book) if {"image/png", "image/svg+xml"} & set(o.get("data", {}))]
+    assert len(pictures) >= prose(book).count("**Reading the figure.**") >= 2
+    for output in pictures:
+        svg = output.data.get("image/svg+xml")
+        alt = re.search(r"<dc:title>(.+?)</dc:title>", svg)[1] if svg else output.metadata["image/png"]["alt"]
+        assert len(alt) > 30
+
+
+@every_notebook
+def test_equations_are_numbered_in_order_and_the_code_names_them(source):
+    """Each equation that is computed is named by the line that does it, and no line names one that does not exist."""
+    book = BOOKS[source.stem]
+    numbers = [int(n) for n in re.findall(r"\\tag\{(\d+)\}", prose(book))]
+    assert numbers == list(range(1, len(numbers) + 1))
+    code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    named = {int(n) for n in re.findall(r"# .*?\beq\. (\d+)", code)}
+    assert named <= set(numbers)
+    assert len(named) >= 0.5 * len(numbers)
+
+
+@every_notebook
+def test_notebook_has_exercises_with_a_check_and_a_folded_solution(source):
+    tags = [tag for cell in build.from_source(source).cells for tag in cell.metadata.get("tags", [])]
+    tags = [tag for tag in tags if tag in ("exercise", "check", "solution")]
+    assert len(tags) >= 6
+    assert tags == ["exercise", "check", "solution"] * (len(tags) // 3)
+    text = prose(BOOKS[source.stem])
+    assert text.count("<details>") == len(tags) // 3 == text.count("### Exercise ")
 
 
 def test_parameters_cells_agree_and_match_the_default_preset():

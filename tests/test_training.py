@@ -376,6 +376,27 @@ def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tm
     assert run.metrics().drop(columns="seconds").equals(tiny_run.metrics().drop(columns="seconds"))
 
 
+def test_every_epoch_is_kept_on_request(tiny, tiny_run, few_digits, tmp_path):
+    config = tiny.replace(keep_epochs=True, runs_dir=str(tmp_path))
+    assert config.training_fields() == tiny.training_fields()
+    run = fit(config, dataset=few_digits, progress=False)
+    assert {file.name for file in run.path.iterdir()} == FILES | {f"epoch-00{n}.safetensors" for n in (0, 1, 2)}
+    assert same(run.model(2).state_dict(), weights(tiny_run)), "keeping epochs changed the training"
+    assert not same(run.model(1).state_dict(), weights(tiny_run))
+    untrained = run.model(0)
+    assert untrained.metadata["epoch"] == 0
+    assert all((m.running_mean == 0).all() for m in untrained.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_hardness_entropy_is_logged_as_a_share_of_supcons(tiny, few_digits, tmp_path):
+    means = {}
+    for beta in (0.0, 2.0, 50.0):
+        config = tiny.replace(beta=beta, epochs=1, runs_dir=str(tmp_path))
+        means[beta] = fit(config, dataset=few_digits, progress=False).metrics()["hardness_entropy"].item()
+    assert means[0.0] == pytest.approx(1)
+    assert 0 < means[50.0] < means[2.0] < 1
+
+
 def test_finished_run_is_not_trained_again(tiny, tiny_run, monkeypatch):
     monkeypatch.setattr(training, "_train", forbidden)
     monkeypatch.setattr(training, "load_data", forbidden)

@@ -285,7 +285,7 @@ notebook.say(
     f"{config.eval_steps} steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) "
     f"**{by_attack['pgd']:.1%}**. The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
-notebook.save_metrics(
+notebook.finish(
     "01", preset, config, {f"standard_{name}_accuracy": value for name, value in by_attack.to_dict().items()}
 )
 

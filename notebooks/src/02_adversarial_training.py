@@ -298,7 +298,7 @@ metrics = {
     for method in methods
     for attack in ("clean", "pgd")
 }
-notebook.save_metrics("02", preset, config, {**metrics, "overfitting_gap": float(gap)})
+notebook.finish("02", preset, config, {**metrics, "overfitting_gap": float(gap)})
 
 # %% [markdown]
 # **Limits.** One seed and one small network; the intervals cover the choice of test images, not the luck of training. PGD is one attack:

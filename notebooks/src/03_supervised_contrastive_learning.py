@@ -485,7 +485,7 @@ notebook.say(
     f"**{by_attack['pgd']:.1%}**, and the nearest neighbours read {nearest_under_attack:.1%} of the attacked images. "
     f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
-notebook.save_metrics(
+notebook.finish(
     "03",
     preset,
     config,

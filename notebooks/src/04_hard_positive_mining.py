@@ -578,7 +578,7 @@ notebook.say(
     f"{roomy['not detached']:.0%} and {roomy['detached']:.0%}. The claim is "
     f"**{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
-notebook.save_metrics(
+notebook.finish(
     "04",
     preset,
     config,

@@ -353,7 +353,7 @@ metrics = {
     for method in groups
     for attack in ("clean", "pgd")
 }
-notebook.save_metrics("05", preset, config, {**metrics, "contrastive_pull_share": share})
+notebook.finish("05", preset, config, {**metrics, "contrastive_pull_share": share})
 
 # %% [markdown]
 # **Limits.** A reconstruction from an abstract, on small images with a small network and one seed. The hyper-parameters beta, lambda and tau were

@@ -807,7 +807,7 @@ for name in broken:
     key = name.replace(" ", "_")
     metrics |= {f"{key}_pgd_accuracy": float(as_is[name]), f"{key}_adapted_accuracy": float(around[name])}
 metrics |= {f"{name.lower().replace(' ', '_')}_failed_checks": count for name, count in failed.items()}
-notebook.save_metrics("06", preset, config, metrics)
+notebook.finish("06", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One norm, one epsilon for most of the numbers, and few images for the strong attacks where the machine is small. Every number is an upper bound: a later, better attack may lower it. A *lower*

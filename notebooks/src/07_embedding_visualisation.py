@@ -584,7 +584,7 @@ for m in METHODS:
     metrics[f"{m}_trustworthiness"] = trust[m]
 metrics["shuffled_knn"] = float(mean_knn)
 metrics["shuffled_silhouette"] = float(np.mean(silhouettes))
-notebook.save_metrics("07", preset, config, metrics)
+notebook.finish("07", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One training seed a network, one layer (the features before the classifier), one attack strength. PGD and the feature attack are lower bounds on how far features *can* be moved. The nearest class centre is a crude classifier: it assumes round classes.

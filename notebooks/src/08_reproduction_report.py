@@ -335,7 +335,7 @@ notebook.say(
     + ", ".join(f"{count} {verdict}" for verdict, count in study_claims["verdict"].value_counts().items())
     + "."
 )
-notebook.save_metrics("08", preset, config, {verdict: int(count) for verdict, count in counts.items()})
+notebook.finish("08", preset, config, {verdict: int(count) for verdict, count in counts.items()})
 
 # %% [markdown]
 # **Limits.** The claims are our reading of an abstract and a summary. The values of the equations and hyper-parameters are ours.
