@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 
 import nbformat
 import pytest
@@ -147,23 +145,31 @@ def test_parameters_cells_agree_and_match_the_default_preset():
     assert load_preset("cpu").seed == cells[0]["seed"]
 
 
-def test_all_notebooks_run_with_the_smoke_preset(tmp_path):
-    """In order and in one folder, as a user does, without a network; then again, when nothing may train anew."""
-    command = [sys.executable, "-m", "anchor_utils.run", "smoke", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_all_notebooks_run_with_the_smoke_preset(tmp_path, monkeypatch):
+    """In order and in one folder, as a user does, without a network. Every exercise is checked before and after it is
+    solved: a check that lets the stub pass, or not the solution, would be found here."""
+    (tmp_path / "notebooks").mkdir()
+    for source in SOURCES:
+        nbformat.write(build.from_source(source, "both"), tmp_path / "notebooks" / f"{source.stem}.ipynb")
+    monkeypatch.setattr(run, "NOTEBOOK_DIR", tmp_path / "notebooks")
+    assert run.main(["smoke", "--output", str(tmp_path)]) == 0
     executed = sorted((tmp_path / "notebooks" / "smoke").glob("*.ipynb"))
     assert [path.name[:2] for path in executed] == NUMBERS
     for path in executed:
-        for cell in nbformat.read(path, as_version=4).cells:
-            for output in cell.get("outputs", []):
-                assert output.get("name") != "stderr", f"{path.stem}: {output['text']}"
+        book = nbformat.read(path, as_version=4)
+        assert not [o["text"] for o in outputs(book) if o.get("name") == "stderr"], path.stem
+        checks = [cell for cell in book.cells if "@notebook.check(" in cell.source and cell.cell_type == "code"]
+        said = ["".join(o.text for o in cell.outputs if "text" in o).strip() for cell in checks]
+        assert len(said) >= 4
+        for number, (stub, solution) in enumerate(zip(said[::2], said[1::2], strict=True), start=1):
+            assert stub.startswith(f"Exercise {number}: not solved yet."), f"{path.stem}: {stub}"
+            assert solution == f"Exercise {number}: passed.", f"{path.stem}: {solution}"
     results = sorted(path.name for path in (tmp_path / "results" / "smoke").glob("[0-9][0-9].json"))
     assert results == [f"{number}.json" for number in NUMBERS]
 
     names = [path.parent.name for path in tmp_path.glob("*/config.json")]
-    fields = [json.loads(path.read_text())["training"] for path in tmp_path.glob("*/config.json")]
-    unique = {json.dumps(values, sort_keys=True) for values in fields}
+    contents = [json.loads(path.read_text()) for path in tmp_path.glob("*/config.json")]
+    unique = {json.dumps([c["training"], c["config"]["keep_epochs"]], sort_keys=True) for c in contents}
     assert len(unique) == len(names), "two runs of one configuration"
 
 

@@ -1,8 +1,11 @@
 """Figures: each is drawn on small arrays, and what stands in it is read back."""
 
+import io
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.quiver import Quiver
@@ -55,6 +58,35 @@ def test_style_is_white_with_reproducible_svg():
         plotting.use_style()
         assert to_hex(mpl.rcParams["figure.facecolor"]) == "#ffffff"
         assert mpl.rcParams["svg.hashsalt"] == "anchor"
+
+
+def test_animation_plays_in_every_browser_and_holds_the_last_frame(monkeypatch):
+    """Read back by Pillow: the frames in order, their times, an endless loop, and a plain PNG for those who cannot."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+
+    def figures():
+        for k in range(4):
+            figure, axis = plt.subplots(figsize=(2, 2), dpi=50)
+            axis.barh(0, k + 1, color="#0072B2")
+            axis.set_xlim(0, 4)
+            yield figure
+
+    plotting.animate(figures(), "a bar that grows", milliseconds=50, hold=700)
+    (picture,) = shown
+    assert picture.alt == "a bar that grows"
+    assert not plt.get_fignums()
+    film = PIL.Image.open(io.BytesIO(picture.data))
+    assert (film.format, film.n_frames, film.info["loop"]) == ("PNG", 4, 0)
+    blue, durations = [], []
+    for k in range(4):
+        film.seek(k)
+        durations.append(film.info["duration"])
+        pixels = np.asarray(film.convert("RGB")).astype(int)
+        blue.append(int((np.abs(pixels - [0, 0x72, 0xB2]).max(2) < 12).sum()))
+    assert durations == [50, 50, 50, 700]
+    assert blue[0] > 0
+    np.testing.assert_allclose(np.array(blue) / blue[0], [1, 2, 3, 4], rtol=0.2)
 
 
 @pytest.mark.parametrize("svg", [False, True])
