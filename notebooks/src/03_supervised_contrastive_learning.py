@@ -212,7 +212,7 @@ def _():
 
 # %%
 anchor = torch.tensor([0.0, 1.0])  # at the top of a circle
-offsets = torch.tensor([25.0, -60.0, 95.0, -35.0, 65.0, -110.0, 140.0]).deg2rad()  # of the others from the anchor
+offsets = torch.tensor([25.0, -60.0, 95.0, -35.0, 50.0, -110.0, 140.0]).deg2rad()  # of the others from the anchor
 others = torch.stack([offsets.sin(), offsets.cos()], 1).requires_grad_()
 target = torch.tensor([1, 1, 1, 0, 0, 0, 0]) / 3  # the first three are its positives
 guesses = {}
@@ -230,25 +230,26 @@ order = (-(points @ anchor)).argsort().tolist()
 figure, axes = plt.subplots(2, 2, figsize=(9.6, 7.2), height_ratios=[1.45, 1])
 for (circle, bars), (tau, q) in zip(axes.T, guesses.items(), strict=True):
     force = (target - q).numpy()
+    arrows = {
+        "color": side,
+        "angles": "xy",
+        "scale_units": "xy",
+        "scale": 1,
+        "width": 0.011,
+        "headlength": 4,
+        "zorder": 4,
+    }
     circle.add_patch(plt.Circle((0, 0), 1, fill=False, ec="0.75"))
     circle.plot(*anchor, marker="*", markersize=17, color="black")
     circle.text(0, 1.1, "anchor", ha="center")
-    for rank, j in enumerate(order):
-        x, y = points[j].tolist()
-        # One unit of target minus guess has the same length in both panels of a column.
-        circle.annotate(
-            "", (x, y + 1.6 * force[j]), (x, y), arrowprops={"arrowstyle": "-|>", "color": side[j], "lw": 2.4}
-        )
-        circle.plot(x, y, "o", color=side[j], markersize=8)
+    circle.scatter(*points.T, c=side, s=50, zorder=3)
+    circle.quiver(*points.T, np.zeros(7), 1.6 * force, **arrows)
+    for j, (x, y) in enumerate(points.tolist()):
         circle.text(1.14 * x + 0.02, 1.14 * y, names[j], color=side[j], ha="center", va="center", fontweight="bold")
-        bars.bar(rank, float(q[j]), width=0.62, color="0.85")
-        bars.hlines(float(target[j]), rank - 0.36, rank + 0.36, color="black", linewidth=2)
-        bars.annotate(
-            "",
-            (rank, float(target[j])),
-            (rank, float(q[j])),
-            arrowprops={"arrowstyle": "-|>", "color": side[j], "lw": 2.4},
-        )
+    rank, guess, goal = np.argsort(order), q.numpy(), target.numpy()
+    bars.bar(rank, guess, width=0.62, color="0.85")
+    bars.hlines(goal, rank - 0.36, rank + 0.36, color="black", linewidth=2)
+    bars.quiver(rank, guess, np.zeros(7), force, **arrows)
     circle.set(xlim=(-1.6, 1.6), ylim=(-1.25, 1.3), xticks=[], yticks=[], aspect="equal")
     circle.set_title(f"$\\tau$ = {tau:g}")
     circle.spines[:].set_visible(False)
@@ -407,48 +408,51 @@ def gaps(angles):
     return places, np.rad2deg(np.diff(places, append=places[0] + 2 * np.pi))
 
 
-temperatures, last_step = {0.05: "#D55E00", 0.2: "#009E73", 2.0: "#0072B2"}, 300
+temperatures, last_step = {0.05: "black", 0.2: "#CC79A7", 2.0: "#E69F00"}, 300
 paths = {t: descend(start, t, last_step) for t in temperatures}
 smallest_gap = {t: float(gaps(path[-1])[1].min()) for t, (path, _) in paths.items()}
 
 
 def frame(step):
-    figure = plt.figure(figsize=(7.6, 4.6))
+    figure = plt.figure(figsize=(7.6, 4.8))
+    figure.suptitle(f"step {step}", fontsize=11)
     grid = figure.add_gridspec(2, 3, height_ratios=[1.35, 1])
     axis = figure.add_subplot(grid[1, :])
     for column, (t, (path, values)) in enumerate(paths.items()):
         circle = figure.add_subplot(grid[0, column])
         plotting.circle(circle, path[step].numpy(), circle_labels.numpy())
         circle.set_title(f"$\\tau$ = {t:g}", color=temperatures[t])
-        axis.plot(np.arange(1, step + 2), values[: step + 1], color=temperatures[t])
-        axis.plot(step + 1, values[step], "o", color=temperatures[t], markersize=7)
-    axis.set(xscale="log", xlim=(0.9, 1.3 * last_step), ylim=(0, 6), xlabel="step (logarithmic)", ylabel="loss (nats)")
-    axis.set_xticks([1, 10, 100], ["1", "10", "100"])
+        circle.collections[0].set_sizes([64])
+        axis.plot(values[: step + 1], color=temperatures[t])
+        axis.plot(step, values[step], "o", color=temperatures[t], markersize=7)
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set(xlim=(-0.1, 1.3 * last_step), ylim=(0, 9), xlabel="step (logarithmic)", ylabel="loss (nats)")
+    axis.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axis.minorticks_off()
     return figure
 
 
-steps = np.unique(np.geomspace(1, last_step + 1, 44).round().astype(int)) - 1
+steps = np.unique(np.geomspace(1, last_step + 1, 42).round().astype(int)) - 1
 plotting.animate(
     (frame(step) for step in steps),
     "Animation: 24 points of three classes start on one third of a circle and are moved by SupCon at temperatures 0.05, "
     "0.2 and 2; they gather by class, and the groups move apart, at low temperature not far. Below, the three losses.",
     milliseconds=120,
-    colors=32,
+    colors=128,
 )
 
 # %% [markdown]
 # **Reading the figure.** All three circles start alike. Watch one colour: first its points run together, past points of other
-# classes. Then the groups push each other away. Watch *when* the groups stop, and what the loss below does at that moment.
+# classes. Then the groups push each other away. Watch *when* they come to rest, and what the loss below does at that moment.
 # If temperature were only a learning rate, all circles would end alike. The same once more as a filmstrip, to compare at
 # leisure.
 
 # %%
-shown = [0, 5, 20, 80, last_step]
+shown = [0, 4, 8, 20, last_step]
 figure, axes = plt.subplots(len(temperatures), len(shown), figsize=(10, 6.2))
 for row, (t, (path, _)) in zip(axes, paths.items(), strict=True):
     for axis, step in zip(row, shown, strict=True):
-        title = f"step {step}" if row is axes[0] else ""
+        title = f"step {step}" if t == min(temperatures) else ""
         plotting.circle(axis, path[step].numpy(), circle_labels.numpy(), title=title)
     for place, gap in zip(*gaps(path[-1]), strict=True):
         middle = place + math.radians(gap) / 2
@@ -477,8 +481,8 @@ notebook.say(
 # %% [markdown]
 # **Reading the figure.** Each row starts from the same points; time runs to the right; the numbers in the last column are the
 # angles between groups. At high temperature every negative pushes, however far it is, until the three groups are spread
-# evenly. At low temperature a negative at some distance gets no more push (the two figures of section 2), and the groups
-# stop where they can no longer see each other, with much of the circle left empty. So low temperature sorts the near
+# evenly. At low temperature a negative at some distance gets next to no push (the two figures of section 2), and the
+# groups come to rest where they hardly see each other any more, with much of the circle left empty. So low temperature sorts the near
 # neighbours and leaves the far order alone, high temperature spreads everything. Practice lies between the two: at 0.1,
 # often. Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
 #
@@ -503,7 +507,7 @@ for t, (_, values) in paths.items():
 
 # %% [markdown]
 # So this is where the three curves of the animation went. At low temperature the floor is all but reached while the groups
-# are still close together: nothing is left to gain, and that is *why* they stop. At high temperature the negatives keep a
+# are still close together: nothing is left to gain, and that is *why* they rest there. At high temperature the negatives keep a
 # share, however far they are, and the loss stays above the floor even in the best arrangement there is.
 #
 # ### Exercise 3 · The lowest loss there is
