@@ -205,7 +205,8 @@ def _():
 #
 # Cosine $c_{ij}$ is $z_i^\top z_j$, so the gradient at the vector $z_j$ is that number times $z_i$. The force on $z_j$, which
 # is minus the gradient, is an arrow parallel to the anchor: **target minus guess** is its length (over $\tau$) and its
-# sign. Positive: pulled towards the anchor. Negative: pushed away.
+# sign. Positive: pulled towards the anchor. Negative: pushed away. Only the part of a force along the sphere moves a point,
+# and all anchors pull and push at the same time; here we look at what a single one does.
 #
 # > **Predict, then see.** An anchor has three positives and four negatives. The nearest of the seven is a positive. Can the
 # > loss push even *this positive* away? At which temperature rather, 1 or 0.1? And which negatives are pushed hardest?
@@ -365,17 +366,17 @@ def _():
 # %% [markdown] tags=["solution"]
 # The logarithm is concave, so by Jensen's inequality the log of the mean is at least the mean of the logs:
 # $L^{\mathrm{in}} \le L^{\mathrm{out}}$. They are equal if all positives of an anchor have one and the same share, for
-# instance if there is only one. The difference matters: $L^{\mathrm{in}}$ is content with one close positive and pulls
-# each positive in proportion to the share it *already has*; far positives are forgotten. $L^{\mathrm{out}}$ pulls the far ones
-# hardest (the arrows above), and notebook 04 goes further in that direction.
+# instance if there is only one. The difference matters: $L^{\mathrm{in}}$ never pushes a positive away, but it pulls each
+# one in proportion to the share it *already has*. One close positive is enough, and far positives are forgotten.
+# $L^{\mathrm{out}}$ pulls the far ones hardest (the arrows above), and notebook 04 goes further in that direction.
 
 # %% [markdown]
 # ## 3 The hypersphere in two dimensions
 #
 # In the plane the hypersphere is a circle, and a vector is an angle. We drop network and images, throw 24 points of three
-# classes on one third of the circle (a fresh network, too, sends all images into much the same direction), and let the
-# loss move them: plain gradient descent on the 24 angles. The step is proportional to $\tau$, so that the factor $1/\tau$ of
-# equation 4 cancels and only the *distribution* of the forces differs.
+# classes on one third of the circle (section 6 looks where a fresh network sends its images), and let the loss move
+# them: plain gradient descent on the 24 angles. The step is proportional to $\tau$, so that the factor $1/\tau$ of equation
+# 4 cancels and only the *distribution* of the forces differs.
 #
 # > **Predict, then see.** There is room for every class to gather in one point, and three points are farthest apart at 120
 # > degrees. Will the groups get there at $\tau = 2$? At $\tau = 0.05$? And will the loss reach zero?
@@ -403,8 +404,8 @@ def descend(angles, temperature, steps):
 
 def gaps(angles):
     """Where the three groups lie (radians, in order) and how far each is from the next one (degrees)."""
-    middle = torch.stack([on_circle(angles)[circle_labels == k].mean(0) for k in range(3)])
-    places = np.sort(np.arctan2(middle[:, 1], middle[:, 0]).numpy())
+    middle = torch.stack([on_circle(angles)[circle_labels == k].mean(0) for k in range(3)]).numpy()
+    places = np.sort(np.arctan2(middle[:, 1], middle[:, 0]))
     return places, np.rad2deg(np.diff(places, append=places[0] + 2 * np.pi))
 
 
@@ -443,9 +444,9 @@ plotting.animate(
 
 # %% [markdown]
 # **Reading the figure.** All three circles start alike. Watch one colour: first its points run together, past points of other
-# classes. Then the groups push each other away. Watch *when* they come to rest, and what the loss below does at that moment.
-# If temperature were only a learning rate, all circles would end alike. The same once more as a filmstrip, to compare at
-# leisure.
+# classes. Then the groups push each other away. Watch *when* they come to rest, and what the loss below does at that moment
+# (in nats: the logarithm is the natural one). If temperature were only a learning rate, all circles would end alike. The
+# same once more as a filmstrip, to compare at leisure.
 
 # %%
 shown = [0, 4, 8, 20, last_step]
