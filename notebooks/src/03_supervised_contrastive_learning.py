@@ -689,10 +689,11 @@ for axis, (name, (within, between)) in zip(axes, pairs.items(), strict=True):
         axis.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.6, linewidth=0)
     axis.set(title=name, xlabel="cosine of the pair", xticks=[-1, -0.5, 0, 0.5, 1])
     top = axis.get_ylim()[1]
+    axis.set_yticks([tick for tick in axis.get_yticks() if tick <= top])
     axis.set_ylim(0, 1.25 * top)
     axis.annotate(
         "", (typical[name][0], 1.08 * top), (typical[name][1], 1.08 * top),
-        arrowprops={"arrowstyle": "<->", "color": "0.3", "shrinkA": 0, "shrinkB": 0},
+        arrowprops={"arrowstyle": "|-|, widthA=0.3, widthB=0.3", "color": "0.3", "shrinkA": 0, "shrinkB": 0},
     )  # fmt: skip
     axis.text(min(np.mean(typical[name]), 0.6), 1.11 * top, f"medians {apart[name]:.2f} apart", ha="center", fontsize=9)
     axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
@@ -719,7 +720,7 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** Each panel shows all pairs of test images, those of one class in blue and the others in orange; the
-# arrow spans their medians. Before training, look whether the two kinds can be told apart at all. The features lie after a
+# bracket spans their medians. Before training, look whether the two kinds can be told apart at all. The features lie after a
 # ReLU and an average, so none of their entries is negative, and neither is any cosine; the projection has the whole range. The
 # dotted line is the lowest cosine that $K$ gathered classes can have with each other on average, $-1/(K-1)$: the simplex
 # of exercise 3, the 120 degrees of section 3. (Single pairs may lie below.) Groups that stop short of it, to its right,
