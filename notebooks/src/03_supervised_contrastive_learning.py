@@ -14,8 +14,8 @@
 #
 # **You need** notebook 01: epsilon, PGD. Cosines and the softmax.
 #
-# **Time** preset `cpu`: about a minute on 2 cores, a third of it training. `smoke`: seconds, networks that have learned nothing, for tests
-# only. `t4` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
+# **Time** preset `cpu`: about a minute on 2 cores, a third of it training. `smoke`: seconds, networks that have learned
+# nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -483,9 +483,9 @@ notebook.say(
 # **Reading the figure.** Each row starts from the same points; time runs to the right; the numbers in the last column are the
 # angles between groups. At high temperature every negative pushes, however far it is, until the three groups are spread
 # evenly. At low temperature a negative at some distance gets next to no push (the two figures of section 2), and the
-# groups come to rest where they hardly see each other any more, with much of the circle left empty. So low temperature sorts the near
-# neighbours and leaves the far order alone, high temperature spreads everything. Practice lies between the two: at 0.1,
-# often. Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
+# groups come to rest where they hardly see each other any more, with much of the circle left empty. So low temperature
+# sorts the near neighbours and leaves the far order alone, high temperature spreads everything. Practice lies between the
+# two: at 0.1, often. Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
 #
 # ## 4 The loss does not go to zero
 #
@@ -736,8 +736,8 @@ notebook.say(
 # We train the linear probe again with the package's own fine-tuning (encoder frozen, clean images), so that
 # encoder and probe are one network, and attack that.
 #
-# > **Predict, then see.** PGD is made to fool the probe. Will the features of its images lie in the gap between groups, or
-# > inside the group of a wrong class?
+# > **Predict, then see.** PGD is made to fool the probe. Where will the features of its images lie: still near their own group,
+# > in the gap between groups, or across it, near a wrong one? And will the nearest neighbours, unlike the probe, hold out?
 
 # %%
 probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)
@@ -792,7 +792,7 @@ for axis, name in zip(axes, features, strict=True):
     axis.set_xlabel("cosine with own centre")
 axes[0].set_ylabel("highest cosine\nwith another centre")
 axes[0].text(0.97, 0.03, "own group", transform=axes[0].transAxes, ha="right", fontsize=9, color="0.4")
-axes[0].text(0.03, 0.97, "inside a wrong group", transform=axes[0].transAxes, va="top", fontsize=9, color="0.4")
+axes[0].text(0.03, 0.97, "wrong group", transform=axes[0].transAxes, va="top", fontsize=9, color="0.4")
 plotting.show(
     figure,
     "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean, "
@@ -805,19 +805,21 @@ inside_wrong = float((to_other["PGD"] >= typical_own).mean())
 print(f"median cosine of an image's features with those of its clean version, {len(few)} test images")
 print("  ".join(f"{name}: {np.median(values):.3f}" for name, values in kept.items()))
 notebook.say(
-    f"Of the attacked images **{wrong_centre:.0%}** are nearest to a wrong centre, and {inside_wrong:.0%} are *inside* a wrong "
-    f"group: as near to its centre (cosine at least {typical_own:.2f}) as nine of ten clean images are to their own. The 10 "
-    f"nearest neighbours, which the attack never saw, read {nearest_under_attack:.1%} of them."
+    f"Of the attacked images **{wrong_centre:.0%}** are nearest to a wrong centre. Their median cosine with it is "
+    f"{np.median(to_other['PGD']):.2f}, with their own centre {np.median(to_own['PGD']):.2f}. **{inside_wrong:.0%}** are as near "
+    f"to the wrong centre as nine of ten clean images are to their own (cosine at least {typical_own:.2f}): deep inside a "
+    f"wrong group. The 10 nearest neighbours, which the attack never saw, read {nearest_under_attack:.1%} of them."
 )
 
 # %% [markdown]
 # **Reading the figure.** A point is a test image. Below the diagonal (blue) it is nearest to the centre of its own class,
-# above it (orange) to another one. The bottom right corner means: deep inside its own group; the top left corner: deep
-# inside a wrong one. Compare the three panels. The random crop is a control: training with crops asked for features that do
-# not mind them. The PGD panel answers the question above: points near the diagonal lie in the gap, points far above it
-# *inside* a wrong group, where every distance-based reader must be fooled as well. The nearest neighbours check just that. If
-# the right panel looked like the left one while the probe failed, only the probe would be fragile and the features
-# would be sound.
+# above it (orange) to another one. Bottom right means: deep inside its own group; top left: deep inside a wrong one. Compare
+# the three panels. The random crop is a control: training with crops asked for features that do not mind them. The PGD
+# panel answers the question above. Points near the diagonal lie in the gap. Points far above it have crossed it: to every
+# reader that goes by distance they belong to a wrong class, and the nearest neighbours check just that. Only points as high
+# up as the clean ones are far right lie deep inside a wrong group; the others can still be told apart from clean images of
+# that class, but by their distance, not by their label. If the right panel looked like the left one while the probe failed,
+# only the probe would be fragile and the features would be sound.
 #
 # ## What can go wrong
 #
