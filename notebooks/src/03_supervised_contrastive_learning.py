@@ -840,6 +840,7 @@ notebook.say(
 
 # %%
 by_attack = table.set_index("attack")["accuracy"]
+interval = table.set_index("attack").loc["pgd"]
 score = examination.set_index(["representation", "examiner"])["accuracy"]
 confirmed = by_attack["clean"] > 0.9 and by_attack["pgd"] < 0.1
 within, between = typical["projection, SupCon"]
@@ -850,7 +851,7 @@ notebook.say(
     f"{score['raw pixels', 'linear probe']:.1%}, untrained network: {score['features, untrained', 'linear probe']:.1%}). "
     f"Uniform noise of size epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}; PGD with {config.eval_steps} "
     f"steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) leaves "
-    f"**{by_attack['pgd']:.1%}**, and the nearest neighbours read {nearest_under_attack:.1%} of the attacked images. "
+    f"**{by_attack['pgd']:.1%}** (95% interval {interval['low']:.1%} to {interval['high']:.1%}), and the nearest neighbours read {nearest_under_attack:.1%} of the attacked images. "
     f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
 
