@@ -69,7 +69,9 @@ def animate(
         figure.savefig(buffer, format="png")
         plt.close(figure)
         frames.append(Image.open(buffer).convert("RGB"))
-    palette = frames[-1].quantize(colors)
+    # One palette for all frames, made from the first, the middle and the last.
+    chosen = np.concatenate([np.asarray(frames[k]) for k in (0, len(frames) // 2, -1)])
+    palette = Image.fromarray(chosen).quantize(colors)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [milliseconds] * len(rest) + [hold]
     buffer = io.BytesIO()
