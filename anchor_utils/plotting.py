@@ -297,16 +297,19 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
     axis.set_title(title, loc="left")
 
 
-def chords(axis: Axes, angles: np.ndarray, anchor: int, pulls: np.ndarray, *, width: float = 8.0) -> None:
+def chords(
+    axis: Axes, angles: np.ndarray, anchor: int, pulls: np.ndarray, *, width: float = 8.0, thinnest: float = 0.0
+) -> None:
     """Lines inside a `circle` from point `anchor` to all others, as thick as `pulls` (N,); 0 draws none.
 
-    A positive pull is a solid blue line, a negative one, which pushes, a dashed orange one.
+    A positive pull is a solid blue line, a negative one, which pushes, a dashed orange one. `thinnest`, in points,
+    keeps weak ones visible.
     """
     x, y = np.cos(angles), np.sin(angles)
     for other, pull in enumerate(pulls):
         if other != anchor and pull:
             axis.plot(
-                [x[anchor], x[other]], [y[anchor], y[other]], linewidth=width * abs(pull), zorder=2, alpha=0.8,
+                [x[anchor], x[other]], [y[anchor], y[other]], linewidth=max(width * abs(pull), thinnest), zorder=2, alpha=0.8,
                 color="#0072B2" if pull > 0 else "#D55E00", linestyle="-" if pull > 0 else (0, (1.2, 0.5)),
                 solid_capstyle="butt",
             )  # fmt: skip
@@ -355,16 +358,19 @@ def gallery(
                 )
                 tick = low + reference * scale
                 axis.plot([tick, tick], [-0.17, -0.03], color="black", linewidth=1.2, transform=below, clip_on=False)
-                axis.text(low, -0.19, f"x{bars[r][c]:.2f}", transform=below, fontsize=9, va="top", color="#0072B2")
+                axis.text(
+                    low, -0.2, f"weight x{bars[r][c]:.2f}", transform=below, fontsize=8.5, va="top", color="#0072B2"
+                )
             if notes[r][c]:
                 axis.text(
-                    high, -0.19 if bars[r][c] is None else -0.36, notes[r][c], transform=below, fontsize=9, va="top",
-                    ha="right", color="#D55E00", fontweight="bold",
+                    low, -0.06 if bars[r][c] is None else -0.36, notes[r][c], transform=below, fontsize=8.5, va="top",
+                    color="#D55E00", fontweight="bold",
                 )  # fmt: skip
             axis.set(xlim=(low, high))
             if c == 0:
                 axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
             if r == 0 and c in heads:
                 heading = [*groups][list(heads).index(c)]
-                axis.text(low, 1.3, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
+                text = axis.text(low, 1.3, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
+                text.set_in_layout(False)  # it stands over several columns
     return figure

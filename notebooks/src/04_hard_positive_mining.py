@@ -120,7 +120,8 @@ print("ours equals the exponential of anchor_utils.losses.weight_entropy")
 away = torch.tensor([8.0, -18, 30, -44, 58, -76, 100, -128, 155])  # of nine positives, in degrees
 angles = (90 + torch.cat([torch.zeros(1), away])).deg2rad()
 betas = (0.0, 2.0, 8.0)
-figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.5))
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.8))
+figure.get_layout_engine().set(h_pad=0.15)
 for axis, beta in zip(axes, betas, strict=True):
     w = (-beta * away.deg2rad().cos()).softmax(0)  # eq. 1
     plotting.circle(
@@ -150,7 +151,6 @@ spread = torch.linspace(-0.2, 1, 9)
 betas = (0.0, 1.0, 2.0, 4.0)
 multiples = {f"beta = {beta:g}": (9 * (-beta * spread).softmax(0)).numpy() for beta in betas}
 widths = np.linspace(0, 2, 21)
-ratios = {f"beta = {beta:g}": np.exp(beta * widths) for beta in betas}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6))
 plotting.curves(
     left,
@@ -160,19 +160,24 @@ plotting.curves(
     ylabel="weight, multiple of SupCon's",
     percent=False,
 )
-plotting.curves(
-    right,
-    widths,
-    ratios,
-    xlabel="spread: highest minus lowest cosine",
-    ylabel="weight of the hardest positive\nover that of the easiest",
-    percent=False,
-)
 right.set_yscale("log")
+for beta in betas:
+    (line,) = right.plot(widths, np.exp(beta * widths))
+    right.annotate(
+        f"beta = {beta:g}",
+        (2.04, math.exp(2 * beta)),
+        color=line.get_color(),
+        va="center",
+        fontsize=10,
+        annotation_clip=False,
+    )
 right.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
 right.minorticks_off()
-for text, beta in zip(right.texts, betas, strict=True):  # on a log scale the labels find their places by themselves
-    text.xy = (1.02, math.exp(2 * beta))
+right.set(
+    xlabel="spread: highest minus lowest cosine",
+    ylabel="weight of the hardest positive\nover that of the easiest",
+    xlim=(0, 2),
+)
 plotting.show(
     figure,
     "Left: weight of nine positives against their cosine for beta 0, 1, 2 and 4: flat at 0, steeper for larger beta. "
@@ -279,7 +284,7 @@ for i in typical + uneven:
     chosen = [i, *from_hard[:4], *from_hard[-3:]]
     rows.append(pixels[chosen].cpu().numpy())
     bars.append([None, *(multiple[i, p].item() for p in chosen[1:])])
-    titles.append(["", *(f"cosine {cosine[i, p]:.2f}" for p in chosen[1:])])
+    titles.append(["", *(f"cos {cosine[i, p]:.2f}" for p in chosen[1:])])
     notes.append(["" if read_as[p] == labels[p] else f"read as {dataset.classes[read_as[p]]}" for p in chosen])
 names = [f"typical\n{dataset.classes[labels[i]]}" for i in typical]
 names += [f"uneven\n{dataset.classes[labels[i]]}" for i in uneven]
@@ -318,15 +323,7 @@ others_accuracy = outcome[rest].float().mean().item()
 
 figure, axis = plt.subplots(figsize=(8, 3.6))
 axis.axhline(outcome.float().mean(), color="0.5", linestyle=":")
-axis.annotate(
-    "all images",
-    (10.55, outcome.float().mean()),
-    xytext=(0, 4),
-    textcoords="offset points",
-    ha="right",
-    va="bottom",
-    fontsize=9,
-)
+axis.text(10.4, outcome.float().mean() - 0.012, "all images", ha="right", va="top", fontsize=10, color="0.35")
 for k, (accuracy, (low, high)) in enumerate(zip(by_tenth, ends, strict=True), start=1):
     axis.errorbar(
         k, accuracy, yerr=[[max(accuracy - low, 0)], [max(high - accuracy, 0)]], fmt="o", color="#0072B2", capsize=3
@@ -410,11 +407,18 @@ for name, z in batches.items():
         if name == "SupCon, adversarial view":
             share_adversarial.append(w[:n, n:].sum(1).mean().item())
 
+
+def mark_preset(axis):
+    axis.set_ylim(-0.03, 1.05)
+    axis.axvline(config.beta, color="0.75", linewidth=1, zorder=0)
+    axis.text(config.beta + 0.12, 0, f"beta = {config.beta:g}\nof this preset", fontsize=9)
+
+
 z = batches["SupCon, adversarial view"]
 from_augmented = (z @ z.T)[:n]
 to_augmented = from_augmented[:, :n][batch_positive[:n, :n]].numpy()
 to_adversarial = from_augmented[:, n:][(both_labels[:, None] == both_labels)[:n, n:]].numpy()
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.7))
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.7))
 for values, color in ((to_augmented, "#0072B2"), (to_adversarial, "#D55E00")):
     left.hist(
         values, np.linspace(-1, 1, 41), weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.6, lw=0
@@ -425,32 +429,16 @@ left.set(
 )
 left.text(0.05, 0.92, "augmented positives", color="#0072B2", transform=left.transAxes)
 left.text(0.05, 0.83, "adversarial positives", color="#D55E00", transform=left.transAxes)
-plotting.curves(
-    middle,
-    hardnesses,
-    {"adversarial\npositives": share_adversarial},
-    xlabel="beta",
-    ylabel="share of the anchor's weight",
-)
-middle.axhline(share_adversarial[0], color="0.5", linestyle=":")
-middle.annotate(
-    "SupCon", (hardnesses[-1], share_adversarial[0]), xytext=(0, -14), textcoords="offset points", ha="right"
-)
-plotting.curves(right, hardnesses, share_used, xlabel="beta", ylabel="effective number of positives,\nshare of all")
-for axis in (middle, right):
-    axis.set_ylim(-0.03, 1.05)
-    axis.axvline(config.beta, color="0.75", linewidth=1, zorder=0)
-    axis.annotate(
-        f"beta = {config.beta:g}\nof this preset",
-        (config.beta, 0),
-        xytext=(5, 4),
-        textcoords="offset points",
-        fontsize=9,
-    )
+right.plot(hardnesses, share_adversarial, color="#D55E00", marker="o")
+right.axhline(share_adversarial[0], color="0.5", linestyle=":")
+right.text(hardnesses[-1], share_adversarial[0] - 0.03, "share in SupCon", ha="right", va="top", color="0.35")
+right.set(xlabel="beta", ylabel="share of the weight that goes\nto adversarial positives")
+right.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+mark_preset(right)
 plotting.show(
     figure,
-    "Left: cosines of augmented anchors with augmented and with adversarial positives. Middle: share of the weight that goes "
-    "to adversarial positives against beta. Right: effective number of positives against beta for three batches.",
+    "Left: cosines of augmented anchors with augmented and with adversarial positives. Right: share of the weight that goes "
+    "to adversarial positives against beta.",
     svg=True,
 )
 at_two = hardnesses.index(2)
@@ -464,13 +452,33 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: the further a positive lies to the left, the harder it is. Compare the two colours. Middle:
-# where the weight goes. The dotted line is SupCon's share; above it the loss turns towards the adversarial images, and the
-# hills on the left say why. Right: 100% means that all positives count, as in SupCon. Compare the three batches: $\beta$
-# can only act where the cosines differ. This is the reason to combine the weights with adversarial training, which
-# notebook 05 does. If the curve in the middle stayed on the dotted line, the weights would not know the adversarial images
-# from the others, and ANCHOR would be SupCon with extra steps. One caution: this network has never been trained against
-# attacks. The better a network resists, the less its embeddings of attacked images move, and the less there is to weigh.
+# **Reading the figure.** Left: the further a positive lies to the left, the harder it is. Compare the two colours. Right: where
+# the weight goes. The dotted line is SupCon's share; above it the loss turns towards the adversarial images, and the hills
+# on the left say why. This is the reason to combine the weights with adversarial training, which notebook 05 does. If the
+# curve on the right stayed on the dotted line, the weights would not know the adversarial images from the others, and
+# ANCHOR would be SupCon with extra steps. One caution: this network has never been trained against attacks. The better a
+# network resists, the less its embeddings of attacked images move, and the less there is to weigh.
+#
+# So $\beta$ did something in that batch. In every batch? The same network before training, the trained one, and the trained
+# one with the adversarial view:
+
+# %%
+figure, axis = plt.subplots(figsize=(7.8, 3.6))
+plotting.curves(axis, hardnesses, share_used, xlabel="beta", ylabel="effective number of positives,\nshare of all")
+mark_preset(axis)
+plotting.show(
+    figure,
+    "Effective number of positives, as a share of all positives, against beta for a batch before training, after SupCon "
+    "training, and with an adversarial view.",
+    svg=True,
+)
+
+# %% [markdown]
+# **Reading the figure.** 100% means that all positives count, as in SupCon. Compare the three curves at the preset's $\beta$, and
+# remember what acts: $\beta$ times the spread of the cosines. A network in which all images still point the same way leaves
+# nothing to weigh, and neither does one whose classes are gathered, but for its few hard images. A curve near the top says
+# that there the loss *is* SupCon, whatever its name. Had all three curves the same height, $\beta$ would not listen to
+# the batch.
 #
 # ## 5 The hardest positive of all: a wrong label
 #
@@ -492,7 +500,7 @@ cosine = z @ z.T
 different = (
     both_labels[:, None] != batch.labels.cpu()[None, :]
 )  # anchor i, image j that may be mislabelled to its class
-strengths = [0, 0.5, 1, 2, 4, 8, 16]
+mistake_betas = [0, 0.5, 1, 2, 3, 4, 6, 8]
 
 
 def share_of_wrong(beta):
@@ -511,15 +519,15 @@ assert torch.allclose(long_way, share_of_wrong(2.0)[i, j], rtol=1e-4)
 
 number = batch_positive.sum(1, keepdim=True).float().mean().item() + 2  # of positives, the two wrong ones included
 gap = ((cosine * batch_positive).sum(1, keepdim=True) / batch_positive.sum(1, keepdim=True) - cosine[:, :n])[different]
-taken = {beta: share_of_wrong(beta)[different] for beta in strengths}
-middle_of = [taken[beta].median().item() for beta in strengths]
-band = tuple([taken[beta].quantile(q).item() for beta in strengths] for q in (0.1, 0.9))
-smooth = np.linspace(0, max(strengths), 100)
+taken = {beta: share_of_wrong(beta)[different] for beta in mistake_betas}
+middle_of = [taken[beta].median().item() for beta in mistake_betas]
+band = tuple([taken[beta].quantile(q).item() for beta in mistake_betas] for q in (0.1, 0.9))
+smooth = np.linspace(0, max(mistake_betas), 100)
 formula = 1 / (1 + (number / 2 - 1) * np.exp(-smooth * gap.median().item()))  # eq. 4, two wrong ones: n / 2
 figure, axis = plt.subplots(figsize=(7.8, 3.8))
 plotting.curves(
     axis,
-    strengths,
+    mistake_betas,
     {"wrong positives,\nmeasured": middle_of},
     bands={"wrong positives,\nmeasured": band},
     xlabel="beta",
@@ -535,18 +543,18 @@ axis.annotate(
     fontsize=10,
 )
 axis.axhline(middle_of[0], color="0.5", linewidth=1)
-axis.annotate("SupCon", (max(strengths), middle_of[0]), xytext=(0, 4), textcoords="offset points", ha="right")
+axis.annotate("SupCon", (max(mistake_betas), middle_of[0]), xytext=(0, 4), textcoords="offset points", ha="right")
 plotting.show(
     figure,
     "Share of the weight that two positives with a wrong label take, against beta, with a band over all mistakes, and the "
     "curve of equation 4.",
     svg=True,
 )
-nearly = next((beta for beta, share in zip(strengths, middle_of, strict=True) if share > 0.9), None)
+nearly = next((beta for beta, share in zip(mistake_betas, middle_of, strict=True) if share > 0.9), None)
 notebook.say(
     f"{different.sum()} pairs of an anchor and a mistake, median gap {gap.median():.2f}. With the label wrong, two of "
     f"{number:.0f} positives (mean) get a median share of {middle_of[0]:.0%} of the weight in SupCon and "
-    f"**{middle_of[strengths.index(2)]:.0%}** at beta = 2. They have more than 90% "
+    f"**{middle_of[mistake_betas.index(2)]:.0%}** at beta = 2. They have more than 90% "
     + (f"from beta = **{nearly:g}** on, of the values tried." if nearly else "at none of the values tried.")
 )
 
@@ -721,43 +729,45 @@ for name, version in versions.items():
 detached, through = pulls["hard positives, detached"], pulls["hard positives, not detached"]
 reversed_sign = (detached > 0) & (through < 0)
 
-figure, axes = plt.subplot_mosaic("abc", figsize=(12.2, 4), width_ratios=[1, 1, 1.55])
-places = np.arange(10, 180, 10)
+figure, axes = plt.subplot_mosaic("abc", figsize=(11, 4), width_ratios=[1, 1, 1.7])
+places = np.arange(10, 180, 12)
 ring = np.deg2rad(np.concatenate([90 - places, 90 + places]))
 for axis, force, title in ((axes["a"], detached, "detached"), (axes["b"], through, "not detached")):
-    there = np.concatenate([force[places], -force[places]])  # counter-clockwise is towards the anchor on the right side
-    sign = (np.concatenate([force[places]] * 2) < 0).astype(int)
-    plotting.circle(axis, ring, sign, title=title, moves=0.8 * there)
+    direction = np.sign(force[places])
+    ways = np.concatenate([direction, -direction])  # counter-clockwise is towards the anchor on the right side
+    plotting.circle(axis, ring, (np.tile(direction, 2) < 0).astype(int), title=title, moves=0.19 * ways)
     axis.plot(0, 1, marker="*", markersize=16, color="black", zorder=5)
-    axis.text(0, 1.18, "anchor", ha="center", fontsize=10)
+    axis.text(0, 1.16, "anchor", ha="center", fontsize=10)
     hard = angles[2].item()
-    axis.plot(0.86 * math.cos(hard), 0.86 * math.sin(hard), marker="D", markersize=7, color="0.3")
-    axis.text(0.76 * math.cos(hard), 0.86 * math.sin(hard), "the other positive", fontsize=9, va="center")
+    axis.plot(0.84 * math.cos(hard), 0.84 * math.sin(hard), marker="D", markersize=7, color="0.3")
+    axis.text(0.72 * math.cos(hard), 0.84 * math.sin(hard), "the other positive", fontsize=9, va="center")
 axis = axes["c"]
 axis.fill_between(away, -1, 1, where=reversed_sign, color="#D55E00", alpha=0.13, linewidth=0)
 axis.axhline(0, color="black", linewidth=1)
-plotting.curves(
-    axis,
-    away.numpy(),
-    {name.replace("hard positives, ", f"beta = {beta:g},\n"): force for name, force in pulls.items()},
-    xlabel="degrees between the anchor and this positive",
-    ylabel="force along the circle\n- away      + towards the anchor",
-    percent=False,
-    ylim=(1.15 * min(detached.min(), through.min()) - 0.05, 1.1 * through.max()),
-)
-for line in axis.lines:
-    line.set(marker="")
-axis.set_xticks(range(0, 181, 30))
-if reversed_sign.any():
-    axis.text(
-        away[reversed_sign].mean(),
-        axis.get_ylim()[1] * 0.8,
-        "pulled if\ndetached,\npushed if not",
-        ha="center",
-        va="top",
-        color="#D55E00",
-        fontsize=9.5,
+styles = {
+    "SupCon": ("#999999", 58),
+    "hard positives, detached": ("#0072B2", 80),
+    "hard positives, not detached": ("#D55E00", 136),
+}
+for name, (color, place) in styles.items():
+    axis.plot(away, pulls[name], color=color)
+    word, side = name.replace("hard positives, ", ""), "left" if place > 90 else "right"
+    axis.annotate(
+        word,
+        (place, pulls[name][place]),
+        xytext=(6 if place > 90 else -6, 4),
+        textcoords="offset points",
+        ha=side,
+        color=color,
     )
+axis.set(xlim=(0, 180), ylim=(-0.2, 0.78), xticks=range(0, 181, 30), yticks=[0, 0.2, 0.4, 0.6])
+axis.set(
+    xlabel="degrees between the anchor and this positive",
+    ylabel="force along the circle\n- away       + towards the anchor",
+)
+if reversed_sign.any():
+    words = "pulled in if detached,\npushed away if not"
+    axis.text(away[reversed_sign].mean(), -0.19, words, ha="center", va="bottom", color="#D55E00", fontsize=9)
 plotting.show(
     figure,
     "Left and middle: circles with arrows that show where the anchor's loss moves a positive from each place, with detached "
@@ -773,9 +783,9 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left and middle: a dot is a place where the positive could be, and its arrow the step it would make
-# from there. Blue arrows lead to the anchor, orange ones away. Right: the same as curves, with SupCon; above the black line
-# the positive is pulled in. In the shaded region one version pulls and the other pushes, and it is the region of the *easy*
+# **Reading the figure.** Left and middle: a dot is a place where the positive could be, and its arrow the direction of the
+# step that it would make from there. Blue arrows lead to the anchor, orange ones away. How strong the force is stands on
+# the right, with SupCon for comparison; above the black line the positive is pulled in. In the shaded region one version pulls and the other pushes, and it is the region of the *easy*
 # places. (At 0 and at 180 degrees no force along the circle is possible.) The hard places show the other face of equation 6:
 # there the version that is not detached pulls harder. Had the two curves the same sign everywhere, the wrong sign of the
 # figure before would be a special case of one hand-made place.
@@ -932,29 +942,47 @@ paths = {name: path[:, example] for name, path in paths.items()}  # (steps, 24, 
 # In colour: the class that ends least gathered without detaching. Lines: what one of its points does to the others.
 final = paths["hard positives, not detached"][-1]
 torn = int((final @ final.T).masked_fill(~same, 1).view(3, 8, 24).amin((1, 2)).argmin())
-anchor = 8 * torn
 shades = (groups != torn) * (2 + 4 * ((groups - torn) % 3 - 1))  # of the style's cycle: blue, green, grey
+
+
+def pulls_of(i, name, points):
+    """What the loss of anchor i does to each point (..., 24) of its class: + pulls in, - pushes away; 0 for all others."""
+    cosine = points @ points[..., i, :, None]
+    cosine, itself = cosine[..., 0], torch.arange(24) == i
+    mates = (groups == groups[i]) & ~itself
+    guess = (cosine / 0.5).masked_fill(itself, -1e9).softmax(-1)
+    pull = torch.zeros_like(cosine)
+    pull[..., mates] = target_of(cosine[..., mates], *versions[name]) - guess[..., mates]  # eq. 5 or eq. 6
+    return pull
+
+
+# Of that class we draw the lines of the point whose pushes, times their length, are largest.
+path = paths["hard positives, not detached"]
+pushes = [
+    (-pulls_of(i, "hard positives, not detached", path)).clamp_min(0) * (path - path[:, i : i + 1]).norm(dim=-1)
+    for i in range(8 * torn, 8 * torn + 8)
+]
+anchor = 8 * torn + int(torch.stack(pushes).sum((1, 2)).argmax())
 
 
 def draw(axis, name, step, title=""):
     points = paths[name][step]
     angles = torch.atan2(points[:, 1], points[:, 0]).numpy()
-    c = points @ points[anchor]
-    mates = (groups == torn).nonzero().flatten()
-    mates = mates[mates != anchor]
-    guess = (c / 0.5).masked_fill(torch.arange(24) == anchor, -1e9).softmax(0)
-    pull = torch.zeros(24)
-    pull[mates] = target_of(c[mates], *versions[name]) - guess[mates]  # minus the gradient, eq. 5 or eq. 6
+    pull = pulls_of(anchor, name, points)
     plotting.circle(axis, angles, shades.numpy(), title=title)
-    plotting.chords(axis, angles, anchor, pull.tolist(), width=14)
+    plotting.chords(axis, angles, anchor, pull.where(pull.abs() > 0.005, 0).tolist(), width=14, thinnest=1.6)
+    axis.plot(*points[anchor], marker="*", markersize=15, color="#0072B2", markeredgecolor="white", zorder=5)
 
 
 def frames():
-    for step in sorted({round(last_step * (k / 44) ** 2.2) for k in range(45)}):
-        figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.1))
+    for step in sorted({round(last_step * (k / 39) ** 2.2) for k in range(40)}):
+        figure, axes = plt.subplots(1, 3, figsize=(8, 3.05), layout="none")
+        figure.subplots_adjust(left=0, right=1, bottom=0.08, top=0.9, wspace=0)
         for axis, (name, (b, _)) in zip(axes, versions.items(), strict=True):
             draw(axis, name, step, name.replace("hard positives", f"beta = {b:g}"))
-        axes[1].set_xlabel(f"step {step}")
+        figure.text(0.03, 0.03, f"step {step}", fontweight="bold")
+        figure.text(0.5, 0.03, "solid blue: pulled in", color="#0072B2", ha="right")
+        figure.text(0.53, 0.03, "dashed orange: pushed away", color="#D55E00")
         yield figure
 
 
@@ -962,9 +990,8 @@ plotting.animate(
     frames(),
     "Animation: 24 points of three classes move on a circle from the same start under SupCon, under detached hard-positive "
     "weights and under weights that are not detached; lines show what one anchor pulls and pushes.",
-    milliseconds=180,
+    milliseconds=200,
     hold=4000,
-    colors=48,
 )
 notebook.say(
     f"Of {count} starts, {int(differ.sum())} end differently in this sense; shown is "
@@ -972,10 +999,10 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** The three circles start alike. Watch the blue class and the lines of *one* of its points, the anchor:
+# **Reading the figure.** The three circles start alike. Watch the blue class and the lines of *one* of its points, the star:
 # a solid blue line pulls that positive in, a dashed orange one pushes it away, and the thickness is the strength
-# ($w - q$ of equation 5, or $\hat w - q$ of equation 6). With SupCon the lines start alike; with the weights the long ones are
-# the thick ones. In the right circle look for dashed lines to the *near* blue points while thick ones reach for the far ones.
+# ($w - q$ of equation 5, or $\hat w - q$ of equation 6; very weak lines are drawn thicker than they are). With SupCon the lines
+# start nearly alike; with the weights the long ones are the thick ones. In the right circle look for dashed lines to the *near* blue points while thick ones reach for the far ones.
 # At the end count the groups of blue. Orange lines as strong in the middle circle as in the right one would speak against
 # section 6. Here are five moments of it, standing still.
 
@@ -1004,22 +1031,23 @@ plotting.show(
 
 # %%
 strengths = [0, 1, 2, 3, 4, 6]
-each_beta = torch.tensor(strengths, dtype=torch.float32)[:, None, None, None]  # one descent for all betas
 
 
-def gathered(beta, detach, dimensions):
-    """Share of the starts that end with every class in one group."""
-    *_, points = descend(random_starts(count, dimensions), beta, detach, 300)
-    return in_one_group(points).float().mean(-1)
+def gathered(betas, detach, dimensions):
+    """For each beta, the share of the starts that end with every class in one group; all descend at once."""
+    each_beta = torch.tensor(betas, dtype=torch.float32)[:, None, None, None]
+    points = random_starts(count, dimensions).expand(len(betas), -1, -1, -1)
+    *_, points = descend(points, each_beta, detach, 300)
+    return in_one_group(points).float().mean(-1).tolist()
 
 
 success = {
-    "detached": gathered(each_beta, True, 2).tolist(),
-    "not detached": gathered(each_beta, False, 2).tolist(),
+    "detached": gathered(strengths, True, 2),
+    "not detached": gathered(strengths, False, 2),
 }
 intervals = {k: [evaluation.wilson(round(v * count), count) for v in values] for k, values in success.items()}
 bands = {name: tuple(zip(*pairs, strict=True)) for name, pairs in intervals.items()}
-roomy = {name: gathered(4.0, detach, 16).item() for name, detach in (("detached", True), ("not detached", False))}
+roomy = {name: gathered([4], detach, 16)[0] for name, detach in (("detached", True), ("not detached", False))}
 figure, (left, right) = plt.subplots(1, 2, figsize=(12.2, 3.8), sharey=True)
 plotting.curves(
     left,
