@@ -309,10 +309,15 @@ def chords(
     for other, pull in enumerate(pulls):
         if other != anchor and pull:
             axis.plot(
-                [x[anchor], x[other]], [y[anchor], y[other]], linewidth=max(width * abs(pull), thinnest), zorder=2, alpha=0.8,
-                color="#0072B2" if pull > 0 else "#D55E00", linestyle="-" if pull > 0 else (0, (1.2, 0.5)),
+                [x[anchor], x[other]],
+                [y[anchor], y[other]],
+                color="#0072B2" if pull > 0 else "#D55E00",
+                linestyle="-" if pull > 0 else (0, (1.2, 0.5)),
+                linewidth=max(width * abs(pull), thinnest),
+                alpha=0.8,
+                zorder=2,
                 solid_capstyle="butt",
-            )  # fmt: skip
+            )
 
 
 def gallery(
@@ -340,6 +345,7 @@ def gallery(
         columns += range(len(ratios), len(ratios) + span)
         ratios += [1.0] * span + [0.18]
     figure = plt.figure(figsize=(size * sum(ratios) + 0.9, (size + 0.62) * len(rows) + 0.3))
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # room for the headings
     grid = figure.add_gridspec(len(rows), len(ratios), width_ratios=ratios)
     heads = np.cumsum([0, *spans])[:-1]
     for r, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
@@ -371,6 +377,6 @@ def gallery(
                 axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
             if r == 0 and c in heads:
                 heading = [*groups][list(heads).index(c)]
-                text = axis.text(low, 1.3, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
+                text = axis.text(low, 1.26, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
                 text.set_in_layout(False)  # it stands over several columns
     return figure

@@ -127,7 +127,7 @@ for axis, beta in zip(axes, betas, strict=True):
     plotting.circle(
         axis, angles.numpy(), np.zeros(10, int), title=f"beta = {beta:g}" + (": SupCon" if not beta else "")
     )
-    plotting.chords(axis, angles.numpy(), 0, [0, *w.tolist()], width=24)
+    plotting.chords(axis, angles.numpy(), 0, [0, *w.tolist()], width=18)
     axis.text(0, 1.15, "anchor", ha="center", fontsize=10)
     words = f"as many as {my_effective_number(w[None]).item():.1f} of 9 positives count"
     axis.text(0, -1.3, words, ha="center", va="top", fontsize=10)
@@ -760,18 +760,19 @@ for name, (color, place) in styles.items():
         ha=side,
         color=color,
     )
-axis.set(xlim=(0, 180), ylim=(-0.2, 0.78), xticks=range(0, 181, 30), yticks=[0, 0.2, 0.4, 0.6])
+axis.set(xlim=(0, 180), ylim=(-0.27, 0.78), xticks=range(0, 181, 30), yticks=[0, 0.2, 0.4, 0.6])
 axis.set(
     xlabel="degrees between the anchor and this positive",
     ylabel="force along the circle\n- away       + towards the anchor",
 )
 if reversed_sign.any():
     words = "pulled in if detached,\npushed away if not"
-    axis.text(away[reversed_sign].mean(), -0.19, words, ha="center", va="bottom", color="#D55E00", fontsize=9)
+    axis.text(away[reversed_sign].mean(), -0.26, words, ha="center", va="bottom", color="#D55E00", fontsize=9)
 plotting.show(
     figure,
     "Left and middle: circles with arrows that show where the anchor's loss moves a positive from each place, with detached "
     "weights and without. Right: the force against the angle; a shaded region where it changes its sign.",
+    svg=True,
 )
 span = away[reversed_sign]
 notebook.say(
@@ -886,7 +887,6 @@ def _():
         ours = linear_target(cosine.detach()[:5])
         assert ours.shape == (5,), f"The shape is {tuple(ours.shape)}, it should be (5,)."
         assert not torch.allclose(ours, w.detach()), "This is w itself, the target with detached weights."
-        assert abs(ours.sum() - 1) < 1e-6, f"Your targets sum to {ours.sum():.3f}; those of a weighted mean sum to 1."
         assert torch.allclose(ours, expected), (
             f"Automatic differentiation finds {expected.numpy().round(3)}, yours are {ours.numpy().round(3)}."
         )
@@ -894,8 +894,9 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # The extra term is $\sum_{p'} \frac{\partial w_{p'}}{\partial c_p} c_{p'} = (\bar c - c_p) / S$, so $\hat w_p = w_p + (\bar c - c_p) / S
-# = (1 + \bar c - 2 c_p) / S$, which is negative from $c_p > (1 + \bar c) / 2$ on. The mistake does not lie in the softmax: *any* weights that
-# fall with the cosine pay the loss for pushing easy positives away, if the gradient may run through them.
+# = (1 + \bar c - 2 c_p) / S$, which is negative from $c_p > (1 + \bar c) / 2$ on. The mistake does not lie in the softmax: weights
+# that fall with the cosine pay the loss for pushing easy positives away, if the gradient may run through them. Here the
+# targets do not even sum to 1: a softmax ignores a common shift of all cosines, these weights do not.
 
 # %% [markdown]
 # ## 7 Does it matter? Free points on a circle
@@ -939,27 +940,25 @@ differ = ends["SupCon"] & ends["hard positives, detached"] & ~ends["hard positiv
 example = int(differ.int().argmax())
 paths = {name: path[:, example] for name, path in paths.items()}  # (steps, 24, 2)
 
-# In colour: the class that ends least gathered without detaching. Lines: what one of its points does to the others.
+# In colour: the class that ends least gathered without detaching.
 final = paths["hard positives, not detached"][-1]
 torn = int((final @ final.T).masked_fill(~same, 1).view(3, 8, 24).amin((1, 2)).argmin())
 shades = (groups != torn) * (2 + 4 * ((groups - torn) % 3 - 1))  # of the style's cycle: blue, green, grey
 
 
-def pulls_of(i, name, points):
-    """What the loss of anchor i does to each point (..., 24) of its class: + pulls in, - pushes away; 0 for all others."""
-    cosine = points @ points[..., i, :, None]
-    cosine, itself = cosine[..., 0], torch.arange(24) == i
-    mates = (groups == groups[i]) & ~itself
-    guess = (cosine / 0.5).masked_fill(itself, -1e9).softmax(-1)
-    pull = torch.zeros_like(cosine)
-    pull[..., mates] = target_of(cosine[..., mates], *versions[name]) - guess[..., mates]  # eq. 5 or eq. 6
-    return pull
+def targets_of(i, name, points):
+    """The targets that anchor i has for all points (..., 24): weights, eq. 1, or what replaces them, eq. 6."""
+    mates = (groups == groups[i]) & (torch.arange(24) != i)
+    cosine = (points @ points[..., i, :, None])[..., 0]
+    target = torch.zeros_like(cosine)
+    target[..., mates] = target_of(cosine[..., mates], *versions[name])
+    return target
 
 
-# Of that class we draw the lines of the point whose pushes, times their length, are largest.
+# Of that class we draw the lines of the point with the most negative targets, times their length, over all steps.
 path = paths["hard positives, not detached"]
 pushes = [
-    (-pulls_of(i, "hard positives, not detached", path)).clamp_min(0) * (path - path[:, i : i + 1]).norm(dim=-1)
+    (-targets_of(i, "hard positives, not detached", path)).clamp_min(0) * (path - path[:, i : i + 1]).norm(dim=-1)
     for i in range(8 * torn, 8 * torn + 8)
 ]
 anchor = 8 * torn + int(torch.stack(pushes).sum((1, 2)).argmax())
@@ -968,30 +967,30 @@ anchor = 8 * torn + int(torch.stack(pushes).sum((1, 2)).argmax())
 def draw(axis, name, step, title=""):
     points = paths[name][step]
     angles = torch.atan2(points[:, 1], points[:, 0]).numpy()
-    pull = pulls_of(anchor, name, points)
     plotting.circle(axis, angles, shades.numpy(), title=title)
-    plotting.chords(axis, angles, anchor, pull.where(pull.abs() > 0.005, 0).tolist(), width=14, thinnest=1.6)
+    plotting.chords(axis, angles, anchor, targets_of(anchor, name, points).tolist(), width=12, thinnest=1.4)
     axis.plot(*points[anchor], marker="*", markersize=15, color="#0072B2", markeredgecolor="white", zorder=5)
 
 
 def frames():
-    for step in sorted({round(last_step * (k / 39) ** 2.2) for k in range(40)}):
-        figure, axes = plt.subplots(1, 3, figsize=(8, 3.05), layout="none")
+    for step in sorted({round(last_step * (k / 28) ** 2.2) for k in range(29)}):
+        figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.85), layout="none")
         figure.subplots_adjust(left=0, right=1, bottom=0.08, top=0.9, wspace=0)
         for axis, (name, (b, _)) in zip(axes, versions.items(), strict=True):
             draw(axis, name, step, name.replace("hard positives", f"beta = {b:g}"))
         figure.text(0.03, 0.03, f"step {step}", fontweight="bold")
-        figure.text(0.5, 0.03, "solid blue: pulled in", color="#0072B2", ha="right")
-        figure.text(0.53, 0.03, "dashed orange: pushed away", color="#D55E00")
+        figure.text(0.5, 0.03, "solid blue: positive target", color="#0072B2", ha="right")
+        figure.text(0.53, 0.03, "dashed orange: negative target", color="#D55E00")
         yield figure
 
 
 plotting.animate(
     frames(),
     "Animation: 24 points of three classes move on a circle from the same start under SupCon, under detached hard-positive "
-    "weights and under weights that are not detached; lines show what one anchor pulls and pushes.",
-    milliseconds=200,
+    "weights and under weights that are not detached; lines show the targets of one anchor.",
+    milliseconds=260,
     hold=4000,
+    colors=112,
 )
 notebook.say(
     f"Of {count} starts, {int(differ.sum())} end differently in this sense; shown is "
@@ -999,16 +998,16 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** The three circles start alike. Watch the blue class and the lines of *one* of its points, the star:
-# a solid blue line pulls that positive in, a dashed orange one pushes it away, and the thickness is the strength
-# ($w - q$ of equation 5, or $\hat w - q$ of equation 6; very weak lines are drawn thicker than they are). With SupCon the lines
-# start nearly alike; with the weights the long ones are the thick ones. In the right circle look for dashed lines to the *near* blue points while thick ones reach for the far ones.
-# At the end count the groups of blue. Orange lines as strong in the middle circle as in the right one would speak against
-# section 6. Here are five moments of it, standing still.
+# **Reading the figure.** The three circles start alike. Watch the blue class, and the lines of *one* of its points, the star.
+# They are its targets: as thick as $w$ in SupCon and with detached weights, as $\hat w$ of equation 6 without detaching (very
+# thin ones are drawn thicker than they are). A solid blue line says "come nearer", a dashed orange one "you are not one of
+# mine". In SupCon all lines are alike, with the weights the long ones are thick. Look for dashed lines in the right circle,
+# and at whom they point. At the end count the groups of blue. Dashed lines in the middle circle would refute equation 5.
+# Here are five moments of it, standing still.
 
 # %%
 shown = [0, 4, 12, 40, last_step]
-figure, axes = plt.subplots(3, len(shown), figsize=(10.2, 6.4))
+figure, axes = plt.subplots(3, len(shown), figsize=(9.4, 6))
 for row, (name, (b, _)) in zip(axes, versions.items(), strict=True):
     for axis, step in zip(row, shown, strict=True):
         draw(axis, name, step, f"step {step}" if name == "SupCon" else "")
@@ -1018,12 +1017,12 @@ for row, (name, (b, _)) in zip(axes, versions.items(), strict=True):
 plotting.show(
     figure,
     "Filmstrip of 24 points of three classes under SupCon, under hard-positive weights that are detached, and under "
-    "weights that are not detached; lines show what one anchor pulls and pushes.",
+    "weights that are not detached; lines show the targets of one anchor.",
 )
 
 # %% [markdown]
 # **Reading the figure.** Time runs to the right; all rows begin alike; the lines are those of the animation. Compare the first
-# column: at the same places the three versions already pull differently. In the last column one group a colour is what a
+# column: at the same places the three versions already have different targets. In the last column one group a colour is what a
 # contrastive loss is for. Several groups of one colour mean that the class is torn: pulled to both sides at once by hard
 # positives, with other classes in between. One start is an anecdote, and this one was picked, so the next cell counts.
 #
