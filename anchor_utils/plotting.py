@@ -344,7 +344,7 @@ def gallery(
     for span in spans:
         columns += range(len(ratios), len(ratios) + span)
         ratios += [1.0] * span + [0.18]
-    figure = plt.figure(figsize=(size * sum(ratios) + 0.9, (size + 0.62) * len(rows) + 0.3))
+    figure = plt.figure(figsize=(size * sum(ratios) + 0.9, (size + 0.74) * len(rows) + 0.3), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # room for the headings
     grid = figure.add_gridspec(len(rows), len(ratios), width_ratios=ratios)
     heads = np.cumsum([0, *spans])[:-1]
