@@ -300,9 +300,9 @@ plotting.show(
 # **Reading the figure.** The bar below an image is its weight for the anchor of the row; the black tick marks SupCon's weight,
 # x1.00. Orange words mark images that the linear classifier of the same network misreads, and as what. Compare the
 # hard ones of the typical rows with their anchor: look for other ways to write the class, for bad writing, for labels that
-# you would not sign. In the two "uneven" rows look at the *anchor* first: an anchor that lies outside its class has no near
-# positives, only far ones and very far ones. Hard means far for *this* network. If the hard and the easy positives looked
-# alike to you in every row, cosine would be no measure of anything that you can see.
+# you would not sign. In the two "uneven" rows ask who is the odd one, the anchor or the positive: if one image is the hardest
+# for several anchors, it is that image. Hard means far for *this* network. If the hard and the easy positives looked alike
+# to you in every row, cosine would be no measure of anything that you can see.
 #
 # Looking at a few rows proves little. So a count: for each *test* image, how much weight does it receive as a positive, on
 # average over its anchors? Sorted by that, are the hard images also hard for someone else, the linear classifier?
@@ -488,8 +488,9 @@ plotting.show(
 #
 # $$w_{\mathrm{wrong}} = \frac{1}{1 + (n - 1)\, e^{-\beta \Delta}} \tag{4}$$
 #
-# We measure it on the clean batch of the section before. One image gets a wrong label, both its views, so there are two wrong positives
-# among the $n$ of each anchor of that class. We do this for *every* image and *every* wrong class of the batch, one at a time.
+# We measure it on the clean batch of the section before. One image gets a wrong label, both its views, so there are two
+# wrong positives among the $n$ of each anchor of that class. We do this for *every* image and *every* wrong class of the
+# batch, one at a time.
 #
 # > **Predict, then see.** SupCon gives two of $n$ positives the share $2/n$. Which share do the two wrong ones get
 # > at $\beta = 2$, and by which $\beta$ do they have nearly everything?
@@ -786,15 +787,17 @@ notebook.say(
 # %% [markdown]
 # **Reading the figure.** Left and middle: a dot is a place where the positive could be, and its arrow the direction of the
 # step that it would make from there. Blue arrows lead to the anchor, orange ones away. How strong the force is stands on
-# the right, with SupCon for comparison; above the black line the positive is pulled in. In the shaded region one version pulls and the other pushes, and it is the region of the *easy*
-# places. (At 0 and at 180 degrees no force along the circle is possible.) The hard places show the other face of equation 6:
-# there the version that is not detached pulls harder. Had the two curves the same sign everywhere, the wrong sign of the
-# figure before would be a special case of one hand-made place.
+# the right, with SupCon for comparison; above the black line the positive is pulled in. In the shaded region one version
+# pulls and the other pushes, and it is the region of the *easy* places. (At 0 and at 180 degrees no force along the circle
+# is possible.) The hard places show the other face of equation 6: there the version that is not detached pulls harder. Had
+# the two curves the same sign everywhere, the wrong sign of the figure before would be a special case of one hand-made
+# place.
 #
 # To be fair: by equation 5 an easy positive can be pushed away in the other two versions as well, namely when its share
-# $q_{ip}$ of the guess exceeds its target; the orange arrows beside the star in the left circle are such places. That happens at low temperature, when the guess falls on a few easy positives
-# only. But this push is never stronger than that on a negative with the same cosine, and it ends when the share has come
-# down to the target. The push of equation 6 needs no large share.
+# $q_{ip}$ of the guess exceeds its target; the orange arrows beside the star in the left circle are such places. That
+# happens most at low temperature, when the guess falls on a few easy positives only. But this push is never stronger than
+# that on a negative with the same cosine, and it ends when the share has come down to the target. The push of equation 6
+# needs no large share.
 #
 # Equation 6 says one more thing. Where cosines differ little, $1 + \beta(\bar c - c) \approx e^{\beta (\bar c - c)}$, so
 # $\hat w$ is about the softmax of $-2\beta c$: not detaching acts there like **doubling beta**. The next figure shows it for
