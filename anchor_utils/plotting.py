@@ -297,3 +297,88 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
     for side in axis.spines.values():
         side.set_visible(False)
     axis.set_title(title, loc="left")
+
+
+def chords(
+    axis: Axes, angles: np.ndarray, anchor: int, pulls: np.ndarray, *, width: float = 8.0, thinnest: float = 0.0
+) -> None:
+    """Lines inside a `circle` from point `anchor` to all others, as thick as `pulls` (N,); 0 draws none.
+
+    A positive pull is a solid blue line, a negative one, which pushes, a dashed orange one. `thinnest`, in points,
+    keeps weak ones visible.
+    """
+    x, y = np.cos(angles), np.sin(angles)
+    for other, pull in enumerate(pulls):
+        if other != anchor and pull:
+            axis.plot(
+                [x[anchor], x[other]],
+                [y[anchor], y[other]],
+                color="#0072B2" if pull > 0 else "#D55E00",
+                linestyle="-" if pull > 0 else (0, (1.2, 0.5)),
+                linewidth=max(width * abs(pull), thinnest),
+                alpha=0.8,
+                zorder=2,
+                solid_capstyle="butt",
+            )
+
+
+def gallery(
+    rows: Sequence[np.ndarray],
+    row_labels: Sequence[str],
+    bars: Sequence[Sequence[float | None]],
+    *,
+    titles: Sequence[Sequence[str]],
+    notes: Sequence[Sequence[str]],
+    groups: Mapping[str, int],
+    reference: float = 1.0,
+    size: float = 1.05,
+) -> Figure:
+    """Rows of images (N, C, H, W), each with a title above, a number as a bar below, and a warning in orange words.
+
+    Args:
+        bars: lengths on one scale for the whole gallery; None draws none. A black tick marks `reference`.
+        notes: "" where there is nothing to warn of.
+        groups: headings and how many columns each stands over; a gap separates them.
+    """
+    longest = max(value for row in bars for value in row if value is not None)
+    spans = [*groups.values()]
+    ratios, columns = [], []
+    for span in spans:
+        columns += range(len(ratios), len(ratios) + span)
+        ratios += [1.0] * span + [0.18]
+    figure = plt.figure(figsize=(size * sum(ratios) + 0.9, (size + 0.74) * len(rows) + 0.3), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # room for the headings
+    grid = figure.add_gridspec(len(rows), len(ratios), width_ratios=ratios)
+    heads = np.cumsum([0, *spans])[:-1]
+    for r, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
+        for c, (image, column) in enumerate(zip(images, columns, strict=True)):
+            axis = figure.add_subplot(grid[r, column])
+            draw_image(axis, np.asarray(image), titles[r][c])
+            below = axis.get_xaxis_transform()
+            low, high = axis.get_xlim()
+            if bars[r][c] is not None:
+                scale = (high - low) / longest
+                corner = (low, -0.15)
+                axis.add_patch(
+                    mpl.patches.Rectangle(
+                        corner, bars[r][c] * scale, 0.1, color="#0072B2", lw=0, transform=below, clip_on=False
+                    )
+                )
+                tick = low + reference * scale
+                axis.plot([tick, tick], [-0.17, -0.03], color="black", linewidth=1.2, transform=below, clip_on=False)
+                axis.text(
+                    low, -0.2, f"weight x{bars[r][c]:.2f}", transform=below, fontsize=8.5, va="top", color="#0072B2"
+                )
+            if notes[r][c]:
+                axis.text(
+                    low, -0.06 if bars[r][c] is None else -0.36, notes[r][c], transform=below, fontsize=8.5, va="top",
+                    color="#D55E00", fontweight="bold",
+                )  # fmt: skip
+            axis.set(xlim=(low, high))
+            if c == 0:
+                axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+            if r == 0 and c in heads:
+                heading = [*groups][list(heads).index(c)]
+                text = axis.text(low, 1.26, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
+                text.set_in_layout(False)  # it stands over several columns
+    return figure
