@@ -285,14 +285,20 @@ for axis, (attack, title) in zip(axes, ATTACKS.items(), strict=True):
     plotting.forest(axis, groups[attack], title=title)
     baseline = 100 * accuracy[attack]["pgd_at"].mean()
     axis.axvline(baseline, color=plotting.method_color("pgd_at"), linestyle="--", linewidth=1, zorder=0)
-    top = axis.get_ylim()[1]
     axis.annotate(
-        "PGD-AT mean ", (baseline, top), color=plotting.method_color("pgd_at"), fontsize=9, ha="right", va="bottom"
+        "PGD-AT mean",
+        (baseline, axis.get_ylim()[1]),
+        (0, 3),
+        textcoords="offset points",
+        color=plotting.method_color("pgd_at"),
+        fontsize=9,
+        ha="center",
     )
     axis.set_xlim(np.mean(limits[attack]) - span / 2, np.mean(limits[attack]) + span / 2)
+    axis.xaxis.set_major_locator(plt.MultipleLocator(3))
     axis.xaxis.set_major_formatter("{x:.0f}%")
     axis.set_xlabel("test accuracy")
-    axis.title.set_position((0.5, 1.05))
+    axis.set_title(title, pad=18)
 plotting.show(
     figure,
     "Clean, PGD-20 and screen accuracy on CIFAR-10 of the five methods that train on adversarial images: a numbered dot a training seed, a diamond with a bar for the mean over seeds and its 95% t interval, and a dashed line at the mean of PGD-AT.",
@@ -474,10 +480,10 @@ shift = np.where(ends == ends[:2].max(), 0.025, -0.025) * (np.abs(ends[0] - ends
 for end, up, name, color in zip(ends, shift, names, (ORANGE, "#CC79A7", BLUE), strict=True):
     axis.annotate(name, (sizes[-1] * 1.15, end + up), color=color, va="center", annotation_clip=False)
 axis.axhline(0.05, color="0.3", linestyle="--", linewidth=1)
-axis.annotate("what p < 0.05 promises", (100, 0.06), color="0.3", fontsize=9, va="bottom")
+axis.annotate("what p < 0.05 promises", (12_000, 0.07), color="0.3", fontsize=9, va="bottom")
 axis.axvline(n_images["pgd"], color="0.6", linestyle=":", linewidth=1)
 axis.annotate("this study ", (n_images["pgd"], 0.97), color="0.4", fontsize=9, ha="right", va="top")
-axis.set(xscale="log", ylim=(0, 1), xlabel="test images", ylabel="false alarms")
+axis.set(xscale="log", xlim=(80, 110_000), ylim=(0, 1), xlabel="test images", ylabel="false alarms")
 axis.set_title("Two equally good methods: how often is a difference declared?", loc="left")
 axis.xaxis.set_major_formatter("{x:,.0f}")
 axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
@@ -857,7 +863,7 @@ notebook.say(
 # %% [markdown]
 # ### Ablations
 #
-# One setting of ANCHOR is changed at a time, in short runs on held-out training images, one seed. `beta0` is $\beta = 0$, which is SupCon-AT.
+# One setting of ANCHOR is changed at a time, in short runs on held-out training images, one seed. With $\beta = 0$ it is SupCon-AT. *New classifier* is step 5 of the reconstruction, see below.
 #
 # > **Commands.** `make sweep SWEEP=cifar10_ablations`, `make publish`.
 
@@ -869,6 +875,20 @@ runs = [
 order = sorted(runs, key=lambda run: run["robust"])
 (base,) = (c["config"] for c in ablations if c["variant"] == "base")
 held_images = base["validation_images"]
+SYMBOLS = {"beta": "beta", "contrastive_weight": "lambda", "temperature": "tau"}
+settings = {c["variant"]: c["config"] for c in ablations}
+
+
+def name(run):
+    """What the variant changes."""
+    changed = {k: v for k, v in settings[run["variant"]].items() if base[k] != v}
+    if changed.get("method") == "supcon_at":
+        return "beta = 0 (SupCon-AT)"
+    if "classifier_view" in changed:
+        return f"cross-entropy on {changed['classifier_view']} views"
+    return ", ".join(f"{SYMBOLS.get(k, k)} = {v:g}" for k, v in changed.items()) or "base"
+
+
 ends = [my_wilson(held_images * run["robust"], held_images) for run in order]
 is_base = [run["variant"] == "base" and run["classifier"] == "joint" for run in order]
 (base_low, base_high), base_robust = next(
@@ -881,7 +901,7 @@ for height, (run, (low, high), this) in enumerate(zip(order, ends, is_base, stri
     color = ORANGE if this else BLUE
     axis.plot([100 * low, 100 * high], [height, height], color=color, alpha=0.4, linewidth=5, solid_capstyle="butt")
     axis.plot(100 * run["robust"], height, "o", color=color, markersize=7)
-names = [run["variant"] + ("" if run["classifier"] == "joint" else ", frozen encoder") for run in order]
+names = [name(run) + ("" if run["classifier"] == "joint" else ", new classifier on frozen encoder") for run in order]
 axis.set_yticks(range(len(order)), names)
 axis.set_xlabel(
     f"held-out accuracy under PGD-{base['validation_steps']}, epsilon {base['epsilon']:g}, {held_images} images"
@@ -984,34 +1004,27 @@ for source, heights in spans.items():
         min(heights) - 0.6, max(heights) + 0.6, color=BLUE if source == "ours" else GREY, alpha=0.07, linewidth=0
     )
     axis.annotate(texts[source], (1, max(heights) + 0.72), fontsize=9.5, color="0.25", va="bottom")
-for value, text, color in zip(rows[0][2], ("clean", "PGD-20", "screen"), ("#009E73", BLUE, ORANGE), strict=True):
-    axis.annotate(
-        text,
-        (value, ticks[0] - 0.42),
-        color=color,
-        fontsize=9,
-        ha={"screen": "right", "PGD-20": "left"}.get(text, "center"),
-        va="center",
-    )
+attacks_of = {
+    "ours": ("clean", ATTACKS["pgd"], "screen"),
+    "LetheSec": ("clean", "PGD-20", ""),
+    "MAIR": ("", "PGD-10", "AutoAttack"),
+}
 for (source, _, values), height in zip(rows, ticks, strict=True):
-    first_of_source = height == max(spans[source])
-    for value, text, color in zip(
-        values,
-        ("clean", "PGD-20" if source == "LetheSec" else "PGD-10", "AutoAttack"),
-        ("#009E73", BLUE, ORANGE),
-        strict=True,
-    ):
-        if first_of_source and source != "ours" and np.isfinite(value):
-            left = text == "AutoAttack"
-            axis.annotate(
-                text,
-                (value - 1.2 if left else value + 1.2, height),
-                color=color,
-                fontsize=9,
-                va="center",
-                ha="right" if left else "left",
-            )
-axis.set_yticks(ticks, [name for _, name, _ in rows])
+    if height != max(spans[source]):
+        continue  # the first row of a block names the marks
+    for value, attack, (color, _), shift in zip(values, attacks_of[source], marks.values(), (7, 7, -7), strict=True):
+        side = "left" if shift > 0 else "right"
+        axis.annotate(
+            attack,
+            (value, height),
+            (shift, 0),
+            textcoords="offset points",
+            color=color,
+            fontsize=9,
+            va="center",
+            ha=side,
+        )
+axis.set_yticks(ticks, [method for _, method, _ in rows])
 axis.set(xlim=(0, 100), ylim=(min(ticks) - 0.9, 1), xlabel="test accuracy")
 axis.xaxis.set_major_formatter("{x:.0f}%")
 axis.tick_params(axis="y", length=0)
