@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 08 · Reproduction report
 #
-# **Claim: whether ANCHOR (our reconstruction) is more robust than PGD-AT in our CIFAR-10 study depends on the training seed. With one seed
-# McNemar's test says yes, with another it says no, and the 95% interval over all seeds contains zero.**
+# **Claim: whether ANCHOR (our reconstruction) is more robust than PGD-AT in our CIFAR-10 study depends on the training seed: McNemar's test says
+# yes with one seed and no with another, and the 95% interval over all seeds contains zero.** The last cells confirm or refute it.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/08_reproduction_report.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
@@ -56,7 +56,8 @@ BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#999999", "#000000"
 # ### The data: one bit an image
 #
 # An evaluation leaves one bit for each test image: is it still classified correctly after the attack? Every accuracy, interval and test below is
-# computed from such bits. The study's file holds them too, so you can check each number, not only read it.
+# computed from such bits. The study's file holds them too, so you can check each number, not only read it. Three attacks appear throughout: *clean* is no attack
+# at all; *PGD* is projected gradient descent (notebook 01); the *screen* is the first two of AutoAttack's four attacks (notebook 06), cheaper than AutoAttack and not to be called so.
 #
 # > **Commands.** `make sweep SWEEP=cifar10_cpu`, then `make publish`, wrote `data/pretrained/study.json`. Section 2 says what is in it.
 
@@ -126,6 +127,7 @@ def my_wilson(correct, images):
 
 
 def my_mcnemar(ours, theirs):
+    """For bits (N,) of two networks; bits (n, N) of several seeds are thrown together, as report.compare does."""
     b, c = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     return min(1.0, 2 * stats.binom.cdf(min(b, c), b + c, 0.5))  # eq. 2
 
@@ -218,12 +220,12 @@ def _():
 # %% [markdown] tags=["solution"]
 # If a good seed is good for both methods, their difference hardly feels it: $s_d^2 = s_A^2 + s_B^2 - 2\,r\,s_A s_B$ with the correlation $r$ over seeds. Pairing gains when $r$ is
 # clearly positive, loses when $r$ is negative, and always pays half of the degrees of freedom. One decides for or against it *before* looking, from the design: here the same seed means
-# the same held-out images, batches and initial weights.
+# the same initial weights and the same order of the batches.
 
 # %% [markdown]
 # ## 2 CIFAR-10: the study that comes with the course
 #
-# Six methods, several training seeds each, on real CIFAR-10 images that went through JPEG once (the original could not be downloaded where this ran), half of the official
+# Six methods, several training seeds each, on real CIFAR-10 images that went through JPEG once, half of the official
 # test set. The settings of each method are the best of four short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
 # title, abstract and summary; equations and hyper-parameters are ours. First, how far this is from full scale:
 
@@ -249,7 +251,7 @@ display(report.method_table(study).set_index("method"))
 notebook.say(
     "Accuracy in percent: the mean over n training seeds and its 95% t interval, or, with n = 1, the 95% Wilson interval over images. "
     + "; ".join(report.setting(study, attack) for attack in (*ATTACKS, "autoattack"))
-    + ". The attack's seed is the training seed. The *screen* is the first two of AutoAttack's four attacks, and not AutoAttack. An attack queries the network in the precision named; "
+    + ". The attack's seed is the training seed. An attack queries the network in the precision named; "
     "whether an image is lost is decided in float32. `standard` was trained on clean images only."
 )
 
@@ -326,21 +328,24 @@ notebook.say(
 # %% [markdown]
 # ### One seed at a time
 #
-# Suppose we had trained one network a method, as many papers do. We would compare ANCHOR with a baseline on the test images alone. The interval of the difference of *these two networks* over
-# images is, with $b$, $c$ and $N$ as in eq. 2,
+# Suppose we had trained one network a method, as many papers do. We would compare ANCHOR with a baseline on the test images alone. With $b$, $c$ and $N$ as in eq. 2, the 95% interval of the difference of
+# *these two networks* over images is
 #
-# $$d_s \;\pm\; \frac{z}{N}\sqrt{b + c - \frac{(b-c)^2}{N}} \tag{5}$$
+# $$\frac{b' - c'}{N'} \;\pm\; \frac{z}{N'}\sqrt{b' + c' - \frac{(b'-c')^2}{N'}} \qquad b' = b + \tfrac12,\quad c' = c + \tfrac12,\quad N' = N + 2 \tag{5}$$
 #
-# > **Predict, then see.** ANCHOR against PGD-AT under PGD, three times, each time with another training seed, each time thousands of test images. Will the three comparisons agree on which of the two is ahead?
+# The added halves (Agresti & Min, 2005) change nothing when $N$ is large. When no image separates the networks, they keep the interval from shrinking to a point, which would claim certainty.
+#
+# > **Predict, then see.** ANCHOR against PGD-AT under PGD, once with each training seed, each time on thousands of test images. Will the comparisons agree on which of the two is ahead?
 # > Will McNemar's $p$ be below 0.05 in any of them?
 
 
 # %%
 def image_interval(ours, theirs):
-    """Difference of two networks' accuracies and its 95% interval over images."""
-    b, c, images = (ours & ~theirs).sum(), (~ours & theirs).sum(), len(ours)
+    """Difference of two networks' accuracies, and the ends of its 95% interval over images."""
+    b, c, images = (ours & ~theirs).sum() + 0.5, (~ours & theirs).sum() + 0.5, len(ours) + 2
+    middle = (b - c) / images
     half = stats.norm.ppf(0.975) * np.sqrt(b + c - (b - c) ** 2 / images) / images  # eq. 5
-    return (b - c) / images, (b - c) / images - half, (b - c) / images + half
+    return ours.mean() - theirs.mean(), middle - half, middle + half
 
 
 def one_seed_at_a_time(table, attack, baselines):
@@ -385,7 +390,7 @@ plotting.show(
 # **Reading the figure.** A numbered dot is what a study with only that seed would have reported: right of the line ANCHOR is ahead, and colour says that McNemar's test is below 0.05. The black diamond is the mean over the
 # seeds with eq. 4. Look for groups that hold a blue *and* an orange dot: there one study would have published "better" and another "worse", both with a
 # significant test, both right about their two networks. Compare the thin bars with the black one: the thin bars know the images and not the seeds. If seeds did not
-# matter, the dots of a group would lie within each other's bars, and the black bar would be as short as theirs.
+# matter, the dots of a group would lie within each other's bars, and the black bar would be hardly longer than theirs.
 
 # %%
 alone = {}
@@ -431,7 +436,7 @@ notebook.say(
 #
 # $$s_d^2 \;\approx\; \sigma^2 + \frac{q}{N} \tag{6}$$
 #
-# More images shrink only the second term. We can ask what follows for tests: simulate two methods that are **equally good on average**, with the $\sigma$ and $q$ measured in the study, and
+# because each of the $qN$ disagreeing images moves $d_s$ by $+1/N$ or $-1/N$. More images shrink only the second term. We can ask what follows for tests: simulate two methods that are **equally good on average**, with the $\sigma$ and $q$ measured in the study, and
 # count how often each procedure declares a difference. It should be 5% of the time.
 #
 # > **Predict, then see.** Two equally good methods, one network of each, McNemar's test. How often will $p$ be below 0.05 with 1,000 test images? With 100,000?
@@ -857,7 +862,9 @@ held = trials[0]["config"]
 error = np.sqrt(log["robust"].mean() * (1 - log["robust"].mean()) / held["validation_images"])
 notebook.say(
     f"Accuracies on {held['validation_images']} held-out training images under PGD-{held['validation_steps']}, epsilon {held['epsilon']:g}, at the best of {held['epochs']} epochs, one seed. The standard error of a robust accuracy over images is "
-    f"{100 * error:.1f} points, and the luck of the seed comes on top: neighbours in this list are not told apart, and a winner among four is partly lucky. Every method had the same number of trials."
+    f"{100 * error:.1f} points, and the luck of the seed comes on top: neighbours in this list are not told apart, and the best of several is partly lucky. Trials a method: "
+    + ", ".join(f"{plotting.method_name(m)} {number}" for m, number in log["method"].value_counts(sort=False).items())
+    + "."
 )
 
 # %% [markdown]
@@ -901,7 +908,7 @@ for height, (run, (low, high), this) in enumerate(zip(order, ends, is_base, stri
     color = ORANGE if this else BLUE
     axis.plot([100 * low, 100 * high], [height, height], color=color, alpha=0.4, linewidth=5, solid_capstyle="butt")
     axis.plot(100 * run["robust"], height, "o", color=color, markersize=7)
-names = [name(run) + ("" if run["classifier"] == "joint" else ", new classifier on frozen encoder") for run in order]
+names = [name(run) + ("" if run["classifier"] == "joint" else ", new classifier") for run in order]
 axis.set_yticks(range(len(order)), names)
 axis.set_xlabel(
     f"held-out accuracy under PGD-{base['validation_steps']}, epsilon {base['epsilon']:g}, {held_images} images"
@@ -1100,9 +1107,9 @@ notebook.finish("08", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** The claims are our reading of an abstract and a summary; the equations and hyper-parameters are ours. Three seeds know their own spread badly: with two degrees of freedom the true $\sigma$ may be half or several times what was measured, and
-# everything in "more images or more seeds?" inherits that. The simulation takes seeds for normal and disagreeing images for independent. Student's interval over three seeds assumes normality too, and cannot check it.
+# everything in "more images or more seeds?" inherits that; pooling over four baselines helps less than it seems, because all four comparisons share ANCHOR's runs. The simulation takes seeds for normal and disagreeing images for independent. Student's interval over three seeds assumes normality too, and cannot check it.
 #
 # **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Croce & Hein, *Reliable evaluation of adversarial robustness*, arXiv 2003.01690 · Bouthillier et al., *Accounting for variance in machine learning
-# benchmarks*, arXiv 2103.03098 · McNemar, Psychometrika 12, 1947 · Wilson, JASA 22, 1927 · Student, *The probable error of a mean*, Biometrika 6, 1908.
+# benchmarks*, arXiv 2103.03098 · Agresti & Min, *Simple improved confidence intervals for comparing matched proportions*, Statistics in Medicine 24, 2005 · McNemar, Psychometrika 12, 1947 · Wilson, JASA 22, 1927 · Student, *The probable error of a mean*, Biometrika 6, 1908.
 #
 # **Next:** your own claim. Write it into `report.CLAIMS`, run `make sweep` with more seeds than three, and read the verdict, whichever way it falls. Back to the [list of notebooks](../README.md#the-notebooks).
