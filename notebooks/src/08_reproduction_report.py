@@ -104,6 +104,8 @@ print("PGD-AT, seed 0, first 40 images:", "".join(map(str, theirs[0, :40].astype
 #
 # $$p = \min\Big(1,\; 2\sum_{k=0}^{\min(b, c)} \binom{b+c}{k}\, 2^{-(b+c)}\Big) \tag{2}$$
 #
+# By custom $p < 0.05$ counts as a difference; two equally good networks come that far apart at most once in twenty comparisons.
+#
 # **Do these two methods differ?** A method gives another network with every training seed: other initial weights, other batches. For seed $s$ let
 #
 # $$d_s = A_s - B_s \tag{3}$$
@@ -239,7 +241,7 @@ compute = seen * (paper.width / setting["width"]) ** 2 * (paper.attack_steps + 2
 notebook.say(
     f"Here: {trained:,} training images, {setting['epochs']} epochs, a ResNet-18 of width {setting['width']}, {setting['attack_steps']} attack steps in training. "
     f"The preset `paper`, our guess at the full setting: {full:,} images, {paper.epochs} epochs, width {paper.width}, {paper.attack_steps} steps. "
-    f"That is {seen:.0f} times as many images seen and roughly {compute:,.0f} times the arithmetic (passes times width squared). "
+    f"That is {seen:.0f} times as many images seen and roughly {float(f'{compute:.1g}'):,.0f} times the arithmetic (passes times width squared). "
     "**The study can show how the methods compare at this small scale, not what they reach at full scale.**"
 )
 
@@ -333,7 +335,7 @@ notebook.say(
 #
 # $$\frac{b' - c'}{N'} \;\pm\; \frac{z}{N'}\sqrt{b' + c' - \frac{(b'-c')^2}{N'}} \qquad b' = b + \tfrac12,\quad c' = c + \tfrac12,\quad N' = N + 2 \tag{5}$$
 #
-# The added halves (Agresti & Min, 2005) change nothing when $N$ is large. When no image separates the networks, they keep the interval from shrinking to a point, which would claim certainty.
+# The added halves (Agresti & Min, 2005) change next to nothing when $N$ is large. When no image separates the networks, they keep the interval from shrinking to a point, which would claim certainty.
 #
 # > **Predict, then see.** ANCHOR against PGD-AT under PGD, once with each training seed, each time on thousands of test images. Will the comparisons agree on which of the two is ahead?
 # > Will McNemar's $p$ be below 0.05 in any of them?
@@ -579,7 +581,7 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** The grey area is blind: a mean difference in it has an interval that contains zero, with the spread of this study. Dots are the measured differences (absolute values; filled: ANCHOR ahead, hollow: behind) at the study's number
-# of seeds. Dots in the grey area mean that the study *could not* have decided, whatever the truth: "no difference measured" is then a statement about the study. A dot above the solid line would be a finding. Both axes are logarithmic: go along a
+# of seeds. A dot in the grey area says that a difference of that size is out of this study's reach: "no difference measured" is then a statement about the study. A dot above the solid line would be a finding. Both axes are logarithmic: go along a
 # horizontal line to find the number of seeds that a difference of your interest needs. The spread is one number pooled over the four baselines; the intervals in the tables use each pair's own, so a dot near the line can fall on either side there.
 
 # %%
@@ -636,7 +638,7 @@ def _():
 # %% [markdown]
 # ### The claims
 #
-# The paper's claims as its abstract and summary make them, and how each is tested, were fixed in `report.CLAIMS`. Do read the column *measured* before the verdict.
+# The paper's claims as its abstract and summary make them, and how each is tested, stand in `report.CLAIMS`. Do read the column *measured* before the verdict.
 #
 # > **Predict, then see.** You have seen the differences and their intervals. Which of the five claims will be *supported*, which *contradicted*, and which stay open? One of them was measured with one seed only.
 #
@@ -677,10 +679,12 @@ def in_words(found):
 study_counts = count_verdicts(study_claims)
 clean = report.compare(study, "anchor", "pgd_at", "clean")
 lines = [f"Of {len(study_claims)} claims: {in_words(study_counts)}."]
-for verdict in study_claims.loc[study_claims["verdict"].str.contains("one training seed"), "verdict"]:
+for (_, _, attack), verdict in zip(report.CLAIMS, study_claims["verdict"], strict=True):
+    if attack != "autoattack" or "one training seed" not in verdict:
+        continue
     rows = ", ".join(f"seed {s}: {100 * d:+.1f}" for s, (d, _) in alone["screen", "pgd_at"].items())
     lines.append(
-        f"One claim is *{verdict}*. What would other seeds have said? Full AutoAttack was not run on them, but its first two attacks, the screen, were: ANCHOR minus PGD-AT, in points, {rows}."
+        f"The claim about AutoAttack is *{verdict}*. What would other seeds have said? Full AutoAttack was not run on them, but its first two attacks, the screen, were: ANCHOR minus PGD-AT, in points, {rows}."
     )
 lines.append(
     f"*Clean accuracy does not suffer* asks for less than the other claims: not that ANCHOR is better, but that it is not worse. The interval excludes a loss of more than {max(-100 * clean['low'], 0):.1f} points against PGD-AT. "
@@ -835,7 +839,7 @@ for name in ("adversarial silhouette", "adversarial knn_accuracy", "cosine of cl
     values = means_inside[name].drop("standard")
     best = values.idxmax()
     lines.append(
-        f"- {name}: highest for {plotting.method_name(best)}, which {'has' if best in contrastive else 'does not have'} a contrastive term ({values.max():.3f}; spread over the seeds of a method up to {inside.groupby('method')[name].std()[ROBUST].max():.3f})."
+        f"- {name.replace('knn_accuracy', 'neighbour accuracy')}: highest for {plotting.method_name(best)}, which {'has' if best in contrastive else 'does not have'} a contrastive term ({values.max():.3f}; spread over the seeds of a method up to {inside.groupby('method')[name].std()[ROBUST].max():.3f})."
     )
 notebook.say(
     f"Means over {n_seeds} training seeds, the first {setting['embedding_images']} test images, {ATTACKS['pgd']} as above. Among the five methods that train on adversarial images:\n\n"
@@ -928,9 +932,8 @@ plotting.show(
 # %%
 apart = [name for name, (low, high) in zip(names, ends, strict=True) if low > base_high or high < base_low]
 notebook.say(
-    f"Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, cross-entropy on the {base['classifier_view']} view. Of {len(order) - 1} other rows, {len(apart)} "
-    + (f"({', '.join(apart)}) do not overlap" if apart else "leave")
-    + " the base's interval."
+    f"Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, cross-entropy on the {base['classifier_view']} view. The intervals of {len(apart)} of {len(order) - 1} other rows "
+    f"lie apart from the base's{': ' + ', '.join(apart) if apart else ''}."
 )
 
 # %% [markdown]
@@ -957,7 +960,7 @@ notebook.say(
 # %% [markdown]
 # ## 5 Other people's numbers
 #
-# For scale: ResNet-18 of full width on CIFAR-10, trained for 200 epochs or so at epsilon 8/255, as two repositories state it. These numbers are **copied, not measured by this course**. Even the two sources are not
+# For scale: ResNet-18 of full width on CIFAR-10 at epsilon 8/255, as two repositories state it; their example commands train for 200 epochs. These numbers are **copied, not measured by this course**. Even the two sources are not
 # comparable without care: the first chose its checkpoints *on the test set* ("selected with the best robustness on the test set"), attacks with 20 steps of 2/255 and counts the final iterate; the second reports 10 steps and AutoAttack.
 # Neither gives seeds or intervals.
 #
@@ -1054,7 +1057,7 @@ notebook.say(
 # ## What can go wrong
 #
 # - **Calling a reconstruction a replication.** Without the paper's equations and settings, a failure here may be ours, and a success too.
-# - **One seed.** A test over images says that two *networks* differ. With enough images it always will.
+# - **One seed.** A test over images says that two *networks* differ. With enough images it finds that nearly always.
 # - **Pooled p-values.** The McNemar $p$ in the tables pools the seeds and counts each image once a seed. It is about these networks, and too small as a statement about methods.
 # - **"Not significant" read as "equal".** A study too small to see anything finds no difference between any two things.
 # - **Choosing after looking.** Settings, checkpoints, margins or hypotheses chosen on the test images make the rows optimistic. The study's settings come from held-out training images by a rule that was fixed before.
@@ -1073,7 +1076,7 @@ notebook.say(
             f"- CIFAR-10 study, {study['seed'].nunique()} training seeds, {len(study_claims)} claims: {in_words(study_counts)}.",
             f"- Preset `{preset}`, {table['seed'].nunique()} training seed(s), {len(claims)} claims: {in_words(counts_here)}.",
             f"- ANCHOR against PGD-AT under {ATTACKS['pgd']} (L-inf epsilon {setting['epsilon']:g}, {setting['eval_steps']} steps of {setting['eval_step_size']:g}, {setting['eval_restarts']} restart, any iterate, {n_images['pgd']:,} images, "
-            f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}.",
+            f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}. Such opposite answers occur in {len(split)} of {len(alone)} comparisons.",
             f"- With the measured spread, {n_seeds} seeds show differences from {100 * smallest_shown(spreads['pgd'], n_seeds):.1f} points on; one point takes {for_one_point['pgd']} seeds (80% power). One-seed McNemar tests would raise a false alarm in {at_study[0]:.0%} of studies.",
             f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by the study's file.",
         ]
