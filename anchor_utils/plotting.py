@@ -382,3 +382,33 @@ def gallery(
                 text = axis.text(low, 1.26, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
                 text.set_in_layout(False)  # it stands over several columns
     return figure
+
+
+def forest(
+    axis: Axes, groups: Mapping[str, Sequence[tuple[float, float, float, str, str]]], *, title: str = ""
+) -> None:
+    """Estimates with their intervals, one below the other, in groups that are named at the left.
+
+    An estimate is (value, low, high, mark, color). A `mark`, a character or two, stands inside its dot; without one
+    the estimate is drawn as a diamond with a thicker bar. An interval that is NaN is left out.
+    """
+    y, middles = 0.0, []
+    for estimates in groups.values():
+        middles.append(y - (len(estimates) - 1) / 2)
+        for value, low, high, mark, color in estimates:
+            axis.plot([low, high], [y, y], color=color, linewidth=2 if mark else 4, alpha=0.75 if mark else 0.45)
+            axis.plot(
+                value, y, "o" if mark else "D", color=color, markersize=10 if mark else 7, markeredgecolor="white"
+            )
+            light = np.dot(mpl.colors.to_rgb(color), (0.3, 0.59, 0.11)) > 0.55
+            axis.annotate(
+                mark, (value, y), ha="center", va="center_baseline", fontsize=7.5, fontweight="bold",
+                color="black" if light else "white",
+            )  # fmt: skip
+            y -= 1
+        y -= 0.8
+    axis.set_yticks(middles, list(groups))
+    axis.set_ylim(y + 1.2, 0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(False, axis="y")
+    axis.set_title(title)

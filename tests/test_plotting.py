@@ -247,3 +247,23 @@ def test_gallery_has_bars_on_one_scale_and_warnings_in_words(random):
     assert words.count("read as 3") == 1
     assert {"anchor", "hard", "easy", "weight x0.50"} <= set(words)
     assert [figure.axes[k].get_ylabel() for k in (0, 4)] == ["one", "two"]
+
+
+def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out(axis):
+    groups = {
+        "a": [(0.1, 0.0, 0.2, "0", "#000000"), (0.2, 0.1, 0.3, "", "#E69F00")],
+        "b": [(0.3, np.nan, np.nan, "1", "#E69F00")],
+    }
+    plotting.forest(axis, groups, title="differences")
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    assert axis.get_yticks()[0] > axis.get_yticks()[1]
+    bars, dots = axis.lines[::2], axis.lines[1::2]
+    assert [dot.get_xdata()[0] for dot in dots] == [0.1, 0.2, 0.3]
+    assert [dot.get_marker() for dot in dots] == ["o", "D", "o"]
+    assert np.isnan(bars[2].get_xdata()).all()
+    assert [(text.get_text(), text.get_color()) for text in axis.texts] == [
+        ("0", "white"),
+        ("", "black"),
+        ("1", "black"),
+    ]
+    drawn(axis)
