@@ -41,6 +41,7 @@ data_root = "../data"  # @param {type:"string"}
 import copy
 import math
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -243,16 +244,16 @@ def panel(x, y, width, height, values, caption, color=GREY, above=False, **style
     return axis
 
 
-def arrow(start, end, text="", at=(0, 0), color=GREY, bend=0.0, **style):
+def arrow(start, end, text="", at=(0, 0), color=GREY, **style):
     look = {"arrowstyle": "-|>", "lw": 2, "color": color, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
-    canvas.annotate("", end, start, arrowprops={**look, "connectionstyle": f"arc3,rad={bend}"})
+    canvas.annotate("", end, start, arrowprops=look)
     middle = ((start[0] + end[0]) / 2 + at[0], (start[1] + end[1]) / 2 + at[1])
     canvas.text(*middle, text, color=color, fontsize=11, **{"ha": "center", "va": "center", **style})
 
 
 def box(x, y, width, height, text, color, **style):
     frame = {"boxstyle": "round,pad=0,rounding_size=1.2", "fc": "white", "ec": color, "lw": 1.8}
-    canvas.add_patch(plt.matplotlib.patches.FancyBboxPatch((x, y), width, height, **frame))
+    canvas.add_patch(mpl.patches.FancyBboxPatch((x, y), width, height, **frame))
     canvas.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=color, **{"fontsize": 11, **style})
 
 
@@ -268,21 +269,22 @@ def shape(tensor):
 
 
 deviation = (multiple - 1).abs().nan_to_num().max().item()
-panel(1, 25.5, 14, 14, tiles(few.inputs()), f"batch, labels y\n{shape(few.images)}")
+canvas.text(1, 63, f"One step: N = {n} images, 2N = {2 * n} views", va="top", fontsize=13, fontweight="bold")
+panel(1, 25.5, 14, 14, tiles(few.inputs()), f"batch, labels y\n{shape(few.images)}", above=True)
 panel(23, 43, 14, 14, tiles(x_aug), "augmented view", above=True)
 panel(23, 8, 14, 14, tiles(x_adv), f"adversarial view\n$\\varepsilon$ = {config.epsilon:g}")
-arrow((15.8, 36), (22.2, 48), "crop", at=(-3.2, 1.5))
-arrow((15.8, 29), (22.2, 17), "crop,\nthen PGD\n(eq. 4)", at=(-5.8, -4.3))
+arrow((15.8, 36), (22.2, 48), "crop", at=(-1.4, 2.2), ha="right")
+arrow((15.8, 29), (22.2, 17), "crop, then\nPGD, eq. 4", at=(-1.6, -4), ha="right")
 box(42, 24, 11, 17, f"encoder\n\none pass\nover all\n{2 * n} images", GREY, fontweight="bold")
 arrow((37.8, 48), (43.5, 41.8))
 arrow((37.8, 17), (43.5, 23.2))
 panel(58, 24, 8, 17, features, f"features\n{shape(features)}", cmap="Greys", vmin=0).axhline(n - 0.5, color=ORANGE)
 arrow((53.8, 32.5), (57.3, 32.5))
-arrow((64, 41.8), (69.2, 48), "adversarial half\n$\\rightarrow$ classifier", at=(-11.2, 1.6), color=BLUE)
+arrow((64, 41.8), (69.2, 48), "adversarial half\nto the classifier", at=(-1.4, 2.8), color=BLUE, ha="right")
 panel(70, 43, 10, 14, logits, f"logits {shape(logits)}", BLUE, above=True, cmap="Blues")
 arrow((80.8, 50), (86.2, 50), "y", at=(0, 1.8), color=BLUE)
 box(87, 46, 12, 8, f"cross-entropy\n{terms.cross_entropy:.3f}", BLUE)
-arrow((66.8, 25.5), (70.5, 23.2), "projection,\nlength 1", at=(6.4, 3.3), color=ORANGE)
+arrow((66.8, 25.5), (70.5, 23.2), "projection,\nlength 1", at=(2.4, 3), color=ORANGE, ha="left")
 panel(70, 8, 8, 14, z, f"embeddings z\n{shape(z)}", ORANGE, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
 arrow((78.8, 15), (83.2, 15), "$zz^\\top$", at=(0, 2), color=ORANGE)
 limits = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
@@ -290,7 +292,8 @@ first = panel(84, 8, 14, 14, cosine, f"cosines {shape(cosine)}\nblue -1, red +1"
 arrow((98.8, 15), (104.2, 15), "eq. 1", at=(0, 2), color=ORANGE)
 limits = {"cmap": "PuOr_r", "vmin": 1 - deviation, "vmax": 1 + deviation}
 low, high = multiple.nan_to_num(1).min(), multiple.nan_to_num(1).max()
-second = panel(105, 8, 14, 14, multiple, f"weights, {low:.2f} to {high:.2f}\ntimes SupCon's (white)", ORANGE, **limits)
+second = panel(105, 8, 14, 14, multiple, f"weights, {low:.2f} to\n{high:.2f} x SupCon's", ORANGE, **limits)
+second.set_facecolor("0.9")  # not a positive: no weight
 for axis in (first, second):
     axis.axhline(n - 0.5, color="0.2", linewidth=1)
     axis.axvline(n - 0.5, color="0.2", linewidth=1)
@@ -301,7 +304,8 @@ canvas.text(94.5, 27, "eq. 2", color=ORANGE, ha="center", va="center")
 arrow((111, 37.8), (111, 45.2), f"times $\\lambda$ = {config.contrastive_weight:g}", at=(-6.3, 0), color=ORANGE)
 box(104, 46, 15, 8, f"L = {terms.total:.3f}", "black", fontsize=14, fontweight="bold")
 arrow((99.8, 50), (103.2, 50), color=BLUE)
-canvas.text(111.5, 56, "eq. 3", color="black", ha="center", fontsize=11)
+total = f"eq. 3:  {terms.cross_entropy:.3f} + {config.contrastive_weight:g} x {terms.contrastive:.3f}"
+canvas.text(119, 55.5, total, color="black", ha="right", fontsize=11)
 plotting.show(
     figure,
     "Diagram of one ANCHOR step with the real tensors: batch, augmented and adversarial view, one pass through the encoder, "
@@ -326,8 +330,8 @@ notebook.say(
 # branches part only behind the features, so both losses shape the same encoder. In the two square matrices, rows and columns
 # are all images: upper left augmented with augmented, lower right adversarial with adversarial. Red blocks in all four
 # quarters mean that an image stays with its class under attack; had the network learned nothing, there would be no blocks.
-# The weights exist only inside the blocks. Orange is above SupCon's weight, purple below, and the scale of that matrix is
-# stretched to its own extremes: look at the numbers below it before you call the pattern strong.
+# The weights exist only inside the blocks. Orange is above SupCon's weight, white equal to it, purple below, grey no positive. The
+# scale of that matrix is stretched to its own extremes: look at the numbers below it before you call the pattern strong.
 #
 # ### How hard does each term pull?
 #
@@ -378,10 +382,10 @@ for moment, marker, color in (("before training", "o", "0.5"), ("after training"
         moment, (len(groups) - 1, values[-1]), xytext=(10, 0), textcoords="offset points", color=color, va="center"
     )
 axis.axhline(0.5, color="0.6", linestyle=":")
-axis.annotate("equal pulls", (0, 0.5), xytext=(0, 4), textcoords="offset points", color="0.4", fontsize=10)
+axis.annotate("equal pulls", (1.5, 0.5), xytext=(0, -12), textcoords="offset points", color="0.4", fontsize=10)
 axis.set_xticks(range(len(groups)), groups)
 axis.set(ylim=(0, 1.02), ylabel="share of the contrastive\nterm in the pull (eq. 6)")
-axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
 plotting.show(
     figure,
     "Share of the contrastive term in the gradient of each group of layers of the encoder, before and after training.",
@@ -453,7 +457,7 @@ for method in ("supcon_at", "anchor"):
 lowest = min(0.99, 2 * curve["hardness_entropy"].min() - 1)
 inset.set(ylim=(lowest, 1 + 0.12 * (1 - lowest)), xlim=(epochs[0] - 0.3, epochs[-1] + 0.3))
 inset.set_title("the same, stretched", fontsize=10, fontweight="normal", loc="left")
-for method, place in (("supcon_at", 0.8), ("anchor", 0.2)):
+for method, place in (("supcon_at", 0.74), ("anchor", 0.2)):
     inset.text(
         0.98, place, names[method], transform=inset.transAxes, ha="right", va="center", fontsize=10,
         color=plotting.method_color(method),
@@ -476,7 +480,7 @@ for axis, column, title in (
     plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03))
     axis.set_title(title)
 for axis in (*axes.flat, inset):
-    axis.xaxis.set_major_locator(plt.matplotlib.ticker.MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 plotting.show(
     figure,
     "Four panels over the epochs of training: ANCHOR's two loss terms with the floor of the contrastive one, hardness "
@@ -602,7 +606,7 @@ axes[1].plot(
 axes[1].set_title("dotted black: eq. 8 for ANCHOR", fontsize=10.5, fontweight="normal")
 axes[2].axhline(sweep["anchor"]["share"][0], color="0.6", linestyle=":")
 axes[2].set_title("dotted: SupCon's share", fontsize=10.5, fontweight="normal")
-axes[2].yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+axes[2].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
 place = -1.0
 for method in sorted(studied, key=lambda m: sweep[m]["share"][-1]):
     place = max(place + 0.07, sweep[method]["share"][-1])
@@ -894,7 +898,7 @@ left.set_yticks(
     [plotting.method_name(name).replace("anchor,", "ANCHOR,\n") for name in reversed(list(candidates))],
 )
 left.set(ylim=(-0.5, len(candidates) - 0.2), xlabel=f"accuracy on {len(test)} test images, 95% intervals")
-left.xaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
 for row, found in enumerate(reversed(comparisons.to_dict("records"))):
     color = "black" if found["p"] < 0.05 else "0.5"
     right.plot([found["low"], found["high"]], [row, row], color=color, linewidth=2)
