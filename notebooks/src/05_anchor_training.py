@@ -19,9 +19,9 @@
 #
 # **You need** notebooks 02 (adversarial training), 03 (SupCon) and 04 (hardness weights).
 #
-# **Time** preset `cpu`: about two minutes on 2 cores, most of it training, and half a minute more if PGD-AT has to be trained
-# first (notebook 02 does that). `smoke`: seconds, for tests only. `t4`: aimed at half an hour on a free Colab GPU (an
-# estimate). `paper`: GPU hours.
+# **Time** preset `cpu`: two to three minutes on 2 cores, most of it training, and a minute more if the networks of
+# notebooks 01 and 02 have to be trained first. `smoke`: seconds, for tests only. `t4`: aimed at half an hour on a free
+# Colab GPU (an estimate). `paper`: GPU hours.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -58,11 +58,11 @@ test = dataset.test[: config.test_images].to(device)
 # %% [markdown]
 # ## 1 The objective
 #
-# Adversarial training (notebook 02) teaches the *classifier's output* not to move under attack. A contrastive loss (notebook
-# 03) says where the *features* should lie. ANCHOR does both at once. Each image of a batch is seen twice: once augmented
-# ($x_{\text{aug}}$), once augmented *and attacked* ($x_{\text{adv}}$). All $2N$ images go through the encoder and a projection
-# head to embeddings $z_i$ of length one, with cosines $c_{ip} = z_i^\top z_p$. $P(i)$ are the positives of the anchor $i$, all
-# others with its label in either view; $A(i)$ are all others. Notebook 04 gave the weights and the loss:
+# Adversarial training (notebook 02) teaches the *classifier's output* not to move under attack. A contrastive loss
+# (notebook 03) says where the *features* should lie. ANCHOR does both at once. Each image of a batch is seen twice: once
+# augmented ($x_{\text{aug}}$), once augmented *and attacked* ($x_{\text{adv}}$). All $2N$ images go through the encoder and
+# a projection head to embeddings $z_i$ of length one, with cosines $c_{ip} = z_i^\top z_p$. $P(i)$ are the positives of the
+# anchor $i$, all others with its label in either view; $A(i)$ are all others. Notebook 04 gave the weights and the loss:
 #
 # $$w_{ip} = \operatorname{stop\_grad}\; \frac{e^{-\beta c_{ip}}}{\sum_{q \in P(i)} e^{-\beta c_{iq}}} \tag{1}$$
 #
@@ -75,15 +75,15 @@ test = dataset.test[: config.test_images].to(device)
 # $$L = \mathrm{CE}\bigl(\text{classifier}(\text{encoder}(x_{\text{adv}})), y\bigr)
 # + \lambda \, L_{\text{HP}}\bigl(\text{projection}(\text{encoder}([x_{\text{aug}}; x_{\text{adv}}]))\bigr) \tag{3}$$
 #
-# The adversarial view comes from PGD on the cross-entropy of the true label, as in notebook 02. It starts at a random point $u$
-# around a *second* augmentation $x'$ of the image; $\alpha$ is the step size, and $\Pi$ cuts back to the box
-# $|x - x'| \le \varepsilon$ and to pixels in $[0, 1]$:
+# The adversarial view comes from PGD on the cross-entropy of the true label, as in notebook 02. It starts from a *second*
+# augmentation $x'$ of the image, moved by a uniform random $u \in [-\varepsilon, \varepsilon]$ in each pixel; $\alpha$ is
+# the step size, and $\Pi$ cuts every pixel back to within $\varepsilon$ of $x'$ and to $[0, 1]$:
 #
 # $$x^{(0)} = \Pi(x' + u), \qquad x^{(t+1)} = \Pi\bigl(x^{(t)} + \alpha \operatorname{sign} \nabla_x
 # \mathrm{CE}(\text{classifier}(\text{encoder}(x^{(t)})), y)\bigr), \qquad x_{\text{adv}} = x^{(T)} \tag{4}$$
 #
-# After that comes a second phase. The projection head is dropped, the encoder $g$ is held fixed in eval mode, and a new linear
-# classifier $(W, b)$ is trained on adversarial examples:
+# After that comes a second phase. The projection head is dropped, the encoder $g$ is held fixed in eval mode, and a new
+# linear classifier $(W, b)$ is trained on adversarial examples:
 #
 # $$\min_{W, b}\; \operatorname{mean}_{(x, y)}\, \mathrm{CE}\bigl(W g(x_{\text{adv}}) + b,\, y\bigr), \qquad
 # x_{\text{adv}} \text{ from eq. 4 with the classifier } (W, b) \tag{5}$$
@@ -327,11 +327,12 @@ notebook.say(
 # %% [markdown]
 # **Reading the figure.** Follow the arrows from the left. Grey is shared, blue is the branch of the classifier, orange the
 # contrastive branch. Heatmaps have one row an image: the augmented ones above, the adversarial ones below the line. The two
-# branches part only behind the features, so both losses shape the same encoder. In the two square matrices, rows and columns
-# are all images: upper left augmented with augmented, lower right adversarial with adversarial. Red blocks in all four
-# quarters mean that an image stays with its class under attack; had the network learned nothing, there would be no blocks.
-# The weights exist only inside the blocks. Orange is above SupCon's weight, white equal to it, purple below, grey no positive. The
-# scale of that matrix is stretched to its own extremes: look at the numbers below it before you call the pattern strong.
+# branches part only behind the features, so both losses shape the same encoder. In the two square matrices, rows and
+# columns are all images: upper left augmented with augmented, lower right adversarial with adversarial. Red blocks in all
+# four quarters mean that an image stays with its class under attack; had the network learned nothing, there would be no
+# blocks. The weights exist only inside the blocks. Orange is above SupCon's weight, white equal to it, purple below, grey
+# no positive. The scale of that matrix is stretched to its own extremes: look at the numbers below it before you call the
+# pattern strong.
 #
 # ### How hard does each term pull?
 #
@@ -401,9 +402,9 @@ for moment in moments:
 
 # %% [markdown]
 # **Reading the figure.** Above the dotted line the contrastive term pulls harder on this group of layers than cross-entropy
-# does. Near 0% or 100% one of the two would only be along for the ride, and $\lambda$ would have to change. The printed cosine
-# says whether they agree: +1 the same direction, 0 nothing to do with each other, below 0 one undoes the other. Both terms
-# ask for separated classes, so a cosine clearly below zero would have to worry us.
+# does. Near 0% or 100% one of the two would only be along for the ride, and $\lambda$ would have to change. The printed
+# cosine says whether they agree: +1 the same direction, 0 nothing to do with each other, below 0 one undoes the other. Both
+# terms ask for separated classes, so a cosine clearly below zero would have to worry us.
 #
 # ## 4 The full run
 #
@@ -418,7 +419,8 @@ for moment in moments:
 #
 # $$H = \operatorname{mean}_{i:\, |P(i)| > 1}\; \frac{- \sum_{p \in P(i)} w_{ip} \log w_{ip}}{\log |P(i)|} \tag{7}$$
 #
-# An entropy is hard to feel. $|P|^{H}$ says the same as an **effective number of positives**: $|P|$ at $H = 1$, one at $H = 0$.
+# An entropy is hard to feel. $|P|^{H}$ says the same as the **effective number of positives** of notebook 04: $|P|$ at $H =
+# 1$, one at $H = 0$.
 
 # %%
 history = {method: run.metrics() for method, run in runs.items()}
@@ -504,29 +506,32 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Top left: both terms should fall together; the contrastive one towards its floor, not towards zero. The
-# gap to the floor is what is left to learn. A contrastive term that stands still while cross-entropy falls would mean that
-# $\lambda$ is too small. Top right: the large panel has the whole possible range, the small one is stretched to make the
-# change visible at all. A curve well below 1 in the *large* panel would mean that the weights choose among the positives.
-# Bottom: accuracies on training images that were held out. Where epsilon grows during the first part of the training, early
-# epochs are attacked more strongly in this examination than in their training, and the robust curves start low. With one run a
-# method, small distances between the lines mean nothing yet.
+# **Reading the figure.** Top left: both terms should fall together; the contrastive one towards its floor, not towards
+# zero. The gap to the floor is what is left to learn. A contrastive term that stands still while cross-entropy falls would
+# mean that $\lambda$ is too small. Top right: the large panel has the whole possible range, the small one is stretched to
+# make the change visible at all. A curve well below 1 in the *large* panel would mean that the weights choose among the
+# positives. Bottom: accuracies on training images that were held out. Where epsilon grows during the first part of the
+# training, early epochs are attacked more strongly in this examination than in their training, and the robust curves start
+# low. With one run a method, small distances between the lines mean nothing yet.
 #
 # ## 5 What would it take for beta to matter?
 #
-# Equation 1 exponentiates $\beta$ times a cosine. A constant added to all cosines of an anchor cancels, so only their *spread*
-# counts. For small $\beta \sigma_i$, with $\sigma_i$ the standard deviation of the cosines of the positives of $i$,
-# the entropy of a softmax has a simple form (expand $\log w$ to second order):
+# Equation 1 exponentiates $\beta$ times a cosine. A constant added to all cosines of an anchor cancels, so only their
+# *spread* counts. For small $\beta \sigma_i$, with $\sigma_i$ the standard deviation of the cosines of the positives of
+# $i$, the entropy of a softmax has a simple form (expand $\log w$ to second order):
 #
 # $$- \sum_{p} w_{ip} \log w_{ip} \;\approx\; \log |P(i)| - \tfrac{1}{2} \beta^2 \sigma_i^2 \tag{8}$$
 #
-# So hardness weighting lives on the product $\beta\sigma$. It is also, to first order, the relative size by which a typical weight
-# differs from SupCon's; in the entropy it enters *squared*. Weights that are off by a tenth take only half a hundredth of a
-# nat from the entropy, so an entropy near its maximum does not prove that the weights do nothing. We look at both. But pulling positives together is just what the loss does: the
-# better the training works, the smaller is $\sigma$. We take one batch, attack it with each network in turn, and compute the
-# weights for many $\beta$. The networks stay as they are: for other $\beta$ this says what the *first* step would look like,
-# not where a whole training would end. For comparison we take the ordinary network of notebook 01, which never saw an attack
-# (with its features in place of a projection, which no loss has trained there).
+# So hardness weighting lives on the product $\beta\sigma$. It is also, to first order, the relative size by which a typical
+# weight differs from SupCon's; in the entropy it enters *squared*. Weights that are off by a tenth take only half a
+# hundredth of a nat from the entropy, so an entropy near its maximum does not prove that the weights do nothing. We look at
+# both.
+#
+# Pulling positives together is just what the loss does: the better the training works, the smaller is $\sigma$. We take one
+# batch, attack it with each network in turn, and compute the weights for many $\beta$. The networks stay as they are: for
+# other $\beta$ this says what the *first* step would look like, not where a whole training would end. For comparison we
+# take the ordinary network of notebook 01, which never saw an attack (with its features in place of a projection, which no
+# loss has trained there).
 #
 # > **Predict, then see.** Which network has the widest spread of cosines among positives, and at which $\beta$ will ANCHOR's
 # > weights use only half of the positives?
@@ -653,21 +658,21 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: thick bars hold the middle half of the cosines, thin lines 90% of them, the white mark is the
-# median. In the network without adversarial training, adversarial positives lie far from the augmented ones: there eq. 1 has
-# something to weigh. Robust training pulls them together, and with them goes the spread. If the two bars of a robust network
-# lay as far apart as those of the ordinary one, the weights would matter at small $\beta$ too. Middle and right: the earlier a
-# curve leaves its value at $\beta = 0$, the more the weights choose. Read the two together: entropy is a blunt
-# measure, which falls little while the weight shifts from many augmented positives to as many adversarial ones. Equation 8 follows the exact curve as long as
-# $\beta\sigma$ is small. Compare ANCHOR with SupCon-AT: curves that lie close together mean that the training with weights
+# **Reading the figure.** Left: thick bars hold the middle half of the cosines, thin lines 90% of them, the white mark is
+# the median. Compare the two bars of each network: the farther the adversarial positives lie behind the augmented ones, the
+# more eq. 1 has to weigh. The ordinary network shows what the attack does where nobody has trained against it; had the
+# robust networks the same gap, their weights would matter at small $\beta$ too. Middle and right: the earlier a curve
+# leaves its value at $\beta = 0$, the more the weights choose. Read the two together: entropy can stay high while weight
+# shifts from many augmented positives to as many adversarial ones. Equation 8 follows the exact curve as long as
+# $\beta\sigma$ is small. Compare ANCHOR with SupCon-AT: curves that lie close together mean that training with the weights
 # did not change what the weights would see.
 #
 # ### Exercise 1 · Which beta?
 #
-# A simplified anchor: its $n_{\text{aug}}$ augmented positives all have the cosine $c_{\text{aug}}$, its $n_{\text{adv}}$ adversarial
-# ones all have $c_{\text{adv}} < c_{\text{aug}}$. Return the $\beta$ at which the adversarial positives get the share `share` of the
-# weight, in closed form from eq. 1. It shows at once which quantity decides whether hardness weighting does anything. Hint: write
-# down the ratio of the two groups' weights.
+# A simplified anchor: its $n_{\text{aug}}$ augmented positives all have the cosine $c_{\text{aug}}$, its $n_{\text{adv}}$
+# adversarial ones all have $c_{\text{adv}} < c_{\text{aug}}$. Return the $\beta$ at which the adversarial positives get the
+# share `share` of the weight, in closed form from eq. 1. It shows at once which quantity decides whether hardness weighting
+# does anything. Hint: write down the ratio of the two groups' weights.
 
 
 # %% tags=["exercise"]
@@ -704,22 +709,22 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# The ratio of the weights of a far and a near positive is $e^{\beta (c_{\text{aug}} - c_{\text{adv}})}$, so $\beta$ is a logarithm
-# divided by the *gap* of the cosines. Halve the gap and you need twice the $\beta$. A robust encoder makes the gap small, and
-# that is all there is to the flat curves above.
+# The ratio of the weights of a far and a near positive is $e^{\beta (c_{\text{aug}} - c_{\text{adv}})}$, so $\beta$ is a
+# logarithm divided by the *gap* of the cosines. Halve the gap and you need twice the $\beta$. An encoder that keeps
+# adversarial positives close makes the gap small, and a moderate $\beta$ idle.
 
 # %% [markdown]
 # ## 6 Fine-tuning on the frozen encoder
 #
-# In eq. 3 the classifier is trained along. The paper also fine-tunes on a frozen backbone, which asks a sharper question: are the
-# *features* robust, whatever classifier came with them? With the encoder $g$ held
-# fixed, eq. 5 trains a new linear classifier from a random start, on adversarial examples against *itself*.
+# In eq. 3 the classifier is trained along. The paper also fine-tunes on a frozen backbone, which asks a sharper question:
+# are the *features* robust, whatever classifier came with them? With the encoder $g$ held fixed, eq. 5 trains a new linear
+# classifier from a random start, on adversarial examples against *itself*.
 #
-# "Held fixed" is where most implementations go wrong. A BatchNorm layer in train mode does two things that have nothing to do
+# "Held fixed" is easy to get wrong. A BatchNorm layer in train mode does two things that have nothing to do
 # with gradients: it normalises with the statistics of the batch, and it moves its running statistics towards them.
 #
-# > **Predict, then see.** We set `requires_grad = False` for the whole encoder, leave it in train mode and send a few
-# > batches of adversarial images through it. No optimiser takes part. Is the encoder the same afterwards?
+# To see what that does, we set `requires_grad = False` for the whole network, leave it in train mode and send a batch of
+# adversarial images through it a few times. No optimiser takes part. Is the encoder the same afterwards?
 
 # %%
 drifted = copy.deepcopy(networks["anchor"]).requires_grad_(False).train()
@@ -735,16 +740,16 @@ with torch.no_grad():
 change = ((new - old).norm(dim=1) / old.norm(dim=1)).mean().item()
 weights_moved = sum(name in dict(drifted.named_parameters()) for name in moved)
 notebook.say(
-    f"**Answer.** After {passes} passes {weights_moved} weights and **{len(moved)} BatchNorm statistics** of the encoder have other "
+    f"**Answer.** After {passes} passes {weights_moved} weights and **{len(moved) - weights_moved} BatchNorm statistics** of the encoder have other "
     f"values. The features of {len(x)} clean test images, computed in eval mode, have changed by **{change:.0%}** of their length on average."
 )
 
 # %% [markdown]
 # ### Exercise 2 · Freeze
 #
-# Write `freeze(model)`: afterwards an ordinary training loop over `model(images)` must train the linear classifier and nothing
-# else. Every weight *and every BatchNorm statistic* of the encoder (`model.stem`, `model.stages`) must keep its bits. The model
-# arrives in train mode and with gradients on. The check runs the loop.
+# Write `freeze(model)`: afterwards an ordinary training loop over `model(images)` must train the linear classifier and
+# nothing else. Every weight *and every BatchNorm statistic* of the encoder (`model.stem`, `model.stages`) must keep its
+# bits. The model arrives in train mode and with gradients on. The check runs the loop.
 
 
 # %% tags=["exercise"]
@@ -784,9 +789,9 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Two switches, since there are two ways to change: gradients (`requires_grad`) and the forward pass itself (train or eval mode).
-# A later call of `model.train()` turns the second one on again, so training loops that begin each epoch with it undo the
-# freezing; the package's loop therefore calls `model.train(False)` when the encoder is frozen.
+# Two switches, since there are two ways to change: gradients (`requires_grad`) and the forward pass itself (train or eval
+# mode). A later call of `model.train()` turns the second one on again, so training loops that begin each epoch with it undo
+# the freezing; the package's loop therefore calls `model.train(False)` when the encoder is frozen.
 
 # %% [markdown]
 # The package's `finetune` does this, on PGD examples. Is its encoder really the old one, bit for bit?
@@ -827,18 +832,18 @@ shown = ["accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "
 by[shown].round(3)
 
 # %% [markdown]
-# The intervals in this table are for each network by itself. They hide that all networks saw the *same* images: an image that
-# fools both, or neither, says nothing about which is better. What counts are the images on which two networks disagree, $a$
-# robust under the first only and $b$ under the second only. If the two were equally good, each of these $a + b$ images would fall
-# to either side like a fair coin. **McNemar's exact test** asks how surprising the split is:
+# The intervals in this table are for each network by itself. They hide that all networks saw the *same* images: an image
+# that fools both, or neither, says nothing about which is better. What counts are the images on which two networks
+# disagree, $a$ robust under the first only and $b$ under the second only. If the two were equally good, each of these $a +
+# b$ images would fall to either side like a fair coin. **McNemar's exact test** asks how surprising the split is:
 #
 # $$p = \min\Bigl(1,\; 2 \sum_{k=0}^{\min(a, b)} \binom{a + b}{k} 2^{-(a + b)}\Bigr) \tag{9}$$
 #
 # ### Exercise 3 · McNemar by hand
 #
-# Write eq. 9, starting from the outcomes of two networks on the same images (True: still classified correctly). Use `math.comb`,
-# no statistics library. What should come out if they disagree nowhere? And what makes the test different from one on the two
-# accuracies?
+# Write eq. 9, starting from the outcomes of two networks on the same images (True: still classified correctly). Use
+# `math.comb`, no statistics library. What should come out if they disagree nowhere? And what makes the test different from
+# one on the two accuracies?
 
 
 # %% tags=["exercise"]
@@ -873,8 +878,9 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Only $a$ and $b$ enter: a thousand more images on which both networks are right would not help to tell them apart. A test on the
-# two accuracies would treat the networks as if each had its own images, and would miss small but consistent differences.
+# Only $a$ and $b$ enter: a thousand more images on which both networks are right would not help to tell them apart. A test
+# on the two accuracies would treat the networks as if each had its own images, and would miss small but consistent
+# differences.
 
 # %%
 bits = {name: evaluation.unpack_outcomes(*by.loc[(name, "pgd"), ["outcomes", "images"]]) for name in candidates}
@@ -938,17 +944,18 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: open circles clean, filled circles under PGD. Right: the same comparison, paired. The two numbers
-# are $a$ and $b$ of eq. 9, the images that only ANCHOR and only the other one holds. An interval that covers zero (drawn in
-# grey) means that these images cannot tell the two networks apart; it does not mean that they are equal. A difference against
-# SupCon-AT to the right of zero would speak for the weights, but with one training each it could also be the luck of this
-# training. The row "fine-tuned" answers (b): far to the right of zero would mean that the robustness sat in the classifier that
-# was trained along; near zero, that it lies in the features.
+# **Reading the figure.** Left: open circles clean, filled circles under PGD. Right: the same comparison, paired. The two
+# numbers are $a$ and $b$ of eq. 9, the images that only ANCHOR and only the other one holds. The interval is the exact one
+# of $a / (a + b)$, scaled to points of accuracy, so it leaves out zero just when $p < 0.05$. An interval that covers zero
+# (drawn in grey) means that these images cannot tell the two networks apart; it does not mean that they are equal. A
+# difference against SupCon-AT to the right of zero would speak for the weights, but with one training each it could also be
+# the luck of this training. The row "fine-tuned" answers (b): far to the right of zero would mean that the robustness sat
+# in the classifier that was trained along; near zero, that it lies in the features.
 #
 # ## What can go wrong
 #
-# - **Two forward passes.** If the views pass one after the other in train mode, BatchNorm normalises each with its own statistics, and the
-#   network can tell the views apart by their offset. One pass over both is simpler and cheaper.
+# - **Two forward passes.** If the views pass one after the other in train mode, BatchNorm normalises each with its own
+#   statistics: the network computes another function for each view than at test time. One pass over both is also simpler.
 # - **Attacking in train mode.** Then the attack fits the batch statistics, and its passes move the running ones.
 # - **Weights with gradient.** Without `stop_grad` in eq. 1 the loss can be lowered by making easy positives far (notebook 04).
 # - **Labels in the wrong order.** `cat([x_aug, x_adv])` needs `labels.repeat(2)`; `repeat_interleave` pairs images with wrong
@@ -1047,14 +1054,14 @@ metrics |= {
 notebook.finish("05", preset, config, metrics)
 
 # %% [markdown]
-# **Limits.** A reconstruction from an abstract, on small images with a small network and one seed. The hyper-parameters $\beta$,
-# $\lambda$ and $\tau$ were not searched for with equal effort for each method here. Section 5 looks at the weights of networks as
-# they are; a training with another $\beta$ would give another network. PGD with one loss is not the strongest attack: notebook 06
-# has more of them, notebook 08 has more seeds and CIFAR-10.
+# **Limits.** A reconstruction from an abstract, on small images with a small network and one seed. The hyper-parameters
+# $\beta$, $\lambda$ and $\tau$ were not searched for with equal effort for each method here. Section 5 looks at the weights
+# of networks as they are; a training with another $\beta$ would give another network. PGD with one loss is not the
+# strongest attack: notebook 06 has more of them, notebook 08 has more seeds and CIFAR-10.
 #
-# **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Khosla et al., *Supervised contrastive learning*, arXiv
-# 2004.11362 · Madry et al., arXiv 1706.06083 · Robinson et al., *Contrastive learning with hard negative samples*, arXiv 2010.04592 ·
-# Kim et al., *Adversarial self-supervised contrastive learning*, arXiv 2006.07589 (adversarial views as positives) · Ioffe and
-# Szegedy, *Batch normalization*, arXiv 1502.03167 · McNemar, *Psychometrika* 12 (1947).
+# **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Khosla et al., *Supervised contrastive
+# learning*, arXiv 2004.11362 · Madry et al., arXiv 1706.06083 · Robinson et al., *Contrastive learning with hard negative
+# samples*, arXiv 2010.04592 · Kim et al., *Adversarial self-supervised contrastive learning*, arXiv 2006.07589 (adversarial
+# views as positives) · Ioffe and Szegedy, *Batch normalization*, arXiv 1502.03167 · McNemar, *Psychometrika* 12 (1947).
 #
 # **Next:** [06 · Robust evaluation](06_robust_evaluation.ipynb) attacks these networks with everything we have.
