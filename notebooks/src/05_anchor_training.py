@@ -419,8 +419,8 @@ for moment in moments:
 #
 # $$H = \operatorname{mean}_{i:\, |P(i)| > 1}\; \frac{- \sum_{p \in P(i)} w_{ip} \log w_{ip}}{\log |P(i)|} \tag{7}$$
 #
-# An entropy is hard to feel. $|P|^{H}$ says the same as the **effective number of positives** of notebook 04: $|P|$ at $H =
-# 1$, one at $H = 0$.
+# An entropy is hard to feel. $|P|^{H}$ says the same as the **effective number of positives** of notebook 04: $|P|$ at
+# $H = 1$, one at $H = 0$.
 
 # %%
 history = {method: run.metrics() for method, run in runs.items()}
@@ -834,8 +834,8 @@ by[shown].round(3)
 # %% [markdown]
 # The intervals in this table are for each network by itself. They hide that all networks saw the *same* images: an image
 # that fools both, or neither, says nothing about which is better. What counts are the images on which two networks
-# disagree, $a$ robust under the first only and $b$ under the second only. If the two were equally good, each of these $a +
-# b$ images would fall to either side like a fair coin. **McNemar's exact test** asks how surprising the split is:
+# disagree, $a$ robust under the first only and $b$ under the second only. If the two were equally good, each of these
+# $a + b$ images would fall to either side like a fair coin. **McNemar's exact test** asks how surprising the split is:
 #
 # $$p = \min\Bigl(1,\; 2 \sum_{k=0}^{\min(a, b)} \binom{a + b}{k} 2^{-(a + b)}\Bigr) \tag{9}$$
 #
@@ -1002,7 +1002,7 @@ notebook.say(
     f"On {len(compared)} test images, PGD with epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"{config.eval_restarts} restart(s), any iterate counting, attack and training seed {seed}: "
     + "; ".join(told(name) for name in candidates)
-    + f".\n\n**The claim is {'confirmed' if confirmed else 'not confirmed'}**: in one forward pass both loss terms "
+    + f".\n\n**The claim is {'confirmed' if confirmed else 'not confirmed'}**: with one forward pass a step, the two loss terms "
     + ("fell together" if falls else "did not both fall from the first epoch to the last")
     + f", and with a new linear classifier the features keep {kept:.0%} of the robust accuracy of the joint training "
     + f"(asked for: both terms fall, more than 90% is kept, and the interval lies above {3 * chance:.0%}, three times chance)."
