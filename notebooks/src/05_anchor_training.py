@@ -649,10 +649,9 @@ notebook.say(
     + f"; {plotting.method_name(widest)} has the widest. At beta = {hardnesses[here]:g} ANCHOR's weights use "
     f"{anchors['used'][here]:.1%} of the positives and put {anchors['share'][here]:.1%} of the weight on adversarial ones "
     f"(SupCon: {anchors['share'][0]:.1%}); in the network without adversarial training it would be "
-    f"{sweep['standard']['used'][here]:.1%} and {sweep['standard']['share'][here]:.1%}. A single weight of ANCHOR's is off "
-    f"SupCon's by {anchors['off'][here]:.0%} (root mean square), which changes the gradient of the contrastive term, measured on "
-    f"the encoder of section 3, by **{changed['after training']:.0%}** of its length: the gradient is guess minus target, "
-    f"so it shrinks as the two come close, and then small differences in the target count. To use only half of the positives, "
+    f"{sweep['standard']['used'][here]:.1%} and {sweep['standard']['share'][here]:.1%}. **Small in entropy is not nothing:** the entropy "
+    f"stands at {anchors['entropy'][here]:.3f}, yet a single weight is off SupCon's by {anchors['off'][here]:.0%} (root mean "
+    f"square), and the gradient of the contrastive term, after training, is off by {changed['after training']:.0%} of its length. To use only half of the positives, "
     f"ANCHOR's network needs {first_beta(anchors['used'] < 0.5)}; to put ten points more weight on adversarial positives "
     f"than SupCon, {first_beta(anchors['share'] > anchors['share'][0] + 0.1)}."
 )
