@@ -13,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 # One colour (Okabe & Ito's, safe for colour-blind readers) and one marker a method, the same in every notebook.
@@ -342,12 +343,14 @@ def gallery(
     """
     longest = max(value for row in bars for value in row if value is not None)
     spans = [*groups.values()]
-    ratios, columns = [], []
+    ratios: list[float] = []
+    columns: list[int] = []
     for span in spans:
         columns += range(len(ratios), len(ratios) + span)
         ratios += [1.0] * span + [0.18]
-    figure = plt.figure(figsize=(size * sum(ratios) + 0.9, (size + 0.74) * len(rows) + 0.3), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))  # room for the headings
+    height = (size + 0.74) * len(rows) + 0.3
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.3 / height))  # room for the headings
+    figure = plt.figure(figsize=(size * sum(ratios) + 0.9, height), layout=layout)
     grid = figure.add_gridspec(len(rows), len(ratios), width_ratios=ratios)
     heads = np.cumsum([0, *spans])[:-1]
     for r, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
@@ -356,22 +359,21 @@ def gallery(
             draw_image(axis, np.asarray(image), titles[r][c])
             below = axis.get_xaxis_transform()
             low, high = axis.get_xlim()
-            if bars[r][c] is not None:
+            length = bars[r][c]
+            if length is not None:
                 scale = (high - low) / longest
                 corner = (low, -0.15)
                 axis.add_patch(
                     mpl.patches.Rectangle(
-                        corner, bars[r][c] * scale, 0.1, color="#0072B2", lw=0, transform=below, clip_on=False
+                        corner, length * scale, 0.1, color="#0072B2", lw=0, transform=below, clip_on=False
                     )
                 )
                 tick = low + reference * scale
                 axis.plot([tick, tick], [-0.17, -0.03], color="black", linewidth=1.2, transform=below, clip_on=False)
-                axis.text(
-                    low, -0.2, f"weight x{bars[r][c]:.2f}", transform=below, fontsize=8.5, va="top", color="#0072B2"
-                )
+                axis.text(low, -0.2, f"weight x{length:.2f}", transform=below, fontsize=8.5, va="top", color="#0072B2")
             if notes[r][c]:
                 axis.text(
-                    low, -0.06 if bars[r][c] is None else -0.36, notes[r][c], transform=below, fontsize=8.5, va="top",
+                    low, -0.06 if length is None else -0.36, notes[r][c], transform=below, fontsize=8.5, va="top",
                     color="#D55E00", fontweight="bold",
                 )  # fmt: skip
             axis.set(xlim=(low, high))
