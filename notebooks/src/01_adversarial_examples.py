@@ -39,6 +39,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 
 from anchor_utils import attacks, evaluation, notebook, plotting, training
 
@@ -101,7 +102,7 @@ print("four lines of our own and anchor_utils.attacks.fgsm agree to the bit")
 # Three details matter.
 #
 # - The images stay in $[0, 1]$, and the network normalises inside. Otherwise epsilon would be measured in the wrong unit.
-# - The label is the *true* one. Attacking the network's own prediction would push mistakes towards the right answer.
+# - The label is the *true* one. Moving away from a *wrong* prediction of the network could repair it.
 # - The loss is a *sum* over the batch. Each image's gradient depends only on its own term, so a batch is attacked in one pass.
 #
 # ### Why the sign? A picture with two pixels
@@ -301,7 +302,7 @@ for axis in axes[:2]:
 arrow(axes[0], x[0], fast[0], RED)
 axes[0].plot(*fast[0], "s", color=RED, markersize=7)
 label(axes[0], "FGSM", fast[0], (-38, 8), RED)
-label(axes[0], "decision\nboundary", (0.8, 0.235), (-20, 0), BLUE, ha="center")
+label(axes[0], "decision\nboundary", (0.62, 0.17), (0, 0), BLUE, ha="center", va="center")
 for trail in others:
     axes[1].plot(*trail.T, "-", color="0.25", lw=0.9)
     axes[1].plot(*trail[0], "o", color="0.25", mfc="white", markersize=5)
@@ -316,6 +317,7 @@ for here, there in pairwise(center):
 axes[1].plot(*center.T, "o-", color=GREEN, lw=2.2, markersize=4)
 label(axes[1], "PGD", center[2], (-12, 10), GREEN)
 axes[0].set_title("One step of length ε")
+axes[2].set_box_aspect(1)
 axes[1].set_title(f"{steps} steps of length α = {alpha:g}")
 for trail in others:
     axes[2].plot(ridge_loss(trail), color="0.25", lw=0.9)
@@ -350,8 +352,8 @@ print(
 # to the upper right corner, past the ridge. Compare its printed loss with the one at $x$. Middle: PGD starts in the same direction, then
 # turns with the ridge. A cross marks a step that left the box; the dotted line shows how the projection puts it back. The thin paths begin at
 # other points of the box. Right: the loss after each step. It does not rise at every step, since a sign step always has
-# full length and jumps over the ridge; smaller steps would follow it closer and need more of them. If paths from different starts ended
-# at very different losses, one start would not be enough.
+# full length and jumps over the ridge; smaller steps would follow it closer and need more of them. Compare where the
+# paths from different starts end: as far as they differ, one start is not enough, and a restart helps.
 
 # %% [markdown]
 # ### Exercise 2 · The step for another norm
@@ -506,13 +508,14 @@ plotting.show(
 
 # %%
 few = dataset.train[:: max(1, len(dataset.train) // 4000)].to(device)
+x, y = few.inputs(), few.labels
 linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), classes)).to(device)
 torch.nn.init.zeros_(linear[1].weight)  # the problem is convex: the start does not matter, so no random one is needed
 torch.nn.init.zeros_(linear[1].bias)
 optimizer = torch.optim.Adam(linear.parameters(), lr=0.02)
 for _ in range(100):
     optimizer.zero_grad()
-    F.cross_entropy(linear(few.inputs()), few.labels).backward()
+    F.cross_entropy(linear(x), y).backward()
     optimizer.step()
 linear.requires_grad_(False)
 weight, bias = linear[1].weight, linear[1].bias
@@ -555,7 +558,7 @@ assert not (linear_exact & ~linear_pgd).any(), "an attack has broken an image th
 # $$\frac{\varepsilon \|w\|_1}{\varepsilon \|w\|_2} \le \sqrt{d}, \qquad \text{with equality if all } |w_j| \text{ are the same.} \tag{5}$$
 #
 # > **Predict, then see.** How many standard deviations of random signs is the worst change worth, for this classifier? About 2,
-# > about 7, about 25? Then: what will the same picture look like for the *network*, for which eq. 5 promises nothing?
+# > about 5, about 20? Then: what will the same picture look like for the *network*, for which eq. 5 promises nothing?
 
 # %%
 # A typical image, not a picked one: of those that both models read correctly, the one with the median margin (linear).
@@ -599,10 +602,10 @@ for axis, name, victim, size in zip(
     for height, (mark, (value, color)) in zip((0.97, 0.88, 0.79), marks.items(), strict=True):
         axis.axvline(value, ymax=height - 0.05, color=color, lw=2)
         axis.text(value, height * top, mark, color=color, ha="center", va="center")
-    middle = np.mean(axis.get_xlim())
-    side = "right" if random.mean() > middle else "left"  # beside the histogram, where there is room
-    start = random.min() - edge / 4 if side == "right" else random.max() + edge / 4
-    axis.text(start, 0.3 * heights.max(), f"{len(random)} ×\nrandom signs", color=BLUE, ha=side, va="center")
+    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9}
+    text = f"{len(random)} × random signs"
+    axis.text(random.mean(), 1.08 * heights.max(), text, color=BLUE, ha="center", va="center", bbox=box)
+    axis.text(axis.get_xlim()[0] + edge / 8, 0.03 * top, "misread", color="0.45", fontsize=10)
     axis.set(ylim=(0, top), yticks=[], xlabel="margin: true logit minus best other logit")
     axis.set_title(f"{name}, ε = {size:.3g}")
     axis.spines.left.set_visible(False)
@@ -621,7 +624,7 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** One image, one size of change per panel, all pixels moved by that size (before the clip to $[0, 1]$). In the grey
-# part the class is wrong. The histogram is what chance finds; the lines are what the gradient finds. The clip moves the histogram a
+# part the image is misread. The histogram is what chance finds; the lines are what the gradient finds. The clip moves the histogram a
 # little off the clean line: a black pixel can only become brighter. Compare the width of the histogram with its
 # distance to the FGSM and PGD lines, in both panels. If chance found what the gradient finds, the histogram would reach those
 # lines, and there would be no need for an attack.
@@ -717,8 +720,12 @@ def attack_picture(index, epsilon, steps, model):
     axes[3].bar(bars + 0.2, chances[1, shown], 0.4, color=[BLUE if k == labels[index] else RED for k in shown.tolist()])
     names = [dataset.classes[k] for k in shown.tolist()]
     axes[3].set_xticks(bars, names, rotation=45 if max(map(len, names)) > 2 else 0)
+    for tick, k in zip(axes[3].get_xticklabels(), shown.tolist(), strict=True):
+        if k == labels[index]:
+            tick.set(color=BLUE, fontweight="bold")
     axes[3].set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0%", "50%", "100%"])
-    axes[3].set_title(f"{model}, {steps} step{'s' if steps > 1 else ''}", fontsize=9, fontweight="normal")
+    title = f"{model}, {steps} step{'s' if steps > 1 else ''}; grey before, colour after"
+    axes[3].set_title(title, fontsize=9, fontweight="normal")
     axes[3].grid(axis="x", visible=False)
     return figure
 
@@ -728,7 +735,7 @@ plotting.animate(
     (attack_picture(index, epsilon, 20, "network") for epsilon in sweep),
     "An animation: while epsilon grows from 0, the image changes, and the bar of the true class gives way to another.",
     milliseconds=180,
-    colors=48,
+    colors=64,
 )
 
 # %% [markdown]
@@ -742,8 +749,6 @@ plotting.animate(
 
 # %%
 def play(**choice):
-    from IPython.display import display
-
     figure = attack_picture(**choice)
     display(figure)
     plt.close(figure)
