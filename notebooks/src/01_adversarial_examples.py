@@ -206,6 +206,10 @@ def _():
     assert torch.equal(ours, ours.clamp(0, 1)), "The result leaves [0, 1]: clip it."
     assert (ours - x).abs().max() <= size + 1e-6, "The change is larger than epsilon."
     assert not torch.allclose(ours, my_fgsm(model, x, target, size)), "You move away from the target: its loss rises."
+    for wrong in (my_fgsm(model, x, y, size), attacks.fgsm(model, x, y, epsilon=size, targeted=True)):
+        assert not torch.allclose(ours, wrong), (
+            "You take the gradient of the loss at the true label, not at the target."
+        )
     expected = attacks.fgsm(model, x, target, epsilon=size, targeted=True)
     same = (ours - expected).abs().le(1e-6).float().mean().item()
     assert same > 0.99, f"Only {same:.0%} of the pixels are those of attacks.fgsm(..., targeted=True)."
@@ -384,7 +388,9 @@ def _():
     draw = torch.Generator().manual_seed(0)
     x = 0.5 + torch.zeros(3, 1, 4, 4)
     gradient = torch.randn(x.shape, generator=draw) * torch.tensor([1e-3, 1.0, 50.0]).view(3, 1, 1, 1)
-    moved = (l2_step(x, gradient, x, 0.5, 0.1) - x).flatten(1).norm(dim=1)
+    step = l2_step(x, gradient, x, 0.5, 0.1) - x
+    assert (step * gradient).sum() > 0, "The step goes down, against the gradient."
+    moved = step.flatten(1).norm(dim=1)
     assert moved.shape == (3,), "The result does not have the shape of the images."
     assert not torch.allclose(moved, torch.full((3,), 0.5)), (
         "A point inside the ball must stay where it is: shrink only."
@@ -664,6 +670,9 @@ def _():
     assert torch.equal(radius.clamp_min(0) * ~wrong, radius), (
         "Images that are read wrongly must get 0, nothing negative."
     )
+    assert (radius[~wrong] > 0).all(), (
+        "Images that are read correctly get 0: leave the class itself out, its margin is 0."
+    )
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 6)
 
     def survives(size):  # a linear margin is smallest in a corner of the box, and here we try them all
@@ -671,7 +680,8 @@ def _():
         return ((points @ w.T + b).argmax(2) == y[:, None]).all(1)
 
     inside, outside = survives(0.999 * radius), survives(1.001 * radius + 1e-5)
-    assert inside[~wrong].all(), f"{int((~inside[~wrong]).sum())} images are already lost a little below your epsilon."
+    lost = int((~inside[~wrong]).sum())
+    assert lost == 0, f"{lost} images are lost below your epsilon. Which norm divides? Have all classes been compared?"
     assert not outside.any(), (
         f"{int(outside.sum())} images survive more than your epsilon: it is too small. Which norm?"
     )
