@@ -231,7 +231,8 @@ def _():
 # $$x_0 = \Pi(x + u), \qquad
 # x_{t+1} = \Pi\bigl(x_t + \alpha \, \mathrm{sign} \nabla_x \ell(f(x_t), y)\bigr) \tag{3}$$
 #
-# (The name says descent, the steps go up: descent on the negative loss.)
+# (The name says descent, the steps go up: descent on the negative loss.) A *restart* repeats everything from another random start and
+# keeps the worst result.
 
 
 # %%
@@ -534,7 +535,7 @@ def exact_outcomes(x, y, epsilon):
         difference = weight[y] - weight[k]
         worst = (x - epsilon * difference.sign()).clamp(0, 1)
         margin = (difference * worst).sum(1) + bias[y] - bias[k]  # eq. 4, with the clip
-        safe &= (margin > 0) | (y == k)
+        safe &= (margin > 1e-4) | (y == k)  # a little above 0, for rounding errors
     return safe
 
 
@@ -611,8 +612,7 @@ for axis, name, victim, size in zip(
     box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9}
     text = f"{len(random)} × random signs"
     axis.text(random.mean(), 1.08 * heights.max(), text, color=BLUE, ha="center", va="center", bbox=box)
-    axis.text(axis.get_xlim()[0] + edge / 8, 0.03 * top, "misread", color="0.45", fontsize=10)
-    axis.set(ylim=(0, top), yticks=[], xlabel="margin: true logit minus best other logit")
+    axis.set(ylim=(0, top), yticks=[], xlabel="margin: true logit minus best other logit (below 0: misread)")
     axis.set_title(f"{name}, ε = {size:.3g}")
     axis.spines.left.set_visible(False)
     axis.grid(False)
@@ -697,7 +697,7 @@ def _():
 #
 # One function draws everything: it attacks a test image of your choice with PGD, one step being exactly FGSM, and shows
 # the image before, after, the change, and what the model makes of it. The step size follows the number of steps, $\alpha = \min(\varepsilon,
-# 2.5\,\varepsilon / \text{steps})$, so that every number of steps can reach the edge of the box. First the function moves epsilon by itself.
+# 2.5\,\varepsilon / \text{steps})$, so that every number of steps can reach the edge of the box; the start is the image, and the last point counts. First the function moves epsilon by itself.
 
 # %%
 victims = {"network": model, "linear": linear}
@@ -808,7 +808,9 @@ def first_wrong(name, steps):
     """The smallest epsilon, on a finer grid than the figure's, at which the image is misread."""
     fine = torch.linspace(0, config.epsilon, 61).tolist()
     wrong = is_wrong(victims[name], attacked(index, fine, steps, name), labels[index].expand(len(fine)))
-    return next((f"{epsilon:.3f}" for epsilon, bad in zip(fine, wrong, strict=True) if bad), "none up to the last")
+    return next(
+        (f"{epsilon:.3f}" for epsilon, bad in zip(fine, wrong, strict=True) if bad), f"none up to {config.epsilon:g}"
+    )
 
 
 notebook.say(
