@@ -105,7 +105,7 @@ print("over five steps on one batch:", ", ".join(f"{loss:.2f}" for loss in [firs
 # any attack: try a fine grid of points in the box. A box is **whole** if all of it has the right class. The points of the two classes
 # are so far apart that no two boxes of different class touch: a boundary that leaves all boxes whole exists.
 #
-# > **Predict, then see.** Ordinary training classifies all of these points correctly. Will it leave all boxes whole? And what shape
+# > **Predict, then see.** Suppose that ordinary training gets every one of these points right. Will it leave all boxes whole? And what shape
 # > must a boundary take that squeezes between *squares*?
 
 
@@ -226,7 +226,7 @@ with torch.no_grad():
     survived = net(found).argmax(1).eq(labels)
 notebook.say(
     f"**Answer.** Standard training: {toy['standard'][0]:.0%} of the points right, {toy['standard'][1]:.0%} of the boxes whole. PGD-AT: "
-    f"{toy['pgd_at'][0]:.0%} and {toy['pgd_at'][1]:.0%}, with a boundary that bends around corners. On this last network PGD breaks "
+    f"{toy['pgd_at'][0]:.0%} and {toy['pgd_at'][1]:.0%}. On this last network PGD breaks "
     f"{int((~survived).sum())} boxes and the grid {round((1 - toy['pgd_at'][1]) * len(points))}: in a plane we can check an attack "
     "against the truth, with images we cannot."
 )
@@ -379,14 +379,16 @@ exchange = pd.DataFrame(
 
 figure, axes = plt.subplots(1, 4, figsize=(11.5, 3.5), width_ratios=[1, 1, 1, 1.25])
 for axis, beta in zip(axes, [betas[0], betas[2], betas[3]], strict=False):
-    draw_plane(axis, toy_nets[beta], crowd[:60], crowd_labels[:60], wide, f"$\\beta$ = {beta:g}")
+    draw_plane(axis, toy_nets[beta], crowd[:32], crowd_labels[:32], wide, f"$\\beta$ = {beta:g}")
 axes[3].plot(exchange["clean"], exchange["robust"], "o-", color=plotting.method_color("trades"))
 for beta, row in exchange.iterrows():
-    axes[3].annotate(f"{beta:g}", (row["clean"], row["robust"]), (0, 7), textcoords="offset points", ha="center")
+    axes[3].annotate(
+        f"$\\beta$ = {beta:g}", (row["clean"], row["robust"]), (7, -2), textcoords="offset points", ha="left"
+    )
 for side in (axes[3].xaxis, axes[3].yaxis):
     side.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-    side.set_major_locator(plt.MaxNLocator(4))
-axes[3].margins(0.15, 0.18)
+    side.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
+axes[3].margins(0.32, 0.12)
 axes[3].set(
     xlabel=f"clean accuracy, {len(fresh)} new points", ylabel="robust accuracy (grid)", title="path as $\\beta$ grows"
 )
@@ -403,12 +405,17 @@ plotting.show(
 # would be no trade-off on these data.
 
 # %%
-steps = [
-    f"$\\beta$ from {low:g} to {high:g} pays {100 * (exchange.clean[low] - exchange.clean[high]):.1f} points of clean accuracy and "
-    f"buys {100 * (exchange.robust[high] - exchange.robust[low]):.1f} of robust accuracy"
+changes = [
+    f"$\\beta$ from {low:g} to {high:g} changes clean accuracy by {100 * (exchange.clean[high] - exchange.clean[low]):+.1f} points and "
+    f"robust accuracy by {100 * (exchange.robust[high] - exchange.robust[low]):+.1f}"
     for low, high in pairwise(betas)
 ]
-notebook.say("**Answer.** " + "; ".join(steps) + f" ({len(fresh)} points, box {wide:g}, one training seed).")
+kind = "rises at each step" if exchange.robust.is_monotonic_increasing else "does not rise all the way"
+notebook.say(
+    f"**Answer.** Robust accuracy {kind}: "
+    + "; ".join(changes)
+    + f" ({len(fresh)} points, box {wide:g}, one training seed)."
+)
 
 # %% [markdown]
 # ## 3 MART: weigh by what is misread
@@ -515,7 +522,7 @@ def scores(networks, split):
 
 def shown(table):
     columns = ["method", "attack", "accuracy", "low", "high", "images", "epsilon", "step_size", "steps"]
-    return table[[*columns, "restarts", "iterate", "seed"]].round(3).astype(object).fillna("")
+    return table[[*columns, "restarts", "iterate", "seed"]].round(3).convert_dtypes().astype(object).fillna("")
 
 
 table = scores(networks, test)
@@ -634,7 +641,7 @@ for axis, (method, (clean, attacked)) in zip(axes, margins.items(), strict=True)
     )
     axis.axvline(0, color="0.4", linewidth=0.8, ls="--")
     axis.set_title(plotting.method_name(method), color=plotting.method_color(method))
-    axis.text(-0.97, 0.9, f"misread under attack\n{(attacked <= 0).mean():.0%}", fontsize=9, va="top")
+    axis.text(-0.84, 0.93, f"misread\nunder attack:\n{(attacked <= 0).mean():.0%}", fontsize=9, va="top")
     axis.set(xlabel="margin", xticks=[-1, 0, 1], ylim=(0, 1.02))
     axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
 axes[0].set_ylabel(f"share of {len(y)} test images")
@@ -668,7 +675,10 @@ def input_gradient(network, x, y):
 gradients = {method: input_gradient(network, x, y) for method, network in networks.items()}
 chosen = torch.stack([(y == k).nonzero()[0, 0] for k in y.unique()][:7]).cpu()
 figure = plotting.image_grid(
-    [x[chosen.to(device)].cpu().numpy(), *(gradient[chosen].numpy() for gradient in gradients.values())],
+    [
+        x[chosen.to(device)].cpu().numpy(),
+        *(gradient[chosen].sign() * gradient[chosen].abs().sqrt() for gradient in gradients.values()),
+    ],
     ["image", *(plotting.method_name(method) for method in methods)],
     signed_rows=range(1, 5),
     size=1.2,
@@ -680,8 +690,8 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** First test image of each class, not chosen by hand; red: more intensity helps a mistake, blue: less does. Each gradient is scaled to its own largest entry,
-# so compare patterns, not strengths. Look whether the colours lie along the strokes or are scattered over the image. Pictures like this are easily
+# **Reading the figure.** First test image of each class, not chosen by hand; red: more intensity helps a mistake, blue: less does. Drawn are square roots, so that weak entries can be seen, and each gradient is scaled to its own largest entry:
+# compare patterns, not strengths. Look whether the colours lie along the strokes or are scattered over the image. Pictures like this are easily
 # believed. The claim behind it would be false if the gradients of robust networks followed the edges of their image no better than those of the ordinary
 # network, or no better than the edges of *another* image. The next cell measures that.
 
@@ -748,10 +758,10 @@ axes[0].set(
 )
 rank = np.arange(1, len(y) + 1) / len(y)
 by_weight = weight.argsort(descending=True)
-for values, name, color, dy in ((term, "with the weights", "#009E73", -0.09), (divergence, "without", "0.45", -0.12)):
+for values, name, color, dy in ((term, "with the weights", "#009E73", -0.08), (divergence, "without", "0.45", -0.14)):
     share = (values[by_weight].cumsum(0) / values.sum()).numpy()
     axes[1].plot(rank, share, color=color)
-    axes[1].text(0.33, float(np.interp(0.3, rank, share)) + dy, name, color=color, fontsize=10)
+    axes[1].text(0.52, float(np.interp(0.5, rank, share)) + dy, name, color=color, fontsize=10)
 axes[1].set(xlabel="images, largest weight first", ylabel="share of the KL term", ylim=(0, 1.03), xlim=(0, 1))
 for side in (axes[1].xaxis, axes[1].yaxis):
     side.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
@@ -772,10 +782,11 @@ plotting.show(
 top = max(1, len(y) // 10)
 share_weighted, share_plain = ((values[by_weight[:top]].sum() / values.sum()).item() for values in (term, divergence))
 misread = parts["misread clean"][0]
+carried = (term[misread].sum() / term.sum()).item()
 notebook.say(
     f"The tenth of the images with the largest weights carries {share_weighted:.0%} of the weighted KL term and {share_plain:.0%} of the unweighted one. "
-    f"The images that are misread clean, {int(misread.sum())} of {len(y)}, carry {(term[misread].sum() / term.sum()).item():.0%}: the weight goes to "
-    f"*unsure* images rather than to *misread* ones where that number is small. The median weight is {weight.median():.3f}, and the whole "
+    f"The images that are misread clean, {int(misread.sum())} of {len(y)}, carry {carried:.0%}: most of the term belongs to "
+    f"{'images that are misread clean' if carried > 0.5 else 'images that are read correctly, but not surely'}. The median weight is {weight.median():.3f}, and the whole "
     f"weighted term is {term.mean().item() / total:.0%} of the MART loss on these images (attack as in training, {config.attack_steps} steps of "
     f"{config.step_size:g}, epsilon {config.epsilon:g})."
 )
@@ -821,7 +832,9 @@ plotting.curves(
     ylim=(-0.03, 1.03),
 )
 axis.lines[2].set(linestyle=":", marker="", color="0.45")
-axis.texts[2 if axis.texts[2].get_text() == "held-out, clean" else -1].set_alpha(1)
+for text in axis.texts:
+    if text.get_text() == "held-out, clean":
+        text.set_color("0.45")
 axis.axvline(best_epoch, color="0.5", ls=":", linewidth=1)
 axis.annotate("best checkpoint", (best_epoch, 0), (-4, 0), ha="right", textcoords="offset points", fontsize=9)
 axis.set_title(f"PGD-AT on {4 * config.batch_size} images: solid under attack, dotted clean")
