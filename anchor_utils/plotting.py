@@ -216,6 +216,19 @@ def surface(
     return image
 
 
+# Ten colours that differ in lightness too (Okabe & Ito's, and three of Paul Tol's "muted"). No ten are safe for every
+# colour-blind reader, so maps draw the number of a class as well.
+CLASS_COLORS = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"),
+    *("#56B4E9", "#D55E00", "#882255", "#999933", "#332288"),
+)
+
+
+def class_colors(labels: np.ndarray) -> list[str]:
+    """One colour a label; from the eleventh class on they repeat."""
+    return [CLASS_COLORS[int(label) % len(CLASS_COLORS)] for label in labels]
+
+
 def embedding_map(
     axis: Axes,
     points: np.ndarray,
@@ -224,14 +237,22 @@ def embedding_map(
     title: str = "",
     moved_to: np.ndarray | None = None,
     moved_wrong: np.ndarray | None = None,
+    names_at: np.ndarray | None = None,
+    size: float = 26.0,
 ) -> None:
-    """A 2-D map (N, 2) coloured by class, each class named at its median.
+    """A 2-D map (N, 2) on which each point is drawn as the number of its class, in the colour of that class.
+
+    Beyond ten classes the points are dots. The name of a class stands, circled, at the median of its `points`, or of
+    its `names_at` (N, 2), which are other positions of the same points; an empty array leaves the names out.
 
     Arrows lead from the first M points to `moved_to` (M, 2). Those of points that are misclassified
     after the move (`moved_wrong`) are drawn in black.
     """
-    palette = sns.color_palette("tab10", int(labels.max()) + 1)
-    axis.scatter(points[:, 0], points[:, 1], c=[palette[label] for label in labels], s=9, linewidth=0, alpha=0.8)
+    for label in np.unique(labels):
+        marker = rf"$\mathbf{{{label}}}$" if label < 10 else "o"
+        chosen = points[labels == label]
+        color = CLASS_COLORS[label % len(CLASS_COLORS)]
+        axis.scatter(*chosen.T, color=color, marker=marker, s=size if label < 10 else size / 3, linewidth=0)
     if moved_to is not None:
         start = points[: len(moved_to)]
         delta = moved_to - start
@@ -241,10 +262,11 @@ def embedding_map(
                 *start[chosen].T, *delta[chosen].T, angles="xy", scale_units="xy", scale=1,
                 width=0.003, color=color, alpha=alpha,
             )  # fmt: skip
-    for label in np.unique(labels):
+    names_at = points if names_at is None else names_at
+    for label in np.unique(labels) if len(names_at) else ():
         axis.annotate(
-            str(label), np.median(points[labels == label], axis=0), ha="center", va="center", fontweight="bold",
-            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": palette[label], "alpha": 0.85},
+            str(label), np.median(names_at[labels == label], axis=0), ha="center", va="center", fontweight="bold",
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": class_colors([label])[0], "alpha": 0.85},
         )  # fmt: skip
     axis.set_xticks([])
     axis.set_yticks([])

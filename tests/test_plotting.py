@@ -163,9 +163,20 @@ def test_embedding_map_names_classes_and_draws_the_moves(axis, random):
 def test_embedding_map_without_moves(axis, random):
     plotting.embedding_map(axis, random.normal(size=(6, 2)), np.array([0, 0, 1, 1, 2, 2]))
     assert not quivers(axis)
-    (scatter,) = axis.collections
-    assert len(scatter.get_offsets()) == 6
-    assert len(np.unique(scatter.get_facecolors(), axis=0)) == 3
+    assert [len(scatter.get_offsets()) for scatter in axis.collections] == [2, 2, 2]
+    assert len({tuple(scatter.get_facecolors()[0]) for scatter in axis.collections}) == 3
+    assert len({scatter.get_paths()[0].vertices.shape for scatter in axis.collections}) > 1, "numbers, not dots"
+
+
+def test_embedding_map_names_classes_elsewhere_or_not_at_all_and_takes_more_than_ten(axis, random):
+    points, labels = random.normal(size=(24, 2)), np.arange(24) % 12
+    plotting.embedding_map(axis, points, labels, names_at=points + 3)
+    assert texts(axis) == [str(label) for label in range(12)]
+    assert axis.texts[11].xy == pytest.approx(np.median(points[labels == 11] + 3, axis=0))
+    axis.clear()
+    plotting.embedding_map(axis, points, labels, names_at=np.empty((0, 2)))
+    assert texts(axis) == []
+    drawn(axis)
 
 
 def test_circle_puts_points_at_their_angles_and_moves_along_it(axis):
