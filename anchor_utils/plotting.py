@@ -270,6 +270,8 @@ def embedding_map(
         )  # fmt: skip
     axis.set_xticks([])
     axis.set_yticks([])
+    for side in axis.spines.values():  # a light frame all around: the two axes of a map have no meaning
+        side.set(visible=True, color="0.85")
     axis.set_aspect("equal", "datalim")
     axis.set_title(title)
 

@@ -299,7 +299,7 @@ def _():
     generator = np.random.default_rng(0)
     before, after = (nn.functional.normalize(torch.tensor(generator.normal(size=(50, 8)))).numpy() for _ in range(2))
     mu = 0.3 * generator.normal(size=(4, 8))
-    unit = np.mean([np.linalg.norm(mu[k] - mu[l]) for k in range(4) for l in range(k)])
+    unit = np.mean([np.linalg.norm(mu[j] - mu[k]) for j in range(4) for k in range(j)])
     r, largest = displacement_from_cosine((before * after).sum(1), mu)
     direct = np.linalg.norm(after - before, axis=1)
     assert np.shape(r) == (50,), f"r has the shape {np.shape(r)}, expected is (50,)."
@@ -527,7 +527,7 @@ for method in METHODS:
 
 arrows = slice(0, 40)
 nowhere = np.empty((0, 2))
-figure, axes = plt.subplots(2, len(METHODS), figsize=(12.5, 9))
+figure, axes = plt.subplots(2, len(METHODS), figsize=(12.5, 9.6))
 for column, method in enumerate(METHODS):
     clean, augmented, adversarial = (maps[method][view] for view in joint_views)
     wrong = ~accuracy[method]["adversarial"].cpu().numpy()
@@ -535,9 +535,9 @@ for column, method in enumerate(METHODS):
     name = plotting.method_name(method)
     top.scatter(*augmented.T, c=plotting.class_colors(labels), s=5, linewidth=0, alpha=0.3, zorder=0)
     plotting.embedding_map(
-        top, clean, labels, title=f"{name}: clean", moved_to=adversarial[arrows], moved_wrong=wrong[arrows], size=22
+        top, clean, labels, title=f"{name}: clean", moved_to=adversarial[arrows], moved_wrong=wrong[arrows], size=30
     )
-    plotting.embedding_map(bottom, adversarial, labels, title=f"{name}: adversarial", names_at=clean, size=22)
+    plotting.embedding_map(bottom, adversarial, labels, title=f"{name}: adversarial", names_at=clean, size=30)
     everything = np.concatenate(list(maps[method].values()))
     middle, reach = (everything.max(0) + everything.min(0)) / 2, 0.53 * np.ptp(everything, axis=0).max()
     for axis in (top, bottom):
@@ -545,10 +545,9 @@ for column, method in enumerate(METHODS):
         axis.set_xlim(middle[0] - reach, middle[0] + reach)
         axis.set_ylim(middle[1] - reach, middle[1] + reach)
     bottom.set_xlabel(
-        f"kNN accuracy, adversarial: {knn[method][-1]:.0%}   silhouette: {silhouette[method][-1]:.2f}\n"
-        f"displacement r: {np.median(displacement[method, 'adversarial']):.2f}, on the map {np.median(on_map[method]):.2f}"
-        f"   trustworthiness: {trust[method]:.2f}",
-        fontsize=10.5,
+        f"adversarial kNN {knn[method][-1]:.0%}, silhouette {silhouette[method][-1]:.2f}\n"
+        f"displacement {np.median(displacement[method, 'adversarial']):.2f}, on the map {np.median(on_map[method]):.2f}\n"
+        f"trustworthiness {trust[method]:.2f}"
     )
 plotting.show(
     figure,
@@ -928,7 +927,7 @@ if len(growth):
     picked = np.unique(np.linspace(0, short.epochs, min(6, short.epochs + 1)).round().astype(int))
     figure = plt.figure(figsize=(12.5, 8.6))
     top, bottom = figure.subfigures(2, 1, height_ratios=[2.4, 1])
-    strip = top.subplots(2, (len(picked) + 1) // 2, squeeze=False).flat
+    strip = list(top.subplots(2, (len(picked) + 1) // 2, squeeze=False).flat)
     for axis in strip:
         axis.set_axis_off()
     for axis, epoch in zip(strip, picked, strict=False):
