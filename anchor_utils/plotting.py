@@ -41,8 +41,11 @@ def use_style() -> None:
     plt.style.use(Path(__file__).with_name("course.mplstyle"))
 
 
-def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
-    """Display a figure in a notebook with a text for those who cannot see it, and close it."""
+def show(figure: Figure, alt: str, *, svg: bool = False, colors: int | None = None) -> None:
+    """Display a figure in a notebook with a text for those who cannot see it, and close it.
+
+    A PNG of many small marks becomes a third of its size when it is written with a palette of so many `colors`.
+    """
     from IPython.display import SVG, display
 
     buffer = io.BytesIO()
@@ -51,17 +54,29 @@ def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
         display(SVG(buffer.getvalue()))
     else:
         figure.savefig(buffer, format="png")
+        if colors is not None:
+            picture = Image.open(buffer).convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE)
+            buffer = io.BytesIO()
+            picture.save(buffer, format="PNG", optimize=True)
         _display_png(buffer.getvalue(), alt)
     plt.close(figure)
 
 
 def animate(
-    figures: Iterable[Figure], alt: str, *, milliseconds: int = 100, hold: int = 2000, colors: int = 64
+    figures: Iterable[Figure],
+    alt: str,
+    *,
+    milliseconds: int = 100,
+    hold: int = 2000,
+    colors: int = 64,
+    keep_rare: bool = False,
 ) -> None:
     """Display figures of one size as a looping animation, and close them.
 
     It is an animated PNG: every browser plays it, GitHub's view included, and a viewer that cannot shows the first
     frame. `milliseconds` is the time of a frame, `hold` that of the last one; few `colors` keep the file small.
+    They are those that most pixels have, or with `keep_rare` those that cover what occurs: for small marks of many
+    colours.
     """
     frames = []
     for figure in figures:
@@ -69,7 +84,8 @@ def animate(
         figure.savefig(buffer, format="png")
         plt.close(figure)
         frames.append(Image.open(buffer).convert("RGB"))
-    palette = frames[-1].quantize(colors)
+    method = Image.Quantize.MAXCOVERAGE if keep_rare else Image.Quantize.MEDIANCUT
+    palette = frames[-1].quantize(colors, method)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [milliseconds] * len(rest) + [hold]
     buffer = io.BytesIO()

@@ -1,11 +1,14 @@
 """Figures: each is drawn on small arrays, and what stands in it is read back."""
 
+import io
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.quiver import Quiver
+from PIL import Image
 
 from anchor_utils import plotting
 from anchor_utils.config import METHODS
@@ -72,6 +75,26 @@ def test_show_displays_and_closes_the_figure(monkeypatch, svg):
         assert shown.alt == "a picture of nothing"
         assert shown.data.startswith(b"\x89PNG")
     assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize("animated", [False, True])
+def test_a_palette_keeps_rare_colours(monkeypatch, animated):
+    shown = []
+    monkeypatch.setattr(plotting, "_display_png", lambda data, alt: shown.append(Image.open(io.BytesIO(data))))
+    figures = []
+    for _ in range(2):
+        figure, axis = plt.subplots(figsize=(2, 2))
+        plotting.embedding_map(axis, np.random.default_rng(0).normal(size=(10, 2)), np.arange(10), names_at=np.empty(0))
+        figures.append(figure)
+    if animated:
+        plotting.animate(figures, "two maps", colors=64, keep_rare=True)
+    else:
+        plotting.show(figures[0], "a map", colors=64)
+        plt.close("all")
+    assert shown[0].mode == "P"
+    pixels = np.asarray(shown[0].convert("RGB")).reshape(-1, 3).astype(int)
+    for color in plotting.CLASS_COLORS:
+        assert np.abs(pixels - np.multiply(to_rgb(color), 255)).max(1).min() < 30, color
 
 
 def test_grey_colour_and_signed_images(axis, random):

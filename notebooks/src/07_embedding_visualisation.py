@@ -341,6 +341,8 @@ def my_silhouette(vectors, labels):
     for i in range(len(labels)):
         to_class = {k: distance[i, labels == k].sum() for k in classes}
         own = (labels == labels[i]).sum()
+        if own == 1:
+            continue  # a point without company counts 0
         a = to_class[labels[i]] / (own - 1)
         b = min(to_class[k] / (labels == k).sum() for k in classes if k != labels[i])
         total += (b - a) / max(a, b)  # eq. 3
@@ -454,7 +456,14 @@ perplexities = [5, 30, 50] if n < 120 else [5, 30, 100]
 for perplexity, color, shift in zip(perplexities, ("#0072B2", "#009E73", "#D55E00"), (5, 5, -13), strict=True):
     weights = np.sort(neighbour_weights(features["anchor"]["clean"], 0, perplexity))[::-1][:-1]
     axes[0].plot(range(1, n), weights, color=color, linewidth=2)
-    axes[0].annotate(f"perplexity {perplexity}", (1, weights[0]), (6, shift), textcoords="offset points", color=color)
+    axes[0].annotate(
+        f"perplexity {perplexity}",
+        (1, weights[0]),
+        (6, shift),
+        textcoords="offset points",
+        color=color,
+        bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8},
+    )
 axes[0].set(xscale="log", yscale="log", ylim=(1e-5, 2))
 axes[0].set(
     xlabel="neighbour's rank (logarithmic)", ylabel="its weight p in eq. 4", title="one image, three perplexities"
@@ -483,12 +492,14 @@ plotting.show(
     figure,
     "Left: weights of the neighbours of one image by rank, for three perplexities. Right: distance on the map against "
     "distance in feature space for all pairs; pairs that carry weight are few and near.",
+    colors=128,
 )
 
 # %% [markdown]
 # **Reading the figure.** Left: one test image, its neighbours ordered from near to far. With a small perplexity a handful of
-# neighbours carries all the weight; with a large one the weight reaches far. So perplexity answers "how many neighbours
-# shall the map respect?", and there is no true value. If the curves lay on each other, the choice would not matter.
+# neighbours carries all the weight; with a large one the weight reaches far. A cliff in a curve is where the image runs out
+# of neighbours of its own cluster. So perplexity answers "how many neighbours shall the map respect?", and there is no true
+# value. If the curves lay on each other, the choice would not matter.
 #
 # Right: each dot is a pair. The orange ones carry nearly all of eq. 5, and t-SNE works to keep them short. The grey ones
 # cost almost nothing wherever they are put. Look at the grey cloud: if map distances were to be believed, it would be a
@@ -554,12 +565,13 @@ plotting.show(
     "Two rows of t-SNE maps for three networks, each point drawn as the number of its class. Top: clean features, with "
     "arrows to the adversarial features of 40 images, black where misclassified. Bottom: the adversarial features in the "
     "same map, with circled class numbers where the clean points are.",
+    colors=128,
 )
-longest = max(METHODS, key=lambda m: np.median(on_map[m]))
-farthest = max(METHODS, key=lambda m: np.median(displacement[m, "adversarial"]))
+longest = plotting.method_name(max(METHODS, key=lambda m: np.median(on_map[m])))
+farthest = plotting.method_name(max(METHODS, key=lambda m: np.median(displacement[m, "adversarial"])))
 notebook.say(
-    f"**The longest arrows** are those of {plotting.method_name(longest)}. The number to check is the displacement $r$, measured before "
-    f"t-SNE: {plotting.method_name(farthest)} has the largest one, so here the arrows {'tell the truth about the order of these two' if longest == farthest else 'mislead'}."
+    f"**The answer.** The longest arrows are those of {longest}. The number to check is the displacement $r$, which was measured before "
+    f"t-SNE: it is largest for {farthest}. Map and measurement {'agree' if longest == farthest else 'disagree'} about it."
 )
 notebook.say(
     f"One joint fit a network: {len(joint_views)} x {n} features, perplexity 30, seed {config.seed}. Adversarial: {attack_text}. "
@@ -574,8 +586,9 @@ notebook.say(
 # In a bottom panel ask: do the numbers around a circle agree with the circle? For a network that resists, yes, up to a few
 # strays. For one that does not, a circle stands among foreign numbers or alone.
 #
-# Then check the picture against the numbers below it. If long arrows went with a small displacement $r$, the map would have
-# torn neighbours apart, and the arrows would mean nothing.
+# Then check the picture against the numbers below it: the displacement $r$ in feature space, and the length of the arrows on
+# the map, both medians in units of the distance between classes. Long arrows with a small $r$ would mean that the map has torn
+# neighbours apart. The opposite is common: t-SNE pulls near points together, so small moves look smaller than they are.
 
 # %% [markdown]
 # ### Exercise 2 · Trustworthiness from its definition
@@ -651,6 +664,7 @@ plotting.show(
     figure,
     "Six t-SNE maps of the same ANCHOR features: two random starts by three perplexities, to compare which classes stay "
     "together and which change their places.",
+    colors=128,
 )
 
 
@@ -715,6 +729,7 @@ plotting.show(
     figure,
     "Left: arrows from clean to adversarial ANCHOR features in one joint t-SNE fit. Right: arrows between two separate fits "
     "of identical features, laid over each other as well as possible.",
+    colors=128,
 )
 refit = float(np.median(lengths["two fits of the same clean features"]))
 notebook.say(
@@ -757,11 +772,13 @@ for axis, these, score, title in (
 axes[2].scatter(*noise_map.T, c="0.35", s=9, linewidth=0)
 axes[2].set_title(f"pure noise, perplexity 2\n{len(nothing)} Gaussian vectors, no classes")
 axes[2].set(xticks=[], yticks=[])
+axes[2].spines[:].set(visible=True, color="0.85")
 axes[2].set_aspect("equal", "datalim")
 plotting.show(
     figure,
     "Left: the ANCHOR map with true labels. Middle: the same points with shuffled labels, numbers mixed. Right: t-SNE of "
     "pure noise, with small clumps that mean nothing.",
+    colors=128,
 )
 mean_knn = np.mean([s["knn_accuracy"] for s in scores])
 silhouettes = [s["silhouette"] for s in scores]
@@ -840,7 +857,7 @@ def _():
 #
 # - each fit starts from the map of the epoch before, with a mild early exaggeration (4 instead of 12), so that a class
 #   keeps its place unless the features make it move;
-# - each map is then turned and mirrored onto the one before (orthogonal Procrustes) and scaled to the same spread.
+# - each map is then turned and mirrored onto the one before (orthogonal Procrustes) and scaled to fill the frame.
 #
 # **The frames between two epochs are interpolated linearly.** They lead the eye and show no network.
 #
@@ -888,12 +905,11 @@ else:
             }
         )
         wrong = ~evaluation.clean_outcomes(model, moved, y[attacked]).cpu().numpy()
-        stages.append((points / np.sqrt((points**2).sum(1).mean()), wrong))
+        stages.append((points / np.abs(points).max(), wrong))
     growth = pd.DataFrame(history).set_index("epoch")
 
 # %%
 if len(growth):
-    reach = 1.04 * max(np.abs(points).max() for points, _ in stages)
     shown = slice(0, 40)  # so many arrows
 
     def draw(axis, points, wrong, title, size, **names_of_classes):
@@ -902,7 +918,7 @@ if len(growth):
             axis, clean, watched_labels, moved_to=moved[shown], moved_wrong=wrong[shown], size=size, **names_of_classes
         )
         axis.set_title(title, fontsize=11)
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
         axis.set_aspect("equal", "box")
 
     def frames():
@@ -921,12 +937,12 @@ if len(growth):
         "Animated t-SNE map of test features over the epochs of an ANCHOR training: numbers of ten classes sort themselves "
         "into groups, arrows to the adversarial versions become fewer or shorter. The filmstrip below shows the same.",
         milliseconds=180,
-        colors=32,
+        keep_rare=True,
     )
 
     picked = np.unique(np.linspace(0, short.epochs, min(6, short.epochs + 1)).round().astype(int))
-    figure = plt.figure(figsize=(12.5, 8.6))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2.4, 1])
+    figure = plt.figure(figsize=(12.5, 11.5))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3.3, 1])
     strip = list(top.subplots(2, (len(picked) + 1) // 2, squeeze=False).flat)
     for axis in strip:
         axis.set_axis_off()
@@ -957,6 +973,7 @@ if len(growth):
         figure,
         "Filmstrip of the animation: t-SNE maps of test features after some of the epochs of an ANCHOR training, and below "
         "them kNN accuracy on clean and adversarial features and the silhouette for every epoch.",
+        colors=128,
     )
 
     def when(column):
