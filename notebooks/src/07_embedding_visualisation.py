@@ -260,7 +260,7 @@ def median_move(view):
 
 
 notebook.say(
-    f"**The four numbers.** Median displacement under PGD: {median_move('adversarial')}. Under noise: {median_move('noise')}. "
+    f"**The answer.** Median displacement under PGD: {median_move('adversarial')}. Under noise: {median_move('noise')}. "
     f"{n} test images, {len(x[pushed])} for the feature attack."
 )
 
@@ -492,7 +492,7 @@ plotting.show(
     figure,
     "Left: weights of the neighbours of one image by rank, for three perplexities. Right: distance on the map against "
     "distance in feature space for all pairs; pairs that carry weight are few and near.",
-    colors=128,
+    colors=256,
 )
 
 # %% [markdown]
@@ -565,7 +565,7 @@ plotting.show(
     "Two rows of t-SNE maps for three networks, each point drawn as the number of its class. Top: clean features, with "
     "arrows to the adversarial features of 40 images, black where misclassified. Bottom: the adversarial features in the "
     "same map, with circled class numbers where the clean points are.",
-    colors=128,
+    colors=256,
 )
 longest = plotting.method_name(max(METHODS, key=lambda m: np.median(on_map[m])))
 farthest = plotting.method_name(max(METHODS, key=lambda m: np.median(displacement[m, "adversarial"])))
@@ -664,7 +664,7 @@ plotting.show(
     figure,
     "Six t-SNE maps of the same ANCHOR features: two random starts by three perplexities, to compare which classes stay "
     "together and which change their places.",
-    colors=128,
+    colors=256,
 )
 
 
@@ -729,7 +729,7 @@ plotting.show(
     figure,
     "Left: arrows from clean to adversarial ANCHOR features in one joint t-SNE fit. Right: arrows between two separate fits "
     "of identical features, laid over each other as well as possible.",
-    colors=128,
+    colors=256,
 )
 refit = float(np.median(lengths["two fits of the same clean features"]))
 notebook.say(
@@ -778,7 +778,7 @@ plotting.show(
     figure,
     "Left: the ANCHOR map with true labels. Middle: the same points with shuffled labels, numbers mixed. Right: t-SNE of "
     "pure noise, with small clumps that mean nothing.",
-    colors=128,
+    colors=256,
 )
 mean_knn = np.mean([s["knn_accuracy"] for s in scores])
 silhouettes = [s["silhouette"] for s in scores]
@@ -922,7 +922,7 @@ if len(growth):
         axis.set_aspect("equal", "box")
 
     def frames():
-        between = min(4, max(1, 36 // short.epochs))
+        between = min(3, max(1, 36 // short.epochs))
         for epoch in range(short.epochs + 1):
             row = growth.loc[epoch]
             title = f"epoch {epoch} of {short.epochs}: kNN {row['clean kNN']:.0%}, silhouette {row['silhouette']:.2f}"
@@ -936,7 +936,7 @@ if len(growth):
         frames(),
         "Animated t-SNE map of test features over the epochs of an ANCHOR training: numbers of ten classes sort themselves "
         "into groups, arrows to the adversarial versions become fewer or shorter. The filmstrip below shows the same.",
-        milliseconds=180,
+        milliseconds=220,
         keep_rare=True,
     )
 
@@ -973,7 +973,7 @@ if len(growth):
         figure,
         "Filmstrip of the animation: t-SNE maps of test features after some of the epochs of an ANCHOR training, and below "
         "them kNN accuracy on clean and adversarial features and the silhouette for every epoch.",
-        colors=128,
+        colors=256,
     )
 
     def when(column):
