@@ -42,8 +42,11 @@ def use_style() -> None:
     plt.style.use(Path(__file__).with_name("course.mplstyle"))
 
 
-def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
-    """Display a figure in a notebook with a text for those who cannot see it, and close it."""
+def show(figure: Figure, alt: str, *, svg: bool = False, colors: int | None = None) -> None:
+    """Display a figure in a notebook with a text for those who cannot see it, and close it.
+
+    A PNG of many small marks becomes a third of its size when it is written with a palette of so many `colors`.
+    """
     from IPython.display import SVG, display
 
     buffer = io.BytesIO()
@@ -52,17 +55,29 @@ def show(figure: Figure, alt: str, *, svg: bool = False) -> None:
         display(SVG(buffer.getvalue()))
     else:
         figure.savefig(buffer, format="png")
+        if colors is not None:
+            picture = Image.open(buffer).convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE)
+            buffer = io.BytesIO()
+            picture.save(buffer, format="PNG", optimize=True)
         _display_png(buffer.getvalue(), alt)
     plt.close(figure)
 
 
 def animate(
-    figures: Iterable[Figure], alt: str, *, milliseconds: int = 100, hold: int = 2000, colors: int = 64
+    figures: Iterable[Figure],
+    alt: str,
+    *,
+    milliseconds: int = 100,
+    hold: int = 2000,
+    colors: int = 64,
+    keep_rare: bool = False,
 ) -> None:
     """Display figures of one size as a looping animation, and close them.
 
     It is an animated PNG: every browser plays it, GitHub's view included, and a viewer that cannot shows the first
     frame. `milliseconds` is the time of a frame, `hold` that of the last one; few `colors` keep the file small.
+    They are those that most pixels have, or with `keep_rare` those that cover what occurs: for small marks of many
+    colours.
     """
     frames = []
     for figure in figures:
@@ -72,7 +87,8 @@ def animate(
         frames.append(Image.open(buffer).convert("RGB"))
     # One palette for all frames, made from the first, the middle and the last.
     chosen = np.concatenate([np.asarray(frames[k]) for k in (0, len(frames) // 2, -1)])
-    palette = Image.fromarray(chosen).quantize(colors)
+    method = Image.Quantize.MAXCOVERAGE if keep_rare else Image.Quantize.MEDIANCUT
+    palette = Image.fromarray(chosen).quantize(colors, method)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [milliseconds] * len(rest) + [hold]
     buffer = io.BytesIO()
@@ -219,6 +235,19 @@ def surface(
     return image
 
 
+# Ten colours that differ in lightness too (Okabe & Ito's, and three of Paul Tol's "muted"). No ten are safe for every
+# colour-blind reader, so maps draw the number of a class as well.
+CLASS_COLORS = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"),
+    *("#56B4E9", "#D55E00", "#882255", "#999933", "#332288"),
+)
+
+
+def class_colors(labels: np.ndarray) -> list[str]:
+    """One colour a label; from the eleventh class on they repeat."""
+    return [CLASS_COLORS[int(label) % len(CLASS_COLORS)] for label in labels]
+
+
 def embedding_map(
     axis: Axes,
     points: np.ndarray,
@@ -227,14 +256,22 @@ def embedding_map(
     title: str = "",
     moved_to: np.ndarray | None = None,
     moved_wrong: np.ndarray | None = None,
+    names_at: np.ndarray | None = None,
+    size: float = 26.0,
 ) -> None:
-    """A 2-D map (N, 2) coloured by class, each class named at its median.
+    """A 2-D map (N, 2) on which each point is drawn as the number of its class, in the colour of that class.
+
+    Beyond ten classes the points are dots. The name of a class stands, circled, at the median of its `points`, or of
+    its `names_at` (N, 2), which are other positions of the same points; an empty array leaves the names out.
 
     Arrows lead from the first M points to `moved_to` (M, 2). Those of points that are misclassified
     after the move (`moved_wrong`) are drawn in black.
     """
-    palette = sns.color_palette("tab10", int(labels.max()) + 1)
-    axis.scatter(points[:, 0], points[:, 1], c=[palette[label] for label in labels], s=9, linewidth=0, alpha=0.8)
+    for label in np.unique(labels):
+        marker = rf"$\mathbf{{{label}}}$" if label < 10 else "o"
+        chosen = points[labels == label]
+        color = CLASS_COLORS[label % len(CLASS_COLORS)]
+        axis.scatter(*chosen.T, color=color, marker=marker, s=size if label < 10 else size / 3, linewidth=0)
     if moved_to is not None:
         start = points[: len(moved_to)]
         delta = moved_to - start
@@ -244,13 +281,16 @@ def embedding_map(
                 *start[chosen].T, *delta[chosen].T, angles="xy", scale_units="xy", scale=1,
                 width=0.003, color=color, alpha=alpha,
             )  # fmt: skip
-    for label in np.unique(labels):
+    names_at = points if names_at is None else names_at
+    for label in np.unique(labels) if len(names_at) else ():
         axis.annotate(
-            str(label), np.median(points[labels == label], axis=0), ha="center", va="center", fontweight="bold",
-            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": palette[label], "alpha": 0.85},
+            str(label), np.median(names_at[labels == label], axis=0), ha="center", va="center", fontweight="bold",
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": class_colors([label])[0], "alpha": 0.85},
         )  # fmt: skip
     axis.set_xticks([])
     axis.set_yticks([])
+    for side in axis.spines.values():  # a light frame all around: the two axes of a map have no meaning
+        side.set(visible=True, color="0.85")
     axis.set_aspect("equal", "datalim")
     axis.set_title(title)
 

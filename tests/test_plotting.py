@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.quiver import Quiver
+from PIL import Image
 
 from anchor_utils import plotting
 from anchor_utils.config import METHODS
@@ -106,6 +107,26 @@ def test_show_displays_and_closes_the_figure(monkeypatch, svg):
     assert not plt.fignum_exists(figure.number)
 
 
+@pytest.mark.parametrize("animated", [False, True])
+def test_a_palette_keeps_rare_colours(monkeypatch, animated):
+    shown = []
+    monkeypatch.setattr(plotting, "_display_png", lambda data, alt: shown.append(Image.open(io.BytesIO(data))))
+    figures = []
+    for _ in range(2):
+        figure, axis = plt.subplots(figsize=(2, 2))
+        plotting.embedding_map(axis, np.random.default_rng(0).normal(size=(10, 2)), np.arange(10), names_at=np.empty(0))
+        figures.append(figure)
+    if animated:
+        plotting.animate(figures, "two maps", colors=64, keep_rare=True)
+    else:
+        plotting.show(figures[0], "a map", colors=64)
+        plt.close("all")
+    assert shown[0].mode == "P"
+    pixels = np.asarray(shown[0].convert("RGB")).reshape(-1, 3).astype(int)
+    for color in plotting.CLASS_COLORS:
+        assert np.abs(pixels - np.multiply(to_rgb(color), 255)).max(1).min() < 30, color
+
+
 def test_grey_colour_and_signed_images(axis, random):
     plotting.draw_image(axis, random.random((1, 4, 5)), "grey")
     assert axis.get_title() == "grey"
@@ -195,9 +216,20 @@ def test_embedding_map_names_classes_and_draws_the_moves(axis, random):
 def test_embedding_map_without_moves(axis, random):
     plotting.embedding_map(axis, random.normal(size=(6, 2)), np.array([0, 0, 1, 1, 2, 2]))
     assert not quivers(axis)
-    (scatter,) = axis.collections
-    assert len(scatter.get_offsets()) == 6
-    assert len(np.unique(scatter.get_facecolors(), axis=0)) == 3
+    assert [len(scatter.get_offsets()) for scatter in axis.collections] == [2, 2, 2]
+    assert len({tuple(scatter.get_facecolors()[0]) for scatter in axis.collections}) == 3
+    assert len({scatter.get_paths()[0].vertices.shape for scatter in axis.collections}) > 1, "numbers, not dots"
+
+
+def test_embedding_map_names_classes_elsewhere_or_not_at_all_and_takes_more_than_ten(axis, random):
+    points, labels = random.normal(size=(24, 2)), np.arange(24) % 12
+    plotting.embedding_map(axis, points, labels, names_at=points + 3)
+    assert texts(axis) == [str(label) for label in range(12)]
+    assert axis.texts[11].xy == pytest.approx(np.median(points[labels == 11] + 3, axis=0))
+    axis.clear()
+    plotting.embedding_map(axis, points, labels, names_at=np.empty((0, 2)))
+    assert texts(axis) == []
+    drawn(axis)
 
 
 def test_circle_puts_points_at_their_angles_and_moves_along_it(axis):
