@@ -70,14 +70,11 @@ def animate(
     milliseconds: int = 100,
     hold: int = 2000,
     colors: int = 64,
-    keep_rare: bool = False,
 ) -> None:
     """Display figures of one size as a looping animation, and close them.
 
     It is an animated PNG: every browser plays it, GitHub's view included, and a viewer that cannot shows the first
     frame. `milliseconds` is the time of a frame, `hold` that of the last one; few `colors` keep the file small.
-    They are those that most pixels have, or with `keep_rare` those that cover what occurs: for small marks of many
-    colours.
     """
     frames = []
     for figure in figures:
@@ -85,10 +82,9 @@ def animate(
         figure.savefig(buffer, format="png")
         plt.close(figure)
         frames.append(Image.open(buffer).convert("RGB"))
-    # One palette for all frames, made from the first, the middle and the last.
+    # One palette for all frames, made from the first, the middle and the last, which covers small marks too.
     chosen = np.concatenate([np.asarray(frames[k]) for k in (0, len(frames) // 2, -1)])
-    method = Image.Quantize.MAXCOVERAGE if keep_rare else Image.Quantize.MEDIANCUT
-    palette = Image.fromarray(chosen).quantize(colors, method)
+    palette = Image.fromarray(chosen).quantize(colors, Image.Quantize.MAXCOVERAGE)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [milliseconds] * len(rest) + [hold]
     buffer = io.BytesIO()
@@ -271,7 +267,8 @@ def embedding_map(
         marker = rf"$\mathbf{{{label}}}$" if label < 10 else "o"
         chosen = points[labels == label]
         color = CLASS_COLORS[label % len(CLASS_COLORS)]
-        axis.scatter(*chosen.T, color=color, marker=marker, s=size if label < 10 else size / 3, linewidth=0)
+        area = size if label < 10 else size / 3
+        axis.scatter(chosen[:, 0], chosen[:, 1], color=color, marker=marker, s=area, linewidth=0)
     if moved_to is not None:
         start = points[: len(moved_to)]
         delta = moved_to - start
@@ -283,9 +280,10 @@ def embedding_map(
             )  # fmt: skip
     names_at = points if names_at is None else names_at
     for label in np.unique(labels) if len(names_at) else ():
+        color = CLASS_COLORS[label % len(CLASS_COLORS)]
         axis.annotate(
             str(label), np.median(names_at[labels == label], axis=0), ha="center", va="center", fontweight="bold",
-            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": class_colors([label])[0], "alpha": 0.85},
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": color, "alpha": 0.85},
         )  # fmt: skip
     axis.set_xticks([])
     axis.set_yticks([])

@@ -117,7 +117,7 @@ def test_a_palette_keeps_rare_colours(monkeypatch, animated):
         plotting.embedding_map(axis, np.random.default_rng(0).normal(size=(10, 2)), np.arange(10), names_at=np.empty(0))
         figures.append(figure)
     if animated:
-        plotting.animate(figures, "two maps", colors=64, keep_rare=True)
+        plotting.animate(figures, "two maps", colors=64)
     else:
         plotting.show(figures[0], "a map", colors=64)
         plt.close("all")

@@ -937,7 +937,6 @@ if len(growth):
         "Animated t-SNE map of test features over the epochs of an ANCHOR training: numbers of ten classes sort themselves "
         "into groups, arrows to the adversarial versions become fewer or shorter. The filmstrip below shows the same.",
         milliseconds=220,
-        keep_rare=True,
     )
 
     picked = np.unique(np.linspace(0, short.epochs, min(6, short.epochs + 1)).round().astype(int))
