@@ -34,9 +34,11 @@ data_root = "../data"  # @param {type:"string"}
 models = "train"  # @param ["train", "pretrained"]
 
 # %%
+import copy
 import math
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -178,12 +180,14 @@ axis.plot(sizes, np.full(len(sizes), 0.85), color="#0072B2", marker="o", markers
 for x in (40, 1000, 10000):
     i = int(np.flatnonzero(sizes == x)[0])
     axis.annotate(
-        f"{x:,}: ±{(high[i] - low[i]) / 2:.1%}",
+        f"{x:,}: ±{50 * (high[i] - low[i]):.1f} points",
         (x, high[i] + 0.012),
         ha="right" if x == 10000 else "center",
         fontsize=9,
     )
 axis.set(xscale="log", ylim=(0.45, 1.0), xlabel="test images", ylabel="accuracy")
+axis.set_xticks(sizes[::3], [f"{size:,}" for size in sizes[::3]])
+axis.minorticks_off()
 axis.set_title("85% measured: what it may be")
 axis.yaxis.set_major_formatter("{x:.0%}")
 plotting.show(
@@ -277,15 +281,23 @@ def screen_row(model, full):
     return evaluation.join_images(blocks)
 
 
+def strong_attacks(method):
+    """AutoAttack where it runs, and the screen."""
+    model, full = copy.deepcopy(networks[method]), None
+    if method in FULL:
+        full = evaluation.evaluate(model, test[:n_full], ("autoattack",), **settings)
+    return [*([] if full is None else [full]), screen_row(model, full)]
+
+
+# Two cores: AutoAttack, which sets torch's global seed and so must be alone in doing so, beside everything else.
+with ThreadPoolExecutor(1) as helper:
+    strong = {method: helper.submit(strong_attacks, method) for method in METHODS}
+    weak = {
+        key: evaluation.evaluate(model, test, ("clean", "fgsm", "pgd"), **settings) for key, model in folded.items()
+    }
 tables = []
-for (method, s), model in folded.items():
-    parts = [evaluation.evaluate(model, test, ("clean", "fgsm", "pgd"), **settings)]
-    if s == config.seed:  # the costly attacks on the networks of the first seed
-        full = None
-        if method in FULL:
-            full = evaluation.evaluate(model, test[:n_full], ("autoattack",), **settings)
-            parts.append(full)
-        parts.append(screen_row(model, full))
+for (method, s), part in weak.items():
+    parts = [part, *(strong[method].result() if s == config.seed else [])]  # costly ones on the first training seed
     part = pd.concat(parts, ignore_index=True).rename(columns={"seed": "attack_seed"})
     tables.append(part.assign(method=method, seed=s))
 table = pd.concat(tables, ignore_index=True)
@@ -573,9 +585,9 @@ middle.set_title(
 )
 # All images if there is room, otherwise those that fall late and those that barely survive.
 shown = np.arange(n_drawn)
-if n_drawn > 24:
+if n_drawn > 20:
     shown = np.sort(np.argsort(np.where(late, -1, np.where(ladder[1], lead, np.inf))[order], kind="stable")[:20])
-width = 0.45 * max(1, n_drawn / 24)
+width = 0.45 * n_drawn / 20  # half of it: 20 pictures fill the row
 for slot, c in zip((np.arange(len(shown)) + 0.5) * n_drawn / len(shown), shown, strict=True):
     picture = images[order[c]].cpu().numpy().transpose(1, 2, 0)
     bottom.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, extent=(slot - width, slot + width, 0, 1))
@@ -658,8 +670,9 @@ def nested(method, epsilons):
 
 
 factors = (0, 0.5, 1, 1.15, 1.3, 1.5, 2, 4, 8)
-epsilons = [factor * config.epsilon for factor in factors if factor * config.epsilon <= 0.62]
-curves = {method: nested(method, epsilons) for method in METHODS}
+epsilons = [factor * config.epsilon for factor in factors if factor <= 1 or factor * config.epsilon <= 0.62]
+with ThreadPoolExecutor(2) as helpers:  # two cores
+    curves = dict(zip(METHODS, helpers.map(lambda method: nested(method, epsilons), METHODS), strict=True))
 ends = {
     method: np.array([evaluation.wilson(int(o.sum()), n_curve) for o in outcomes]).T
     for method, outcomes in curves.items()
@@ -859,8 +872,8 @@ for axis, name in zip(axes, ("no defence", "rounding", "loud logits"), strict=Tr
     axis.set_title(name, loc="left")
     axis.set_xlabel("distance walked (pixel intensity)")
 axes[0].set_ylabel("cross-entropy")
-axes[0].annotate("loss", (0.06, 0.88), xycoords="axes fraction", color="#0072B2")
-axes[0].annotate("slope that PGD sees", (0.06, 0.78), xycoords="axes fraction", color="#D55E00")
+axes[0].annotate("loss", (0.97, 0.14), xycoords="axes fraction", color="#0072B2", ha="right")
+axes[0].annotate("slope that PGD sees", (0.97, 0.04), xycoords="axes fraction", color="#D55E00", ha="right")
 plotting.show(
     figure,
     "Three curves of the loss along one direction: without defence it rises smoothly and the gradient strokes follow it; with rounding it rises in stairs, and with loud logits from "
@@ -987,15 +1000,14 @@ def _():
     start = start.view(32, 1, 28, 28)
     defended = Ripple(toy)
     result = adaptive_attack(defended, start.clone(), truth, 0.1, 0.02, 10)
-    assert torch.is_tensor(result) and result.shape == start.shape, "Return images of the shape of x."
+    assert getattr(result, "shape", None) == start.shape, "Return images of the shape of x."
     assert (result - start).abs().max() <= 0.1 + 1e-6, "An image has changed by more than epsilon."
-    assert 0 <= result.min() and result.max() <= 1, "Pixels must stay in [0, 1]."
     kept = int(evaluation.clean_outcomes(defended, result.detach(), truth).sum())
     assert kept == 0, (
         f"{kept} of 32 images are still read correctly, and all can be broken. Does your gradient pass through the sine?"
     )
     dark = adaptive_attack(defended, start.clone() * 0.1, truth, 0.1, 0.02, 10)
-    assert dark.min() >= 0, "Pixels must stay in [0, 1], for dark images too."
+    assert dark.min() >= 0, "Pixels must stay in [0, 1]: clip."
 
 
 # %% [markdown] tags=["solution"]
@@ -1045,17 +1057,20 @@ print(f"ANCHOR: {theirs}; our lines find {ours:.1%}")
 # %%
 # The numbers that each check compares, out of its sentence of evidence.
 PATTERNS = {
-    "more steps are never weaker": ("steps 1 → {steps} → {many}", "{} → {} → {}%"),
-    "a larger epsilon is never weaker": ("epsilon halved → as is → doubled", "{} → {} → {}%"),
-    "epsilon = 1 defeats the model": ("epsilon = 1", "{}%, allowed {}%"),
-    "random noise is weaker than the gradient attack": ("noise against PGD", "{} against {}%"),
-    "a transferred attack is weaker than the white-box attack": ("transfer against PGD", "{} against {}%"),
-    "black-box Square is weaker than the white-box attack": ("Square against PGD", "{} against {}%"),
-    "the loss rises along its gradient": ("loss rises, share of images", "{}%, wanted {}%"),
-    "PGD on the margin agrees with PGD on cross-entropy": ("cross-entropy against margin", "{} against {}%"),
+    "more steps are never weaker": ("1 → {steps} → {many} steps: must not rise", "{} → {} → {}%"),
+    "a larger epsilon is never weaker": ("epsilon × ½ → 1 → 2: must not rise", "{} → {} → {}%"),
+    "epsilon = 1 defeats the model": ("epsilon = 1: must fall to zero", "{}%, allowed {}%"),
+    "random noise is weaker than the gradient attack": ("noise against PGD: must be higher", "{} against {}%"),
+    "a transferred attack is weaker than the white-box attack": ("transfer against PGD: not lower", "{} against {}%"),
+    "black-box Square is weaker than the white-box attack": ("Square against PGD: not lower", "{} against {}%"),
+    "the loss rises along its gradient": ("images whose loss rises", "{}%, wanted {}%"),
+    "PGD on the margin agrees with PGD on cross-entropy": (
+        "cross-entropy against margin: not higher",
+        "{} against {}%",
+    ),
 }
 figure, axis = plt.subplots(figsize=(10, 4.6))
-for row, (check, (label, pattern)) in enumerate(PATTERNS.items()):
+for row, (check, (_, pattern)) in enumerate(PATTERNS.items()):
     for c, table_of in enumerate(checks.values()):
         numbers = [f"{float(n):.0f}" for n in re.findall(r"([\d.]+)%", table_of.loc[check, "evidence"])]
         passed = bool(table_of.loc[check, "passed"])
@@ -1159,8 +1174,9 @@ for name in broken:
     key = name.replace(" ", "_")
     metrics |= {f"{key}_pgd_accuracy": float(as_is[name]), f"{key}_adapted_accuracy": float(around[name])}
 metrics |= {f"{name.lower().replace(' ', '_')}_failed_checks": count for name, count in failed.items()}
-for method, outcomes in curves.items():
-    metrics[f"{method}_accuracy_1_5_epsilon"] = float(outcomes[epsilons.index(1.5 * config.epsilon)].mean())
+if 1.5 in factors[: len(epsilons)]:
+    for method, outcomes in curves.items():
+        metrics[f"{method}_accuracy_1_5_epsilon"] = float(outcomes[factors.index(1.5)].mean())
 metrics |= {
     "anchor_broken_by_autoattack_only": float(anchor_late),
     "anchor_pgd_gap_any_final": float((final[config.eval_steps].sum() - some[config.eval_steps].sum()) / len(right)),
