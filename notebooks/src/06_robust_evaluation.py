@@ -478,7 +478,7 @@ for y, method in enumerate(reversed(trained)):
 axis.axvline(0, color="0.2", linewidth=1)
 axis.set_yticks(range(len(trained)), [f"against {plotting.method_name(m)}" for m in reversed(trained)])
 axis.set_ylim(-0.6, len(trained) - 0.4)
-axis.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+g}")
+axis.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+g}" if abs(x) > 1e-9 else "0")
 axis.set_xlabel(f"ANCHOR minus the other: {pgd_name} accuracy, percentage points")
 plotting.show(
     figure,
@@ -575,13 +575,13 @@ figure, (top, middle, bottom) = plt.subplots(
 )
 order = plotting.survival_matrix(top, ladder, stage_names, title="ANCHOR: blue survives, orange is broken")
 column = np.arange(n_drawn) + 0.5
-colors = np.where(late, "#000000", np.where(ladder[1], "#56B4E9", "#D55E00"))[order]
+colors = np.where(late, "#CC79A7", np.where(ladder[1], "#56B4E9", "#D55E00"))[order]
 middle.bar(column, lead[order], color=colors, width=0.8)
 middle.axhline(0, color="0.2", linewidth=1)
 middle.set_ylabel("lead (logits)")
 middle.grid(axis="x", visible=False)
 middle.set_title(
-    f"Lead of the true class after {pgd_name}. Black: {pgd_name} left it standing, AutoAttack breaks it", loc="left"
+    f"Lead of the true class after {pgd_name}. Pink: {pgd_name} left it standing, AutoAttack breaks it", loc="left"
 )
 # All images if there is room, otherwise those that fall late and those that barely survive.
 shown = np.arange(n_drawn)
@@ -593,7 +593,9 @@ for slot, c in zip((np.arange(len(shown)) + 0.5) * n_drawn / len(shown), shown, 
     bottom.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, extent=(slot - width, slot + width, 0, 1))
     bottom.plot([column[c], slot], [1.35, 1.03], color=colors[c], linewidth=1.5, clip_on=False)
     if late[order[c]]:
-        bottom.add_patch(plt.Rectangle((slot - width, 0), 2 * width, 1, fill=False, linewidth=3, clip_on=False))
+        bottom.add_patch(
+            plt.Rectangle((slot - width, 0), 2 * width, 1, fill=False, edgecolor="#CC79A7", linewidth=4, clip_on=False)
+        )
 bottom.set(aspect="auto", xlim=(0, n_drawn), ylim=(0, 1.35), xticks=[], yticks=[])
 bottom.set_xlabel(f"the first {n_drawn} test images, those that fall early at the left")
 bottom.grid(False)
@@ -619,15 +621,15 @@ rank = (np.argsort(np.argsort(lead[survivors])) + 1)[late[survivors]]
 notebook.say(
     f"**The answer:** of the {len(survivors)} drawn images that {pgd_name} left, AutoAttack breaks {late.sum()}"
     + (
-        f". Sorted by lead, smallest first, they stand at place {', '.join(map(str, sorted(rank)))} of {len(survivors)}."
+        f". Sorted by lead, smallest first: place {', '.join(map(str, sorted(rank)))} of {len(survivors)}."
         if late.any()
         else "."
     )
 )
 
 # %% [markdown]
-# **Reading the figure.** Look for columns that are blue at PGD and turn orange further down: there PGD was wrong about the network. Then look at the black bars below them: if they are
-# among the shortest, PGD had come close and a longer, better steered attack finished the job; a *high* black bar would mean that PGD was stuck far from the border, which is what a hidden
+# **Reading the figure.** Look for columns that are blue at PGD and turn orange further down: there PGD was wrong about the network. Then look at the pink bars below them: if they are
+# among the shortest, PGD had come close and a longer, better steered attack finished the job; a *high* pink bar would mean that PGD was stuck far from the border, which is what a hidden
 # gradient does. For a network without tricks nearly all of the way down happens at the gradient attacks. An image that falls only at Square would be a
 # warning. What AutoAttack breaks beyond PGD is the part of the PGD number that was not robustness.
 #
@@ -759,28 +761,23 @@ scaled = [
 ]
 share = 1 / len(right)  # images that are wrong from the start count as broken
 figure, axis = plt.subplots(figsize=(8, 3.9))
-plotting.curves(
-    axis,
-    steps,
-    {
-        "step fixed, final iterate": np.array([final[t].sum().item() * share for t in steps]),
-        "step fixed, any iterate": np.array([some[t].sum().item() * share for t in steps]),
-    },
-    xlabel="PGD steps (logarithmic)",
-    ylabel=f"accuracy, ANCHOR, {len(right)} images",
-)
-axis.plot(
-    steps[:-1], [o.sum().item() * share for o in scaled], color="#D55E00", marker="^", markersize=5, linewidth=1.8
-)
-axis.annotate(
-    "step 2.5 epsilon / steps",
-    (steps[0], scaled[0].sum().item() * share),
-    (16, 8),
-    textcoords="offset points",
-    color="#D55E00",
-    fontsize=10,
-    va="bottom",
-)
+heights = {
+    "final": [final[t].sum().item() * share for t in steps],
+    "any": [some[t].sum().item() * share for t in steps],
+    "scaled": [o.sum().item() * share for o in scaled],
+}
+axis.plot(steps, heights["final"], color="#A6CEE3", linewidth=8, solid_capstyle="round", solid_joinstyle="round")
+axis.plot(steps, heights["any"], color="#0072B2", marker="o")
+axis.plot(steps[:-1], heights["scaled"], color="#D55E00", marker="^")
+for text, at, offset, color in (
+    ("step fixed; wide: final iterate, thin: any iterate", (steps[1], heights["final"][1]), (12, 6), "#0072B2"),
+    ("step 2.5 epsilon / steps, any iterate", (steps[0], heights["scaled"][0]), (0, -22), "#D55E00"),
+):
+    axis.annotate(text, at, offset, textcoords="offset points", color=color, fontsize=10)
+axis.set_xlabel("PGD steps (logarithmic)")
+axis.set_ylabel(f"accuracy, ANCHOR, {len(right)} images")
+axis.margins(y=0.12)
+axis.yaxis.set_major_formatter("{x:.0%}")
 axis.set_xscale("log")
 axis.set_xticks(steps, [str(t) for t in steps])
 axis.minorticks_off()
@@ -844,8 +841,9 @@ defences = {
 # cross-entropy on the way. The short orange strokes have the slope that `autograd` reports at their middle: they are all that PGD knows.
 
 # %%
-clean_bits = bits(first.loc[("standard", "clean")])
-i = int(clean_bits.argmax())  # the first image that the standard network reads correctly
+# An image that the standard network reads correctly, but not so surely that its loss is flat at zero.
+start_lead = -attacks.margin(evaluation.logits_of(standard, images), labels)
+i = int((start_lead - 2).abs().where(start_lead > 0, torch.inf).argmin())
 x, y = images[i : i + 1], labels[i : i + 1]
 direction = (attacks.fgsm(standard, x, y, epsilon=config.epsilon, loss="margin") - x) / config.epsilon
 
@@ -885,9 +883,9 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: the strokes lie along the curve, so the gradient tells the truth. Middle: the loss climbs stairs, and every stroke lies flat on its stair. Right: the loss is
-# exactly zero up to the border, then enormous. All three networks are wrong at the same places; only what the gradient says differs. If the defences worked, the blue curves would
-# stay low to the right end.
+# **Reading the figure.** Left: the strokes lie along the curve, so the gradient tells the truth. Middle: the loss climbs in stairs, and every stroke lies flat on its stair. Right: no
+# prediction has changed, so this network is wrong exactly where the undefended one is; but up to that border the loss is zero in float32, and the strokes say that nothing can be gained. If
+# the defences worked, the blue curves would stay low to the right end.
 #
 # > **Predict, then see.** What will PGD, unchanged, report for the two defences? How would you change the attack for each?
 
@@ -940,9 +938,9 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** For each model compare the middle point with the right one. For the broken defences PGD as it is does no more than noise: with a gradient of zero it never leaves its
-# random start. The adapted attack uses the very same network and epsilon, and the "robustness" is gone. Without a defence, and for ANCHOR, both attacks should agree within the bars:
-# there was nothing to go around. Had the adapted attack failed as well, rounding would be a defence.
+# **Reading the figure.** For each model compare the three points. Does PGD as it is do any better than noise? With a gradient of zero it never leaves its random start. The adapted attack
+# meets the same network at the same epsilon: what it breaks was never robust, only hidden. Without a defence, and for ANCHOR, both attacks should agree within the bars: there was nothing
+# to go around. Had the adapted attack failed as well, rounding would be a defence.
 #
 # ### Exercise 3 · Break the ripple
 #
