@@ -315,10 +315,11 @@ def circle(
     axis.set_title(title)
 
 
-def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *, title: str = "") -> None:
+def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *, title: str = "") -> np.ndarray:
     """Outcome bits (A, N) of A attacks on the same N images: blue survives, orange is broken.
 
     The images are sorted by the number of attacks that they survive, and the share that survives stands at the right.
+    Returns that order (N,), for more rows under the same columns.
     """
     order = np.lexsort((*survived, survived.sum(0)))
     colors = mpl.colors.ListedColormap(["#D55E00", "#A6CEE3"])
@@ -336,6 +337,7 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
     for side in axis.spines.values():
         side.set_visible(False)
     axis.set_title(title, loc="left")
+    return order
 
 
 def chords(

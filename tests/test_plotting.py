@@ -244,7 +244,9 @@ def test_circle_puts_points_at_their_angles_and_moves_along_it(axis):
 
 def test_survival_matrix_sorts_images_and_states_shares(axis):
     survived = np.array([[True, True, True, False], [True, False, False, False]])
-    plotting.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
+    order = plotting.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
+    assert sorted(order.tolist()) == [0, 1, 2, 3]
+    assert (np.diff(survived.sum(0)[order]) >= 0).all()
     assert [label.get_text() for label in axis.get_yticklabels()] == ["AutoAttack", "PGD"]  # the first on top
     assert texts(axis) == ["25%", "75%"]
     cells = np.asarray(axis.collections[0].get_array()).reshape(2, 4)
