@@ -93,10 +93,11 @@ def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbf
     return source
 
 
-def first_picture(book: nbformat.NotebookNode) -> bytes:
-    """The first PNG among the outputs: the README shows the one of notebook 01."""
-    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
-    return base64.b64decode(next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})))
+def readme_picture(book: nbformat.NotebookNode) -> bytes:
+    """The figure of notebook 01 that the README shows, found by its alt text."""
+    pictures = [o for cell in book.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    (chosen,) = [o for o in pictures if o.metadata["image/png"]["alt"].startswith("Rows of the same images")]
+    return base64.b64decode(chosen.data["image/png"])
 
 
 def main() -> int:
@@ -127,7 +128,7 @@ def main() -> int:
             continue
         nbformat.write(clean(executed, book), NOTEBOOK_DIR / f"{source.stem}.ipynb")
         if source.stem.startswith("01"):
-            (NOTEBOOK_DIR.parent / "docs" / "adversarial_examples.png").write_bytes(first_picture(book))
+            (NOTEBOOK_DIR.parent / "docs" / "adversarial_examples.png").write_bytes(readme_picture(book))
     return 1 if failed else 0
 
 
