@@ -101,7 +101,7 @@ for temperature in (0.05, 0.1, 1.0):
 
 # %% [markdown]
 # To see equations 1 to 3 at once, take a batch so small that all its pairs fit into a picture: three classes, two images of
-# each, two views of each image. That makes 12 vectors and 12 rows, one for each anchor.
+# each, two views of each image. That makes 12 vectors (random ones here, no images yet) and 12 rows, one for each anchor.
 
 # %%
 tiny_labels = torch.arange(3).repeat_interleave(4)
@@ -279,13 +279,14 @@ for tau, force in nearest_force.items():
 
 # %% [markdown]
 # **Reading the figure.** The arrows of a column are the same ones above and below. Below, an arrow leads from the guess (grey)
-# to the target (black line); above, it sits on the point, up towards the anchor or down away from it. Find A, the nearest
-# positive. At $\tau = 1$ its guess is below one third, so it is pulled. At $\tau = 0.1$ the guess is nearly all on the two
-# nearest points. A has *more* than its third, and is pushed away: the loss wants all positives alike, not one very close. For
-# the negatives the target is zero, so they are only ever pushed. At $\tau = 1$ the far ones get a share of it too; at
-# $\tau = 0.1$ next to nothing. An arrow that missed its black line would be a mistake in equation 4.
+# to the target (black line); above, it sits on the point, up towards the anchor or down away from it (without the factor
+# $1/\tau$). Find A, the nearest positive. At $\tau = 1$ its guess is below one third, so it is pulled. At $\tau = 0.1$ the
+# guess is nearly all on the two nearest points. A has *more* than its third, and is pushed away: the loss wants all
+# positives alike, not one very close. For the negatives the target is zero, so they are only ever pushed. At $\tau = 1$
+# the far ones get a share of it too; at $\tau = 0.1$ next to nothing. An arrow that missed its black line would be a
+# mistake in equation 4.
 #
-# Seven points are few. The next figure asks the second question of the box with 21 negatives, spread evenly in cosine.
+# Seven points are few. The next figure asks the last question of the box with 21 negatives, spread evenly in cosine.
 
 # %%
 spread = np.linspace(-1, 1, 21)
@@ -444,7 +445,7 @@ plotting.animate(
 
 # %% [markdown]
 # **Reading the figure.** All three circles start alike. Watch one colour: first its points run together, past points of other
-# classes. Then the groups push each other away. Watch *when* they come to rest, and what the loss below does at that moment
+# classes. Then the groups push each other away. Watch *when* they all but stop, and what the loss below does at that moment
 # (in nats: the logarithm is the natural one). If temperature were only a learning rate, all circles would end alike. The
 # same once more as a filmstrip, to compare at leisure.
 
@@ -483,9 +484,11 @@ notebook.say(
 # **Reading the figure.** Each row starts from the same points; time runs to the right; the numbers in the last column are the
 # angles between groups. At high temperature every negative pushes, however far it is, until the three groups are spread
 # evenly. At low temperature a negative at some distance gets next to no push (the two figures of section 2), and the
-# groups come to rest where they hardly see each other any more, with much of the circle left empty. So low temperature
-# sorts the near neighbours and leaves the far order alone, high temperature spreads everything. Practice lies between the
-# two: at 0.1, often. Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
+# groups all but stop where they hardly see each other any more, with much of the circle left empty. That is no minimum:
+# three points at 120 degrees are best at *every* temperature (exercise 3), but the force that leads there shrinks like
+# $e^{-\text{gap} / \tau}$, the gap being that between the cosines. So in finite time low temperature sorts the near
+# neighbours and leaves the far order alone, high temperature spreads everything. Practice lies between the two: at 0.1,
+# often. Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
 #
 # ## 4 The loss does not go to zero
 #
@@ -508,8 +511,9 @@ for t, (_, values) in paths.items():
 
 # %% [markdown]
 # So this is where the three curves of the animation went. At low temperature the floor is all but reached while the groups
-# are still close together: nothing is left to gain, and that is *why* they rest there. At high temperature the negatives keep a
-# share, however far they are, and the loss stays above the floor even in the best arrangement there is.
+# are still close together: next to nothing is left to gain, and that is *why* they hardly move any more. At high
+# temperature the negatives keep a share, however far they are, and the loss stays above the floor even in the best
+# arrangement there is.
 #
 # ### Exercise 3 · The lowest loss there is
 #
@@ -601,6 +605,11 @@ plotting.show(
     "on held-out images, clean and under PGD, by epoch.",
     svg=True,
 )
+print(
+    f"SupCon at temperature {config.temperature:g}, batches of {config.batch_size} images, two views each\n"
+    f"PGD-{config.validation_steps}: cross-entropy, L-infinity epsilon {config.epsilon:g}, step {config.step_size:g}, one random "
+    f"start, last iterate, {config.validation_images} held-out images, seed {seed}"
+)
 
 # %% [markdown]
 # **Reading the figure.** Left: compare the loss with its floor, not with zero. The gap between the two is what is left to
@@ -652,7 +661,9 @@ examination.round(3)
 # %% [markdown]
 # Read the table against its first rows: what pixels already give is no merit of the training. The untrained network shows
 # what the architecture gives. The distance from there to the SupCon rows is what the loss has added. If the two examiners
-# disagreed strongly, the classes would be separable but not gathered, and only the linear one would know it.
+# disagreed strongly, the classes would be separable but not gathered, and only the linear one would know it. One thing is
+# not even: SupCon's encoder was trained with the labels of more images than those printed above, which is all that the
+# examiners of pixels and of the untrained network get.
 #
 # ## 6 The geometry, measured
 #
@@ -724,8 +735,9 @@ notebook.say(
 # ReLU and an average, so none of their entries is negative, and neither is any cosine; the projection has the whole range. The
 # dotted line is the lowest cosine that $K$ gathered classes can have with each other on average, $-1/(K-1)$: the simplex
 # of exercise 3, the 120 degrees of section 3. (Single pairs may lie below.) Groups that stop short of it, to its right,
-# are what a low temperature gives on the circle, too. If both hills were at one place after training, a good probe would
-# have to find its information somewhere else than in angles.
+# are what a low temperature gives on the circle, too. If both hills were at one place after training, the loss would not
+# have kept its promise, however good the probe: a hill shows whether a class is *gathered*, not whether it can be read.
+# (Compare the first panel with the untrained rows of the table: differences too small for a histogram can be of use.)
 #
 # ## 7 And under attack?
 #
@@ -799,16 +811,19 @@ plotting.show(
     "augmented and PGD images; points above the diagonal are nearer to a wrong centre.",
 )
 nearest_under_attack = embeddings.knn_accuracy(known_vectors, known_labels, features["PGD"], y.cpu().numpy())
+nearest_low, nearest_high = evaluation.wilson(round(nearest_under_attack * len(few)), len(few))
 wrong_centre = float((to_own["PGD"] <= to_other["PGD"]).mean())
 typical_own = float(np.quantile(to_own["clean"], 0.1))  # nine of ten clean images are nearer to their own centre
 inside_wrong = float((to_other["PGD"] >= typical_own).mean())
-print(f"median cosine of an image's features with those of its clean version, {len(few)} test images")
+print(f"{len(few)} test images; the attack of the table, last iterate")
+print("median cosine of an image's features with those of its clean version")
 print("  ".join(f"{name}: {np.median(values):.3f}" for name, values in kept.items()))
 notebook.say(
     f"Of the attacked images **{wrong_centre:.0%}** are nearest to a wrong centre. Their median cosine with it is "
     f"{np.median(to_other['PGD']):.2f}, with their own centre {np.median(to_own['PGD']):.2f}. **{inside_wrong:.0%}** are as near "
     f"to the wrong centre as nine of ten clean images are to their own (cosine at least {typical_own:.2f}): deep inside a "
-    f"wrong group. The 10 nearest neighbours, which the attack never saw, read {nearest_under_attack:.1%} of them."
+    f"wrong group. The 10 nearest neighbours, which the attack never saw, read {nearest_under_attack:.1%} of them "
+    f"(95% interval {nearest_low:.1%} to {nearest_high:.1%})."
 )
 
 # %% [markdown]
@@ -851,7 +866,8 @@ notebook.say(
     f"{score['raw pixels', 'linear probe']:.1%}, untrained network: {score['features, untrained', 'linear probe']:.1%}). "
     f"Uniform noise of size epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}; PGD with {config.eval_steps} "
     f"steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) leaves "
-    f"**{by_attack['pgd']:.1%}** (95% interval {interval['low']:.1%} to {interval['high']:.1%}), and the nearest neighbours read {nearest_under_attack:.1%} of the attacked images. "
+    f"**{by_attack['pgd']:.1%}** (95% interval {interval['low']:.1%} to {interval['high']:.1%}), and the nearest "
+    f"neighbours read {nearest_under_attack:.1%} of {len(few)} attacked images. "
     f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
 
@@ -890,8 +906,8 @@ notebook.finish(
 # %% [markdown]
 # **Limits.** One data set, one network, one seed, one temperature. On digits even raw pixels are nearly enough, so the probe's
 # accuracy shows that the features are good, not that SupCon is needed for it. The attack knows the probe's weights.
-# "Not robust" is proved by one attack that works; no further attack is needed. The next step would be to make the loss see
-# attacked images: that is SupCon-AT and ANCHOR, in notebook 05.
+# One attack that works is enough to show that a network is *not* robust. Next one could let the loss see attacked images:
+# that is SupCon-AT and ANCHOR, in notebook 05.
 #
 # **References.** Khosla et al., *Supervised contrastive learning*, arXiv 2004.11362 · Chen et al., *A simple framework for
 # contrastive learning of visual representations* (SimCLR), arXiv 2002.05709 · Wang and Isola, *Understanding contrastive
