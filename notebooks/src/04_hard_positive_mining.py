@@ -2,8 +2,11 @@
 # # 04 · Hard-positive mining
 #
 # **Claim: one line of code, a softmax over the negative cosines in place of SupCon's uniform target, moves the loss's
-# attention to hard positives, adversarial images above all; beta = 0 gives SupCon back, and the weights must be constants
-# for the gradient.** The last cell confirms or refutes this with the numbers of this very run.
+# attention to hard positives, adversarial images above all; beta = 0 gives SupCon back, and if the gradient may run through
+# the weights, the loss pushes away easy positives that it would else pull in.** The last cell confirms or refutes this with
+# the numbers of this very run: confirmed means that beta = 0 gives SupCon's value; that at beta = 2 adversarial positives
+# get over ten points more of the weight than in SupCon; and that, without detaching, the easy positive of section 6 is
+# pushed and fewer of the starts of section 7 end with every class in one group.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/04_hard_positive_mining.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
@@ -14,7 +17,8 @@
 #
 # **You need** notebook 03: the SupCon loss, and its gradient as "guess minus target".
 #
-# **Time** preset `cpu`: less than a minute on 2 cores, and about two minutes more if the network of notebook 03 has to be trained first.
+# **Time** preset `cpu`: less than a minute on 2 cores, and about half a minute more if the network of notebook 03
+# has to be trained first.
 # `smoke`: seconds, a network that has learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU.
 #
 # The idea, weighting positives by how hard they are, is that of ANCHOR ([2510.27599](https://arxiv.org/abs/2510.27599)).
@@ -135,6 +139,7 @@ plotting.show(
     figure,
     "Three circles with one anchor and nine positives; lines from the anchor to its positives are as thick as the weights: "
     "all alike at beta 0, thickest to the far positives at beta 2, all on the farthest ones at beta 8.",
+    colors=96,
 )
 
 # %% [markdown]
@@ -294,6 +299,15 @@ plotting.show(
     figure,
     "Each row: an anchor image, its four hardest positives and its three easiest ones, each with its cosine above and its "
     "weight as a bar below; images that the classifier misreads carry the wrong class in words.",
+    colors=128,
+)
+misread = {
+    kind: f"{sum(bool(note) for row in notes for note in row[part])} of the {len(notes) * (part.stop - part.start)}"
+    for kind, part in (("hard", slice(1, 5)), ("easy", slice(5, 8)))
+}
+notebook.say(
+    f"The linear classifier misreads **{misread['hard']}** hard positives shown, and {misread['easy']} easy ones. "
+    "Whether style, writing or label is the reason, only your eyes can say."
 )
 
 # %% [markdown]
@@ -345,9 +359,10 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** Each dot is a tenth of the test images, hardest first, with its 95% interval. The classifier was
-# trained on the features and never saw a weight. If it fails mostly at the left end, the weights find, by distances alone,
-# the images that are difficult for a reader too. A flat row of dots would say that hardness is an accident of the
-# projection head.
+# trained on the features and never saw a weight. If it fails mostly at the left end, the weights find, from labels and
+# distances alone, the images that are difficult for a reader too. (Not an independent one: both look through the same
+# encoder, and an image that lies in a wrong group is far from its class *and* misread.) A flat row of dots would say that
+# hardness is an accident of the projection head.
 #
 # ## 4 How much do the weights change in a batch?
 #
@@ -706,12 +721,13 @@ plotting.show(
     figure,
     "Three circles with one anchor, an easy and a hard positive and twelve negatives; arrows show where a step moves "
     "each point. Only without detaching is the easy positive pushed away from the anchor.",
+    colors=96,
 )
-repelled = bool(forces["hard positives, not detached"][1] < 0)
+repelled = bool(forces["hard positives, not detached"][1] < 0 < forces["hard positives, detached"][1])
 
 # %% [markdown]
 # **Reading the figure.** Blue is the anchor's class, orange the other one. An arrow shows where one step on the anchor's
-# loss moves a point (the anchor itself is held in place). The short orange arrows lead away from the anchor in all three.
+# loss moves a point (the anchor itself is held in place). The tiny orange arrows lead away from the anchor in all three.
 # Look at the blue point called *easy*. SupCon pulls it in. With detached weights it is still pulled in, weakly, since the
 # hard one has the larger target. Without detaching its target is negative, and it is pushed away like a negative, though it
 # is of the anchor's class. Had that arrow kept its direction, detaching would be a matter of taste.
@@ -1021,6 +1037,7 @@ plotting.show(
     figure,
     "Filmstrip of 24 points of three classes under SupCon, under hard-positive weights that are detached, and under "
     "weights that are not detached; lines show the targets of one anchor.",
+    colors=128,
 )
 
 # %% [markdown]
@@ -1029,17 +1046,18 @@ plotting.show(
 # contrastive loss is for. Several groups of one colour mean that the class is torn: pulled to both sides at once by hard
 # positives, with other classes in between. One start is an anecdote, and this one was picked, so the next cell counts.
 #
-# > **Predict, then see.** If not detaching is like doubling beta, at which beta will the two versions fail alike?
+# > **Predict, then see.** If not detaching is like doubling beta: at which beta do detached weights fail as often as the
+# > others do at beta = 2?
 
 # %%
-strengths = [0, 1, 2, 3, 4, 6]
+strengths, gathering_steps = [0, 1, 2, 3, 4, 6], 300
 
 
 def gathered(betas, detach, dimensions):
     """For each beta, the share of the starts that end with every class in one group; all descend at once."""
     each_beta = torch.tensor(betas, dtype=torch.float32)[:, None, None, None]
     points = random_starts(count, dimensions).expand(len(betas), -1, -1, -1)
-    *_, points = descend(points, each_beta, detach, 300)
+    *_, points = descend(points, each_beta, detach, gathering_steps)
     return in_one_group(points).float().mean(-1).tolist()
 
 
@@ -1084,7 +1102,7 @@ overlap = all(
 )
 apart = max(abs(a - b) for a, b in zip(success["detached"], success["not detached"], strict=True))
 notebook.say(
-    "Not detached at beta, against detached at 2 beta: "
+    f"After {gathering_steps} steps, not detached at beta against detached at 2 beta: "
     + "; ".join(
         f"{success['not detached'][strengths.index(a)]:.0%} at {a}, {success['detached'][strengths.index(b)]:.0%} at {b}"
         for a, b in pairs
@@ -1099,9 +1117,11 @@ notebook.say(
 # **Reading the figure.** Bands are 95% intervals. Left: where a curve falls, hardness tears classes on the circle, because
 # hard positives on opposite sides pull a point both ways; this can happen to detached weights too. Compare at which beta
 # each curve falls. Right: the test of the prediction. If not detaching is the same as doubling beta, the two curves lie on
-# each other, within their bands. Equal curves on the *left* would mean that there is no mechanism at all. The last sentence
-# above is the counter-check: in 16 dimensions there is nearly always a way round. If both versions gather there, the
-# failure belongs to the circle: it shows the *mechanism*, and it does not show that a real network must fail.
+# each other, within their bands. Bands that overlap do not prove it, though: so few starts tell only large differences
+# apart, and equation 6 promises the doubling only where cosines differ little. Equal curves on the *left* would mean that
+# there is no mechanism at all. The last sentence above is the counter-check: 16 dimensions leave more ways round. If both
+# versions gather there, the failure belongs to the circle: it shows the *mechanism*, and it does not show that a real
+# network must fail.
 #
 # ## What can go wrong
 #
@@ -1178,7 +1198,7 @@ notebook.finish(
 # **Limits.** Equations 1 and 2 are a reconstruction from the summary of the ANCHOR paper; the authors' weights may differ.
 # Nothing here shows that the weights make a network more robust: that needs training, and a comparison with beta = 0 over
 # seeds, in notebooks 05, 06 and 08. The circle is the narrowest of all spheres and exaggerates. Hardness is measured by one
-# network that never saw an adversarial image or a wrong label.
+# network that was never trained on adversarial images or on labels made wrong on purpose.
 #
 # **References.** Bhattacharya, Bhattacharya and Chakraborty, *ANCHOR*, arXiv 2510.27599 · Khosla et al., *Supervised
 # contrastive learning*, arXiv 2004.11362 · Robinson et al., *Contrastive learning with hard negative samples*, arXiv
