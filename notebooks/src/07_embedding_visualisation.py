@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 · Embedding visualisation
 #
-# **Claim: an attack carries more than half of the features of a standard network into the region of another class, and
+# **Claim: PGD carries more than half of the features of a standard network into the region of another class, and
 # fewer than a quarter of those of an adversarially trained one.** The last cells confirm or refute this with the
 # numbers of this very run.
 #
@@ -61,8 +61,9 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, mo
 # %% [markdown]
 # ## 1 Features of the same images in four views
 #
-# A network is an encoder $h$ followed by a linear classifier. The encoder's output, scaled to length 1, is the *feature*
-# of an image: a point on a sphere. The classifier only cuts this sphere into regions.
+# A network is an encoder followed by a linear classifier. The encoder's output for an image $x$, scaled to length 1, is
+# the *feature* $h(x)$: a point on a sphere. Only the direction is left. The classifier sees the length too, so what we
+# measure here is close to what it decides, but not the same.
 #
 # We take three networks: one from standard training, one from PGD adversarial training (PGD-AT), and **ANCHOR**. ANCHOR
 # here is a **reconstruction** from the abstract of [2510.27599](https://arxiv.org/abs/2510.27599), not the authors' code.
@@ -271,8 +272,8 @@ notebook.say(
 # - *Augmented* is the scale of changes that training asks every network to ignore.
 # - *PGD*: does a network's bar reach the dashed line? There, features end as far away as another class lies.
 # - *Attack on the feature* is the fairer test of "the geometry is stable", because it attacks the geometry. If the
-#   robust networks moved as far there as the standard one, their robustness would be a matter of the last layer, and the
-#   claim would be wrong.
+#   robust networks moved as far there as the standard one, their geometry would not be stable at all, and only the
+#   label would be defended.
 #
 # To move far is not to cross: the feature attack does not care in which direction it pushes. So look at both panels.
 
@@ -314,8 +315,8 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # $\|h' - h\|^2 = \|h'\|^2 + \|h\|^2 - 2\, h' \cdot h = 2 - 2c$. So ranking neighbours by distance or by cosine is the same,
-# and $r$ can never exceed $2/D$. A displacement only says how far *up to there* a feature went: compare it with that
-# ceiling before comparing networks whose $D$ differ.
+# and $r$ can never exceed $2/D$. Networks whose $D$ differ have different ceilings: keep
+# that in mind when you compare their $r$.
 
 # %% [markdown]
 # ## 3 Do the classes stay apart?
@@ -389,7 +390,7 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** From left to right the views get harder; the lines only help the eye along. On clean images the
-# networks should be close. What separates them is the last point.
+# networks should be close. Look where they part, and how far apart they are at the last point.
 #
 # - A kNN accuracy far *below* the dashed line means: adversarial features do not get lost, they arrive in the middle of
 #   *wrong* classes.
@@ -497,16 +498,19 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** Left: one test image, its neighbours ordered from near to far. With a small perplexity a handful of
-# neighbours carries all the weight; with a large one the weight reaches far. A cliff in a curve is where the image runs out
-# of neighbours of its own cluster. So perplexity answers "how many neighbours shall the map respect?", and there is no true
+# neighbours carries all the weight; with a large one the weight reaches far. Every curve falls off in the end, as a
+# Gaussian does; a *step* in the curve of the largest perplexity is where the image runs out of neighbours of its own
+# cluster. So perplexity answers "how many neighbours shall the map respect?", and there is no true
 # value. If the curves lay on each other, the choice would not matter.
 #
 # Right: each dot is a pair. The orange ones carry nearly all of eq. 5, and t-SNE works to keep them short. The grey ones
-# cost almost nothing wherever they are put. Look at the grey cloud: if map distances were to be believed, it would be a
+# have almost no weight of their own. They are merely kept from coming close, where they would take a share of $q$ away from the
+# orange ones; how far off they end hardly matters. Look at the grey cloud: if map distances were to be believed, it would be a
 # thin rising line. Hence two rules:
 #
 # - far pairs have $p_{ij} \approx 0$ whether they are far or very far: **gaps between clusters mean next to nothing**;
-# - each point brings its *own* ruler $\sigma_i$, so dense and loose clusters come out alike: **size means nothing**.
+# - each point brings its *own* ruler $\sigma_i$, so dense and loose clusters come out alike: **size says nothing about
+#   spread**.
 #
 # ## 5 The maps
 #
@@ -739,8 +743,9 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** Both panels: perplexity as in the middle column above, first 60 arrows. On the right every arrow is
-# an artefact of the search. If the right panel had no visible arrows, two separate fits could be compared after all, and
-# the joint fit would be needless care.
+# an artefact of the search. (Started from principal components, the *same* features would give the same map twice; clean
+# and adversarial features are not the same, so each fit would still have a start of its own.) If the right panel had no
+# visible arrows, two separate fits could be compared after all, and the joint fit would be needless care.
 #
 # ## 7 Two controls
 #
@@ -844,14 +849,14 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # The smallest value is $1/(1+B)$. If labels mean nothing, the true order is one more random order, so it must be counted
-# above and below; without the two ones the test would reject too often. A small $p$ says that classes are *there*, not that
-# they are well separated: with many points even a silhouette near zero gets a tiny $p$.
+# above and below the fraction line; without the two ones the test would reject too often. A small $p$ says that classes
+# are *there*, not that they are well separated: with many points even a silhouette near zero gets a tiny $p$.
 
 # %% [markdown]
 # ## 8 How the features form
 #
 # So far we saw finished networks. Now we watch one learn: a short ANCHOR training on a quarter of the images for twice the
-# epochs, weights kept after every epoch. It is a run of its own and weaker than the network above.
+# epochs, weights kept after every epoch. It is a run of its own; expect less of it than of the network above.
 #
 # One t-SNE fit an epoch, of clean and adversarial features together. To make the maps comparable,
 #
@@ -1063,7 +1068,7 @@ if len(growth):
     )
 shares = ", ".join(f"{plotting.method_name(m)} {moved[m][1]:.1%}" for m in METHODS)
 lines.append(
-    "\nThe claim (more than half of the features cross for the standard network, fewer than a quarter for each adversarially trained one; "
+    "\nThe claim (under PGD more than half of the features cross for the standard network, fewer than a quarter for each adversarially trained one; "
     f"here {shares}) is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
 notebook.say("\n".join(lines))
@@ -1097,7 +1102,7 @@ notebook.finish("07", preset, config, metrics)
 # **Limits.** One training seed a network, one layer (the features before the classifier), one attack strength. PGD and the
 # feature attack are lower bounds on how far features *can* be moved. The nearest class centre is a crude classifier: it
 # assumes round classes. kNN accuracy is not a robust accuracy: the attack did not aim at the neighbours, and one that does
-# would find less of it left. The animation shows one short run with few images.
+# may leave less of it. The animation shows one short run with few images.
 #
 # **References.** van der Maaten & Hinton, *Visualizing data using t-SNE*, JMLR 2008 · Wattenberg et al., *How to use t-SNE
 # effectively*, Distill 2016 · Kobak & Berens, *The art of using t-SNE for single-cell transcriptomics*, 2019 · Venna & Kaski
