@@ -1,19 +1,20 @@
 # %% [markdown]
 # # 08 · Reproduction report
 #
-# **Claim: whether ANCHOR (our reconstruction) is more robust than PGD-AT in our CIFAR-10 study depends on the training seed: McNemar's test says
-# yes with one seed and no with another, and the 95% interval over all seeds contains zero.** The last cells confirm or refute it.
+# **Claim: whether ANCHOR (our reconstruction) is more robust than PGD-AT in our CIFAR-10 study depends on the training seed: under PGD, McNemar's test
+# puts it ahead with one seed and behind with another (each p < 0.05), and the 95% interval over all seeds contains zero.** The last cells confirm or refute it.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/08_reproduction_report.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
 #
 # This notebook trains nothing. It reads the files that training runs and evaluations wrote, holds them against the claims of the ANCHOR paper,
 # and prints what comes out, whichever way it falls. Beside each table stands the command that wrote its numbers.
+# The same command gives the same numbers only on the same machine with the same library versions.
 #
 # **You will learn** how to state a claim so that a table can refute it; why a test over images and an interval over training seeds answer
 # different questions; how small a difference a study can see at all; and what this reconstruction has and has not shown.
 #
-# **You need** nothing for the CIFAR-10 study, which comes with the course. For the runs of this machine: `make tutorial`, or notebook 06 with any
+# **You need** notebooks 01 to 06, for the methods and the attacks. No run is needed for the CIFAR-10 study, which comes with the course. For the runs of this machine: `make tutorial`, or notebook 06 with any
 # preset. Without them the notebook says so and goes on.
 #
 # **Time** seconds, for every preset.
@@ -106,7 +107,8 @@ print("PGD-AT, seed 0, first 40 images:", "".join(map(str, theirs[0, :40].astype
 #
 # By custom $p < 0.05$ counts as a difference; two equally good networks come that far apart at most once in twenty comparisons.
 #
-# **Do these two methods differ?** A method gives another network with every training seed: other initial weights, other batches. For seed $s$ let
+# **Do these two methods differ?** A method gives another network with every training seed: other initial weights, other batches. (So does another
+# machine or library version with the *same* seed: sums are rounded differently, and training amplifies it. The stored bits can be checked anywhere; a new training elsewhere is one more draw.) For seed $s$ let
 #
 # $$d_s = A_s - B_s \tag{3}$$
 #
@@ -173,7 +175,7 @@ print(f"{len(pairs)} comparisons agree with report.compare; largest deviation {w
 # |:--|:--|
 # | supported | every interval (eq. 4) lies above zero |
 # | contradicted | every interval lies below zero |
-# | mixed | some intervals leave zero out, but not all on one side |
+# | mixed | some intervals leave zero out; the others contain it or lie on the other side |
 # | no difference measured | every interval contains zero. This is *not* "they are equal" |
 # | not measured | the evaluation does not exist |
 #
@@ -228,7 +230,7 @@ def _():
 # ## 2 CIFAR-10: the study that comes with the course
 #
 # Six methods, several training seeds each, on real CIFAR-10 images that went through JPEG once, half of the official
-# test set. The settings of each method are the best of four short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
+# test set. The settings of each adversarially trained method are the best of four short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
 # title, abstract and summary; equations and hyper-parameters are ours. First, how far this is from full scale:
 
 # %%
@@ -250,11 +252,17 @@ notebook.say(
 
 # %%
 display(report.method_table(study).set_index("method"))
+warned = [
+    f"{plotting.method_name(row['method'])}, seed {row['seed']}, {row['attack']}: {row['notes'].split('!')[0]}"
+    for _, row in study[study["attack"].isin([*ATTACKS, "autoattack"])].iterrows()
+    if row["notes"]
+]
 notebook.say(
     "Accuracy in percent: the mean over n training seeds and its 95% t interval, or, with n = 1, the 95% Wilson interval over images. "
     + "; ".join(report.setting(study, attack) for attack in (*ATTACKS, "autoattack"))
-    + ". The attack's seed is the training seed. An attack queries the network in the precision named; "
+    + ". The attack's seed is the training seed. An attack queries the network in the precision named, which for `auto` was bfloat16 on the CPU of the study; "
     "whether an image is lost is decided in float32. `standard` was trained on clean images only."
+    + (f" AutoAttack's library warned: {'; '.join(warned)}." if warned else "")
 )
 
 # %% [markdown]
@@ -311,8 +319,8 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** One numbered dot a training seed; the diamond is their mean and the bar its 95% interval (eq. 4). All panels span the same number of points, so widths compare across them.
-# Look first how far the dots of *one* method lie apart: that is the noise any claim has to rise above. Then compare methods: two whose dots interleave have not been told apart, whatever their
-# means. The paper's claim would need all of ANCHOR's dots to the right of the others' in the middle and right panels. If seeds did not matter, the dots of a method would lie above each other.
+# Look first how far the dots of *one* method lie apart: that is the noise any claim has to rise above. Then compare methods: where dots interleave, the difference of the means is
+# within that noise (pairing the seeds, eq. 3, can still help: next figure). The paper's claim would show as ANCHOR's dots to the right of the others' in the middle and right panels. If seeds did not matter, the dots of a method would lie above each other.
 
 # %%
 noise = {attack: (accuracy[attack].max() - accuracy[attack].min()) for attack in ATTACKS}
@@ -391,7 +399,7 @@ plotting.show(
 # %% [markdown]
 # **Reading the figure.** A numbered dot is what a study with only that seed would have reported: right of the line ANCHOR is ahead, and colour says that McNemar's test is below 0.05. The black diamond is the mean over the
 # seeds with eq. 4. Look for groups that hold a blue *and* an orange dot: there one study would have published "better" and another "worse", both with a
-# significant test, both right about their two networks. Compare the thin bars with the black one: the thin bars know the images and not the seeds. If seeds did not
+# significant test, both perhaps right about their two networks. Compare the thin bars with the black one: the thin bars know the images and not the seeds. If seeds did not
 # matter, the dots of a group would lie within each other's bars, and the black bar would be hardly longer than theirs.
 
 # %%
@@ -507,7 +515,7 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Every point on every curve is a false alarm: by construction there is nothing to find. A sound procedure stays on the dashed line. A curve that climbs towards the right finds the luck of the seed, with more
+# **Reading the figure.** The curves show the share of false alarms: by construction there is nothing to find. A sound procedure stays on or below the dashed line. A curve that climbs towards the right finds the luck of the seed, with more
 # certainty the more images it sees: McNemar's test is right that these *networks* differ, and wrong as evidence about *methods*. Pooling the images of several seeds into one test does not repair it. The procedure that treats the
 # *seed* as the unit should stay flat, whatever the number of images. If $\sigma$ were zero, all curves would lie at or under 5%.
 #
@@ -517,7 +525,7 @@ notebook.say(
 #
 # $$m_n = t_{n-1}\,\frac{s_d}{\sqrt n} \tag{7}$$
 #
-# A *true* difference of just this size is found only about every second time, because the measured mean falls below it as often as above. Planners ask for 80%: then the true difference must be larger. The next figure
+# A *true* difference of just this size is found in little more than half of all studies, because the measured mean falls below it as often as above. Planners ask for 80%: then the true difference must be larger. The next figure
 # shows both, next to the differences that the study measured.
 
 
@@ -633,7 +641,7 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # Where $t$ has settled near 2, halving the difference takes four times the seeds, as always with $1/\sqrt n$. With few seeds it takes less than that, because $t_{n-1}$ falls as well: the third seed is worth far more than the
-# thirtieth. Note that this $n$ finds a true difference of that size only about half of the time.
+# thirtieth. Note that this $n$ finds a true difference of that size in little more than half of all studies.
 
 # %% [markdown]
 # ### The claims
@@ -689,6 +697,17 @@ for (_, _, attack), verdict in zip(report.CLAIMS, study_claims["verdict"], stric
 lines.append(
     f"*Clean accuracy does not suffer* asks for less than the other claims: not that ANCHOR is better, but that it is not worse. The interval excludes a loss of more than {max(-100 * clean['low'], 0):.1f} points against PGD-AT. "
     "Whether that is little enough has to be said beforehand, and we had not said it; the table asks for an interval above zero. Exercise 3 writes the other test."
+)
+tuned = {c["method"]: c["config"] for c in cells if c["method"] in ("anchor", "supcon_at")}
+other = [k for k, v in tuned["anchor"].items() if tuned["supcon_at"][k] != v and k not in ("method", "seed", "beta")]
+lines.append(
+    "*Weighing hard positives* compares two methods, each at the best setting of its own trials. Besides the weights of the positives, they differ in "
+    + (
+        "; ".join(f"`{k}` (ANCHOR {tuned['anchor'][k]}, SupCon-AT {tuned['supcon_at'][k]})" for k in other)
+        + ". A difference could come from there too; the row with beta = 0 in section 4 changes the weights only."
+        if other
+        else "nothing."
+    )
 )
 notebook.say("\n\n".join(lines))
 
@@ -927,7 +946,8 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** One row a variant, sorted; bars are Wilson intervals over images, and the luck of the training seed is not in them. The base setting is orange, and its interval is drawn through all rows. A variant counts as
-# better or worse only where its bar leaves the orange band behind, and with this many variants one may do so by chance. Sorted noise always looks like a trend: try to tell a story about the order, then imagine it reversed.
+# better or worse only where its bar leaves the orange band behind, and with this many variants one may do so by chance. (The
+# rule is cautious: all rows share their images, and a paired test, which needs the bits, would be sharper.) Sorted noise always looks like a trend: try to tell a story about the order, then imagine it reversed.
 
 # %%
 apart = [name for name, (low, high) in zip(names, ends, strict=True) if low > base_high or high < base_low]
@@ -937,7 +957,7 @@ notebook.say(
 )
 
 # %% [markdown]
-# Step 5 of the reconstruction replaces the classifier by a new one, trained on adversarial images on top of the frozen encoder (notebook 05). Does that help the networks of the study? Held-out training images again, one row a training seed.
+# Step 5 of the reconstruction replaces the classifier by a new one, trained on adversarial images on top of the frozen encoder (notebook 05). Does that help the ANCHOR networks of the study? Held-out training images again, one row a training seed.
 #
 # > **Commands.** `make sweep SWEEP=cifar10_cpu`, `make publish`.
 
@@ -1047,7 +1067,7 @@ plotting.show(
 published = literature["AutoAttack %"].dropna()
 notebook.say(
     f"The published AutoAttack accuracies of the three methods lie within {published.max() - published.min():.1f} points of each other. {n_seeds} seeds with the spread of our study would show a difference from {100 * smallest_shown(spreads['screen'], n_seeds):.1f} points on "
-    f"(screen, {n_images['screen']:,} images)."
+    f"(screen, {n_images['screen']:,} images). What the spread is at full scale and with more images, neither source says."
 )
 
 # %% [markdown]
@@ -1077,7 +1097,7 @@ notebook.say(
             f"- Preset `{preset}`, {table['seed'].nunique()} training seed(s), {len(claims)} claims: {in_words(counts_here)}.",
             f"- ANCHOR against PGD-AT under {ATTACKS['pgd']} (L-inf epsilon {setting['epsilon']:g}, {setting['eval_steps']} steps of {setting['eval_step_size']:g}, {setting['eval_restarts']} restart, any iterate, {n_images['pgd']:,} images, "
             f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}. Such opposite answers occur in {len(split)} of {len(alone)} comparisons.",
-            f"- With the measured spread, {n_seeds} seeds show differences from {100 * smallest_shown(spreads['pgd'], n_seeds):.1f} points on; one point takes {for_one_point['pgd']} seeds (80% power). One-seed McNemar tests would raise a false alarm in {at_study[0]:.0%} of studies.",
+            f"- With the measured spread, {n_seeds} seeds show differences from {100 * smallest_shown(spreads['pgd'], n_seeds):.1f} points on; one point takes {for_one_point['pgd']} seeds (80% power). In the simulation, McNemar's test on one seed raises a false alarm in {at_study[0]:.0%} of studies.",
             f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by the study's file.",
         ]
     )
@@ -1086,7 +1106,7 @@ notebook.say(
 # %% [markdown]
 # ### Expected values
 #
-# The study's numbers follow from a file and must come out the same on every machine; the counts of this preset's verdicts depend on the networks that were trained here.
+# The study's numbers follow from a file and must come out the same on every machine (nothing is trained for them); the counts of this preset's verdicts depend on the networks that were trained here.
 
 # %%
 metrics = {f"claims_{key}": float(number) for key, number in counts_here.items()}
@@ -1111,6 +1131,7 @@ notebook.finish("08", preset, config, metrics)
 # %% [markdown]
 # **Limits.** The claims are our reading of an abstract and a summary; the equations and hyper-parameters are ours. Three seeds know their own spread badly: with two degrees of freedom the true $\sigma$ may be half or several times what was measured, and
 # everything in "more images or more seeds?" inherits that; pooling over four baselines helps less than it seems, because all four comparisons share ANCHOR's runs. The simulation takes seeds for normal and disagreeing images for independent. Student's interval over three seeds assumes normality too, and cannot check it.
+# All seeds are tested on the same images, so what these images have in favour of one method is not in that interval either. And the settings were chosen with one seed.
 #
 # **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Croce & Hein, *Reliable evaluation of adversarial robustness*, arXiv 2003.01690 · Bouthillier et al., *Accounting for variance in machine learning
 # benchmarks*, arXiv 2103.03098 · Agresti & Min, *Simple improved confidence intervals for comparing matched proportions*, Statistics in Medicine 24, 2005 · McNemar, Psychometrika 12, 1947 · Wilson, JASA 22, 1927 · Student, *The probable error of a mean*, Biometrika 6, 1908.
