@@ -6,6 +6,7 @@ import re
 
 import nbformat
 import pytest
+import yaml
 
 from anchor_utils import lock, run
 from anchor_utils.config import load_preset
@@ -64,6 +65,9 @@ def test_notebook_found_the_numbers_that_are_expected(source):
     assert run.outside_their_bands(book) == []
     (table,) = [o.data["text/markdown"] for o in outputs(book) if "missed" in o.get("metadata", {})]
     assert "values lie where they are expected" in table
+    bands = yaml.safe_load((run.NOTEBOOK_DIR.parent / "expected" / f"{source.name[:2]}.cpu.yaml").read_text())
+    for name, (low, high) in bands.items():
+        assert re.search(rf"\| {name} \| \S+ \| {low:.3g} to {high:.3g} \| pass \|", table), f"{name}: stale table"
     last = [cell for cell in book.cells if cell.cell_type == "code"][-1]
     assert (
         f'notebook.finish(\n    "{source.name[:2]}"' in last.source
