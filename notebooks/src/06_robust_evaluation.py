@@ -1,22 +1,26 @@
 # %% [markdown]
 # # 06 · Robust evaluation
 #
-# **Claim: a robust accuracy is an upper bound found by an attack and worth as much as the attack: a stronger attack only lowers it, and a network
-# that merely hides its gradient looks robust until an attack goes around the hiding.** The last cells confirm or refute this with this run's numbers.
+# **Claim: a robust accuracy is an upper bound found by an attack and worth as much as the attack: a stronger attack
+# only lowers it, and a network that merely hides its gradient looks robust until an attack goes around the hiding.**
+# The last cells confirm or refute this with this run's numbers.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/06_robust_evaluation.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
 #
-# **You will learn** what a robust accuracy says and what it does not, how to put an interval on it, how to compare two networks on the same images, what
-# AutoAttack does that PGD does not, and how to catch a defence that only hides its gradient.
+# **You will learn** what a robust accuracy says and what it does not, how to put an interval on it, how to compare two
+# networks on the same images, what AutoAttack does that PGD does not, and how to catch a defence that only hides its
+# gradient.
 #
 # **You need** notebook 01 (FGSM, PGD) and the idea of adversarial training (notebook 02).
 #
-# **Time** preset `cpu`: about two minutes on 2 idle cores, plus the training of networks that no earlier notebook has trained. `smoke`: seconds, networks that
-# have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly AutoAttack.
+# **Time** preset `cpu`: about two minutes on 2 idle cores, plus the training of networks that no earlier notebook has
+# trained. `smoke`: seconds, networks that have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU,
+# mostly AutoAttack.
 #
-# **Real CIFAR-10 without training**: with `models = "pretrained"` this notebook takes the small CIFAR-10 networks that come with the course, and their
-# settings, instead of those of the preset. The images are downloaded; `overrides = {"dataset": "imagefolder:PATH"}` takes others.
+# **Real CIFAR-10 without training**: with `models = "pretrained"` this notebook takes the small CIFAR-10 networks that
+# come with the course, and their settings, instead of those of the preset. The images are downloaded;
+# `overrides = {"dataset": "imagefolder:PATH"}` takes others.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -60,22 +64,26 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, mo
 # %% [markdown]
 # ## 1 What the number means
 #
-# The robust accuracy $R$ of a network $f$ on $N$ test images $x_i$ with labels $y_i$ is the share of images for which *no* change $\delta$ of size up to
-# $\varepsilon$ leads to a wrong answer. An attack $a$ tries some changes, not all, and returns one, $a(x_i)$. So it can only find a number that is too high:
+# The robust accuracy $R$ of a network $f$ on $N$ test images $x_i$ with labels $y_i$ is the share of images for which
+# *no* change $\delta$ of size up to $\varepsilon$ leads to a wrong answer. An attack $a$ tries some changes, not all,
+# and returns one, $a(x_i)$. So it can only find a number that is too high:
 #
 # $$R = \frac1N \sum_i \min_{\|\delta\|_\infty \le \varepsilon} \mathbb 1\bigl[f(x_i + \delta) = y_i\bigr]
 # \;\le\; \frac1N \sum_i \underbrace{\mathbb 1\bigl[f(a(x_i)) = y_i\bigr]}_{\text{one outcome bit an image}} = R_a \tag{1}$$
 #
-# where $\mathbb 1[\cdot]$ is 1 if the statement holds and 0 if not, and $x_i + \delta$ stays in $[0,1]$. Hence of two attacks the one with the *lower* $R_a$ tells more about
-# $R$. And attacks add up: an image is broken when any of them breaks it, so the bits of several attacks are multiplied (AND):
+# where $\mathbb 1[\cdot]$ is 1 if the statement holds and 0 if not, and $x_i + \delta$ stays in $[0,1]$. Hence of two
+# attacks the one with the *lower* $R_a$ tells more about $R$. And attacks add up: an image is broken when any of them
+# breaks it, so the bits of several attacks are multiplied (AND):
 #
 # $$R \;\le\; \frac1N \sum_i \prod_a \mathbb 1\bigl[f(a(x_i)) = y_i\bigr] \;\le\; \min_a R_a \tag{2}$$
 #
-# This notebook therefore keeps the **bits** of every attack, not only averages: bits can be joined, paired and looked at.
+# This notebook therefore keeps the **bits** of every attack, not only averages: bits can be joined, paired and looked
+# at.
 #
 # We compare six networks of the same size: standard training; PGD adversarial training, TRADES and MART (notebook 02);
 # SupCon-AT and **ANCHOR** (notebook 05). ANCHOR here is a **reconstruction** from the abstract of
-# [2510.27599](https://arxiv.org/abs/2510.27599), not the authors' code. Finished runs with the same configuration are reused.
+# [2510.27599](https://arxiv.org/abs/2510.27599), not the authors' code. Finished runs with the same configuration are
+# reused.
 
 # %%
 METHODS = ["standard", "pgd_at", "trades", "mart", "supcon_at", "anchor"]
@@ -106,14 +114,17 @@ print(f"{len(folded)} networks; folding BatchNorm changes no logit by more than 
 # %% [markdown]
 # ## 2 An interval around every accuracy
 #
-# $N$ test images are a sample. A network that is right on a share $p$ of all images that could have been drawn is right on a binomial number $k$ of ours. The
-# textbook interval $\hat p \pm z \sqrt{\hat p (1 - \hat p)/N}$, with $\hat p = k/N$, has a hole where we need it: for $k = 0$ or $k = N$ its width is zero, as if ten
-# images could prove perfection. **Wilson's interval** asks which $p$ are compatible with $k$: all with $|\hat p - p| \le z \sqrt{p (1-p)/N}$. Solved for $p$:
+# $N$ test images are a sample. A network that is right on a share $p$ of all images that could have been drawn is right
+# on a binomial number $k$ of ours. The textbook interval $\hat p \pm z \sqrt{\hat p (1 - \hat p)/N}$, with
+# $\hat p = k/N$, has a hole where we need it: for $k = 0$ or $k = N$ its width is zero, as if ten images could prove
+# perfection. **Wilson's interval** asks which $p$ are compatible with $k$: all with
+# $|\hat p - p| \le z \sqrt{p (1-p)/N}$. Solved for $p$:
 #
 # $$\frac{1}{1 + z^2/N} \left( \hat p + \frac{z^2}{2N} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{N} + \frac{z^2}{4N^2}} \right),
 # \qquad z = 1.96 \text{ for } 95\% \tag{3}$$
 #
-# > **Predict, then see.** A network survives an attack on 36 of 40 images. From where to where does the 95% interval reach?
+# > **Predict, then see.** A network survives an attack on 36 of 40 images. From where to where does the 95% interval
+# > reach?
 
 
 # %%
@@ -177,12 +188,14 @@ axis = axes[1]
 low, high = my_wilson(0.85 * sizes, sizes)
 axis.fill_between(sizes, low, high, color="#0072B2", alpha=0.2, linewidth=0)
 axis.plot(sizes, np.full(len(sizes), 0.85), color="#0072B2", marker="o", markersize=5)
-for x in (40, 1000, 10000):
+for x in (100, 1000, 10000):
     i = int(np.flatnonzero(sizes == x)[0])
     axis.annotate(
         f"{x:,}: ±{50 * (high[i] - low[i]):.1f} points",
-        (x, high[i] + 0.012),
-        ha="right" if x == 10000 else "center",
+        (x, high[i] if x == 10000 else low[i]),
+        (0, 7 if x == 10000 else -16),
+        textcoords="offset points",
+        ha="right" if x == 10000 else "left",
         fontsize=9,
     )
 axis.set(xscale="log", ylim=(0.45, 1.0), xlabel="test images", ylabel="accuracy")
@@ -198,15 +211,17 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: how often, over all samples of this size, the interval holds the true accuracy. Blue stays near the dashed line; orange falls
-# away where accuracies are high, and that is where good networks live. (The teeth come from counting whole images.) If both lay on the line, the choice would not
-# matter. Right: the width falls with the square root of the number of images: a tenth of the images, three times the width. Keep the width for a few dozen images
-# in mind: AutoAttack on a small machine sees no more.
+# **Reading the figure.** Left: how often, over all samples of this size, the interval holds the true accuracy. Blue
+# stays near the dashed line; orange falls away where accuracies are high, and that is where good networks live. (The
+# teeth come from counting whole images.) If both lay on the line, the choice would not matter. Right: the width falls
+# with the square root of the number of images: a tenth of the images, three times the width. Keep the width for a few
+# dozen images in mind: AutoAttack on a small machine sees no more.
 #
 # ### Exercise 1 · How many images tell 85% from 86%?
 #
-# Write `images_needed(p, q)`: the smallest number of images $N$ for which the Wilson intervals around the measured accuracies $p < q$ no longer overlap. Use
-# `my_wilson(p * n, n)`; `p * n` need not be whole. Guess the answer for 85% and 86% first. (Hint: if it holds for some $N$, it holds for every larger one.)
+# Write `images_needed(p, q)`: the smallest number of images $N$ for which the Wilson intervals around the measured
+# accuracies $p < q$ no longer overlap. Use `my_wilson(p * n, n)`; `p * n` need not be whole. Guess the answer for 85%
+# and 86% first. (Hint: if it holds for some $N$, it holds for every larger one.)
 
 
 # %% tags=["exercise"]
@@ -234,24 +249,31 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# About as many images as twice the whole CIFAR-10 test set. So one point between two papers that report 85% and 86% on 10,000 images is within what the choice of images does. Two ways out: more images, or
-# the *same* images for both networks and a paired comparison (section 4), which needs far fewer.
+# About as many images as twice the whole CIFAR-10 test set: on 10,000 images the two intervals still overlap. "No
+# overlap" is a cautious rule, since a test of the difference can find it earlier. Best are the *same* images for both
+# networks and a paired comparison (section 4).
 
 # %% [markdown]
 # ## 3 One table for all networks
 #
 # Every attack starts from the same test images and the true labels, in float32, with the network in eval mode.
 #
-# - **FGSM**: one step of size epsilon. **PGD**: steps and step size of the configuration; an image counts as broken if *any* iterate on the way is misclassified.
-#   The other convention looks at the *final* iterate only, and flatters the network a little (section 7).
-# - **AutoAttack**, standard version ([2003.01690](https://arxiv.org/abs/2003.01690)): four attacks in a row, each on the images that still stand. *APGD-CE*: PGD on cross-entropy, 100 steps
-#   whose size adapts itself. *APGD-T*: the same on a targeted loss, once for each of the 9 other classes with the largest logits. *FAB-T*: looks for the closest point across a decision border.
-#   *Square*: 5,000 queries, no gradient. Nothing is to be tuned, so nobody can tune it badly.
-# - **The screen**: the first two of the four. Cheaper, good for sorting candidates. It is *not* AutoAttack and is never called so here.
+# - **FGSM**: one step of size epsilon. **PGD**: steps and step size of the configuration; an image counts as broken if
+#   *any* iterate on the way is misclassified. The other convention looks at the *final* iterate only, and flatters the
+#   network a little (section 7).
+# - **AutoAttack**, standard version ([2003.01690](https://arxiv.org/abs/2003.01690)): four attacks in a row, each on
+#   the images that still stand. *APGD-CE*: PGD on cross-entropy, 100 steps whose size adapts itself. *APGD-T*: the same
+#   on a targeted loss, once for each of the 9 other classes with the largest logits. *FAB-T*: looks for the closest
+#   point across a decision border. *Square*: 5,000 queries, no gradient. Nothing is to be tuned, so nobody can tune it
+#   badly.
+# - **The screen**: the first two of the four. Cheaper, good for sorting candidates. It is *not* AutoAttack and is never
+#   called so here.
 #
-# A robust image costs AutoAttack thousands of passes. On a CPU we run it in full on two networks and few images, and the screen on all six; on a GPU in full on all six.
+# A robust image costs AutoAttack thousands of passes. On a CPU we run it in full on two networks and few images, and
+# the screen on all six; on a GPU in full on all six.
 #
-# > **Predict, then see.** Order the six networks by PGD accuracy before you run the cells. Which one loses most between FGSM and PGD?
+# > **Predict, then see.** Order the six networks by PGD accuracy before you run the cells. Which one loses most between
+# > FGSM and PGD?
 
 # %%
 FULL = METHODS if device.type == "cuda" else ["standard", "anchor"]
@@ -355,9 +377,11 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Each point is an accuracy, each bar its 95% interval, in brackets the number of images. Within a method read from left to right, from weak to
-# strong attacks. Then across methods: which keep their height, which fall to the floor? Where bars of two methods overlap widely, this figure cannot order them.
-# A point for AutoAttack clearly *above* PGD's on the same images would mean that the attack is broken; section 5 checks that.
+# **Reading the figure.** Each point is an accuracy, each bar its 95% interval, in brackets the number of images. Within
+# a method the attacks go from weak to strong, but compare only points with the same number of images: elsewhere a step
+# down may come from the choice of images alone. Then across methods: which keep their height, which fall to the floor?
+# Where bars of two methods overlap widely, this figure cannot order them. On the *same* images AutoAttack clearly above
+# PGD would mean that the attack is broken; section 5 checks that.
 
 # %%
 by_pgd = sorted(METHODS, key=lambda m: -first.loc[(m, "pgd")]["accuracy"])
@@ -372,8 +396,9 @@ notebook.say(
 # %% [markdown]
 # ### Best or last checkpoint
 #
-# Robust accuracy can fall while training goes on ([2002.11569](https://arxiv.org/abs/2002.11569)). All numbers here belong to the checkpoint that was best on held-out *training*
-# images; choosing it on test images would make every number a little too good. Where the last epoch is another network, it is compared below.
+# Robust accuracy can fall while training goes on ([2002.11569](https://arxiv.org/abs/2002.11569)). All numbers here
+# belong to the checkpoint that was best on held-out *training* images; choosing it on test images would make every
+# number a little too good. Where the last epoch is another network, it is compared below.
 
 # %%
 n_last = min(200, len(test))
@@ -403,16 +428,17 @@ else:
 # %% [markdown]
 # ## 4 Two networks on the same images: compare in pairs
 #
-# Overlapping intervals do not mean that two networks are equally good. Both saw the *same* images, and most images are easy for both or hard for both. These say nothing
-# about the difference. Only images where the outcome bits **differ** do: let $b$ be the number that only the first network survives and $c$ the number that only the second
-# survives, and $R_1$, $R_2$ the two accuracies. The difference and its standard error (se) are
+# Overlapping intervals do not mean that two networks are equally good. Both saw the *same* images, and most images are
+# easy for both or hard for both. These say nothing about the difference. Only images where the outcome bits **differ**
+# do: let $b$ be the number that only the first network survives and $c$ the number that only the second survives, and
+# $R_1$, $R_2$ the two accuracies. The difference and its standard error (se) are
 #
 # $$R_1 - R_2 = \frac{b - c}{N}, \qquad
 # \text{paired: } \mathrm{se} = \frac1N \sqrt{b + c - \frac{(b-c)^2}{N}}, \qquad
 # \text{as if independent: } \mathrm{se} = \sqrt{\frac{R_1 (1 - R_1) + R_2 (1 - R_2)}{N}} \tag{4}$$
 #
-# **McNemar's exact test**: if the networks were equally good, each of the $b + c$ images would be a fair coin, and the number $B$ of heads binomial. How likely is a split at least as
-# uneven as $b$ against $c$?
+# **McNemar's exact test**: if the networks were equally good, each of the $b + c$ images would be a fair coin, and the
+# number $B$ of heads binomial. How likely is a split at least as uneven as $b$ against $c$?
 #
 # $$p = \Pr\bigl(|B - \tfrac{b+c}{2}| \ge |b - \tfrac{b+c}{2}|\bigr), \qquad B \sim \mathrm{Binomial}(b + c, \tfrac12) \tag{5}$$
 
@@ -487,17 +513,20 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Right of the line ANCHOR survives more images, left of it the other network does. The grey interval forgets that the images are the same; the coloured
-# one uses it and is narrower wherever both networks fail on the same images. A coloured interval that crosses the line: these images cannot tell the two apart. If the
-# networks failed on unrelated images, both intervals would be equally wide.
+# **Reading the figure.** Right of the line ANCHOR survives more images, left of it the other network does. The grey
+# interval forgets that the images are the same; the coloured one uses it and is narrower wherever both networks fail on
+# the same images. A coloured interval that crosses the line: these images cannot tell the two apart. If the networks
+# failed on unrelated images, both intervals would be equally wide.
 #
-# Two cautions. The test is about *these two networks*, not about the methods: for methods one needs several training seeds. And among five comparisons at the 5% level luck often
-# "finds" something: multiply each p by the number of comparisons before you believe it.
+# Two cautions. The test is about *these two networks*, not about the methods: for methods one needs several training
+# seeds. And among many comparisons at the 5% level luck often "finds" something: multiply each p by the number of
+# comparisons (the rows of the table) before you believe it.
 #
 # ### Exercise 2 · McNemar's p by hand
 #
-# Write `mcnemar_p(first, second)` for two boolean arrays of outcome bits (N,), with `math.comb` and no scipy: count $b$ and $c$, then add up the
-# probabilities $\binom{b+c}{j} / 2^{b+c}$ of all $j$ that are at least as far from $(b+c)/2$ as $b$ is. Without any image that tells the networks apart, $p = 1$.
+# Write `mcnemar_p(first, second)` for two boolean arrays of outcome bits (N,), with `math.comb` and no scipy: count $b$
+# and $c$, then add up the probabilities $\binom{b+c}{j} / 2^{b+c}$ of all $j$ that are at least as far from $(b+c)/2$
+# as $b$ is. Without any image that tells the networks apart, $p = 1$.
 
 
 # %% tags=["exercise"]
@@ -530,15 +559,18 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Both tails count, because before the experiment either network could have won. Note what is *not* in the formula: $N$. A thousand more images that both networks survive add no evidence about which is better.
+# Both tails count, because before the experiment either network could have won. Note what is *not* in the formula: $N$.
+# A thousand more images that both networks survive add no evidence about which is better.
 
 # %% [markdown]
 # ## 5 The attack ladder, image by image
 #
-# Each column of the next figure is one test image, each row an attack. The last four rows are the stages of AutoAttack; each sees only the images that the stages above it left
-# standing. Below stands how far PGD got: the *lead* of the true class, its logit minus the largest other one, at the worst iterate that PGD found.
+# Each column of the next figure is one test image, each row an attack. The last four rows are the stages of AutoAttack;
+# each sees only the images that the stages above it left standing. Below stands how far PGD got: the *lead* of the true
+# class, its logit minus the largest other one, at the worst iterate that PGD found.
 #
-# > **Predict, then see.** How many of the images that PGD left standing does AutoAttack break? And which: any of them, or those that PGD had nearly broken?
+# > **Predict, then see.** How many of the images that PGD left standing does AutoAttack break? And which: any of them,
+# > or those that PGD had nearly broken?
 
 # %%
 STAGES = ["fgsm", "pgd", *(f"autoattack/{stage}" for stage in evaluation.STAGES["autoattack"])]
@@ -628,19 +660,22 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Look for columns that are blue at PGD and turn orange further down: there PGD was wrong about the network. Then look at the pink bars below them: if they are
-# among the shortest, PGD had come close and a longer, better steered attack finished the job; a *high* pink bar would mean that PGD was stuck far from the border, which is what a hidden
-# gradient does. For a network without tricks nearly all of the way down happens at the gradient attacks. An image that falls only at Square would be a
-# warning. What AutoAttack breaks beyond PGD is the part of the PGD number that was not robustness.
+# **Reading the figure.** Look for columns that are blue at PGD and turn orange further down: there PGD was wrong about
+# the network. Then look at the pink bars below them: if they are among the shortest, PGD had come close and a longer,
+# better steered attack finished the job; a *high* pink bar would mean that PGD was stuck far from the border, which is
+# what a hidden gradient does. For a network without tricks nearly all of the way down happens at the gradient attacks.
+# An image that falls only at Square would be a warning. What AutoAttack breaks beyond PGD is the part of the PGD number
+# that was not robustness.
 #
 # ## 6 Accuracy against epsilon
 #
-# A ball contains every smaller ball. So an image that is broken at one epsilon stays broken at each larger one, and only images that still stand need another attack: the curves
-# fall by construction, and cost less. At the epsilon of the table, the table's bits are taken. (The checks of section 8 attack every image at every epsilon, because there a *rise* is
-# the evidence.)
+# A ball contains every smaller ball. So an image that is broken at one epsilon stays broken at each larger one, and
+# only images that still stand need another attack: the curves fall by construction, and cost less. At the epsilon of
+# the table, the table's bits are taken. (The checks of section 8 attack every image at every epsilon, because there a
+# *rise* is the evidence.)
 #
-# > **Predict, then see.** The robust networks were trained at one epsilon. What happens at twice that? And how accurate can *any* classifier be at epsilon = 0.5 or more, where
-# > every image can be turned into the same plain grey?
+# > **Predict, then see.** The robust networks were trained at one epsilon. What happens at twice that? And how accurate
+# > can *any* classifier be at epsilon = 0.5 or more, where every image can be turned into the same plain grey?
 
 
 # %%
@@ -673,8 +708,7 @@ def nested(method, epsilons):
 
 factors = (0, 0.5, 1, 1.15, 1.3, 1.5, 2, 4, 8)
 epsilons = [factor * config.epsilon for factor in factors if factor <= 1 or factor * config.epsilon <= 0.62]
-with ThreadPoolExecutor(2) as helpers:  # two cores
-    curves = dict(zip(METHODS, helpers.map(lambda method: nested(method, epsilons), METHODS), strict=True))
+curves = {method: nested(method, epsilons) for method in METHODS}
 ends = {
     method: np.array([evaluation.wilson(int(o.sum()), n_curve) for o in outcomes]).T
     for method, outcomes in curves.items()
@@ -693,7 +727,13 @@ for axis, method in zip(axes.flat, METHODS, strict=True):
     axis.set_ylim(-0.03, 1.03)
     axis.yaxis.set_major_formatter("{x:.0%}")
 axes[0, 0].annotate(
-    "epsilon of\nthe table", (config.epsilon, 0.82), (5, 0), textcoords="offset points", fontsize=9, color="0.4"
+    "epsilon of\nthe table",
+    (config.epsilon, 0.3),
+    (-5, 0),
+    textcoords="offset points",
+    ha="right",
+    fontsize=9,
+    color="0.4",
 )
 figure.supxlabel("epsilon (pixel intensity, 0 to 1)", fontsize=11)
 figure.supylabel(f"accuracy under {pgd_name}, {n_curve} images", fontsize=11)
@@ -713,15 +753,17 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Each panel has one method in colour and the others in grey. At the left edge stands the clean accuracy. The robust networks hold up to about the dashed line and
-# then fall: they have learned to withstand *that* size of change, not change as such. Look where a coloured curve *crosses* grey ones: a ranking at one epsilon need not hold at the next.
-# Where grey curves run inside the band, the order means little. If one curve stayed high at the largest epsilon, where any image can become almost any other, the attack would be broken,
-# not the network good.
+# **Reading the figure.** Each panel has one method in colour and the others in grey. At the left edge stands the clean
+# accuracy. Where a robust network holds up to the dashed line and falls right behind it, it has learned to withstand
+# *that* size of change, not change as such. Look where a coloured curve *crosses* grey ones: a ranking at one epsilon
+# need not hold at the next. Where grey curves run inside the band, the order means little. If one curve stayed high at
+# the largest epsilon, where any image can become almost any other, the attack would be broken, not the network good.
 #
 # ## 7 How many steps are enough?
 #
-# An attack that has not finished is a weak attack. We write PGD with a memory: one run, and the outcome bits after every step, so that one run answers for all smaller numbers of steps and
-# for both conventions. With $x_i^{(t)}$ the iterate after $t$ steps, the bits of the *final* iterate and of *any* iterate are
+# An attack that has not finished is a weak attack. We write PGD with a memory: one run, and the outcome bits after
+# every step, so that one run answers for all smaller numbers of steps and for both conventions. With $x_i^{(t)}$ the
+# iterate after $t$ steps, the bits of the *final* iterate and of *any* iterate are
 #
 # $$\text{final}_t = \mathbb 1\bigl[f(x_i^{(t)}) = y_i\bigr], \qquad \text{any}_t = \prod_{s \le t} \mathbb 1\bigl[f(x_i^{(s)}) = y_i\bigr] \tag{6}$$
 
@@ -794,19 +836,23 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** With a fixed step, few steps cannot even walk from the image to the edge of the box: the left end is high because the attack is short, not because the network is
-# strong. With the step scaled to the number of steps, one step is already a serious attack. What matters is that the curves are *flat* at the right end. If they still
-# fell there, every PGD number above would be too high. (One image in a hundred is one point: look for a trend, not a step.) "Any" lies at or below "final" by construction; the gap is what the
-# second convention gives away.
+# **Reading the figure.** With a fixed step, few steps cannot even walk from the image to the edge of the box: the left
+# end is high because the attack is short, not because the network is strong. With the step scaled to the number of
+# steps, a single step can already reach the edge. What matters is that the curves are *flat* at the right end. If they
+# still fell there, every PGD number above would be too high. (One image in a hundred is one point: look for a trend,
+# not a step.) "Any" lies at or below "final" by construction; the gap is what the second convention gives away.
 #
 # ## 8 Robust, or only hard to attack?
 #
 # Here are two defences that anyone can build in one line. Both stand around the *standard* network and train nothing.
 #
-# - **Rounding**: the input is rounded to a few grey levels. Rounding is flat, so its derivative is zero nearly everywhere.
-# - **Loud logits**: the logits are multiplied by a large number. No prediction changes, but the softmax saturates, and in float32 the gradient of the cross-entropy becomes exactly zero.
+# - **Rounding**: the input is rounded to a few grey levels. Rounding is flat, so its derivative is zero nearly
+#   everywhere.
+# - **Loud logits**: the logits are multiplied by a large number. No prediction changes, but the softmax saturates, and
+#   in float32 the gradient of the cross-entropy becomes exactly zero.
 #
-# Athalye et al. ([1802.00420](https://arxiv.org/abs/1802.00420)) called this *obfuscated gradients*, and broke most published defences that relied on it.
+# Athalye et al. ([1802.00420](https://arxiv.org/abs/1802.00420)) called this *obfuscated gradients*, and broke most
+# published defences that relied on it.
 
 
 # %%
@@ -840,8 +886,9 @@ defences = {
 }
 
 # %% [markdown]
-# What does an attacker see? We walk from one image along the direction in which the loss of the *undefended* network rises, and draw each defended network's
-# cross-entropy on the way. The short orange strokes have the slope that `autograd` reports at their middle: they are all that PGD knows.
+# What does an attacker see? We walk from one image along the direction in which the loss of the *undefended* network
+# rises, and draw each defended network's cross-entropy on the way. The short orange strokes have the slope that
+# `autograd` reports at their middle: they are all that PGD knows.
 
 # %%
 # An image that the standard network reads correctly, but not so surely that its loss is flat at zero.
@@ -886,14 +933,17 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: the strokes lie along the curve, so the gradient tells the truth. Middle: the loss climbs in stairs, and every stroke lies flat on its stair. Right: no
-# prediction has changed, so this network is wrong exactly where the undefended one is; but up to that border the loss is zero in float32, and the strokes say that nothing can be gained. If
-# the defences worked, the blue curves would stay low to the right end.
+# **Reading the figure.** Left: the strokes lie along the curve, so the gradient tells the truth. Middle: the loss
+# climbs in stairs, and every stroke lies flat on its stair. Right: no prediction has changed, so this network is wrong
+# exactly where the undefended one is; but up to that border the loss is zero in float32, and the strokes say that
+# nothing can be gained. If the defences worked, the blue curves would stay low to the right end.
 #
-# > **Predict, then see.** What will PGD, unchanged, report for the two defences? How would you change the attack for each?
+# > **Predict, then see.** What will PGD, unchanged, report for the two defences? How would you change the attack for
+# > each?
 
 # %%
-# The adapted attack: through the rounding as if it were not there; on the margin, which no softmax can saturate.
+# The adapted attack: through the rounding as if it were not there; on the margin (minus the lead of
+# section 5), which no softmax can saturate.
 adapted = {
     "no defence": (standard, "margin"),
     "rounding": (Rounding(standard, straight_through=True), "ce"),
@@ -941,16 +991,19 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** For each model compare the three points. Does PGD as it is do any better than noise? With a gradient of zero it never leaves its random start. The adapted attack
-# meets the same network at the same epsilon: what it breaks was never robust, only hidden. Without a defence, and for ANCHOR, both attacks should agree within the bars: there was nothing
-# to go around. Had the adapted attack failed as well, rounding would be a defence.
+# **Reading the figure.** For each model compare the three points. Does PGD as it is do any better than noise? With a
+# gradient of zero it never leaves its random start. The adapted attack meets the same network at the same epsilon: what
+# it breaks was never robust, only hidden. Without a defence, and for ANCHOR, both attacks should agree within the bars:
+# there was nothing to go around. Had the adapted attack failed as well, rounding would be a defence.
 #
 # ### Exercise 3 · Break the ripple
 #
-# A third defence sends no zero gradients, so no warning appears. `Ripple` adds a tiny fast wave to every pixel, at most 0.005 high: $g(x) = x + 0.005 \sin(5000\,x)$. Its
-# derivative swings between -24 and 26, so the *sign* of the gradient is a coin flip a pixel (a *shattered* gradient). Write an adaptive PGD
-# that starts at `x` and ends within `epsilon` of it and in $[0,1]$. Hint: what is $g$ to the eye, and so what may the backward pass take it for? `defended.ripple` and
-# `defended.model` are the two parts; the first may be used forward without its derivative (this is called BPDA, backward pass differentiable approximation).
+# A third defence sends no zero gradients, so no warning appears. `Ripple` adds a tiny fast wave to every pixel, at most
+# 0.005 high: $g(x) = x + 0.005 \sin(5000\,x)$. Its derivative swings between -24 and 26, so the *sign* of the gradient
+# is a coin flip a pixel (a *shattered* gradient). Write an adaptive PGD that starts at `x` and ends within `epsilon` of
+# it and in $[0,1]$. Hint: what is $g$ to the eye, and so what may the backward pass take it for? `defended.ripple` and
+# `defended.model` are the two parts; the first may be used forward without its derivative (this is called BPDA,
+# backward pass differentiable approximation).
 
 
 # %%
@@ -1012,15 +1065,19 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Forward the ripple changes nothing that matters, so backward it may be taken for the identity. Attacking `defended.model` alone and handing the result over (a transferred attack) works too, for the same reason. A gradient
+# Forward the ripple changes nothing that matters, so backward it may be taken for the identity. Attacking
+# `defended.model` alone and handing the result over (a transferred attack) works too, for the same reason. A gradient
 # that is not zero is not yet a gradient that helps: only comparing attacks shows it.
 
 # %% [markdown]
 # ### Checks that need no idea of the defence
 #
-# Here we knew where the trick was. But hidden gradients leave traces in anybody's network ([1902.06705](https://arxiv.org/abs/1902.06705)): more steps that do not help, a huge epsilon that does
-# not win, noise, transferred or gradient-free attacks that do better than the gradient, a loss that does not rise along its own gradient, another loss that attacks better.
-# `gradient_masking_checks` runs them all; one of them is written out here. As the surrogate for transfer, ANCHOR gets the PGD-AT network, and each broken defence the network without its trick.
+# Here we knew where the trick was. But hidden gradients leave traces in anybody's network
+# ([1902.06705](https://arxiv.org/abs/1902.06705)): more steps that do not help, a huge epsilon that does not win,
+# noise, attacks transferred from another network or gradient-free attacks that do better than the gradient, a loss that
+# does not rise along its own gradient, another loss that attacks better. `gradient_masking_checks` runs them all; one
+# of them is written out here. As the surrogate for transfer, ANCHOR gets the PGD-AT network, and each broken defence
+# the network without its trick.
 
 
 # %%
@@ -1113,19 +1170,26 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** A row is a check, a column a model; the numbers are what was compared. Read a failed check as "the white-box number of this model is not to be believed"; it does not say
-# what the true number is. Not every check sees every trick, so note *which* fail: transfer and Square catch what has no gradient at all, the margin loss catches a
-# saturated softmax. Passing all is no proof of robustness either: it says only that these known ways to fool PGD are not what we see. One image is several points here: a check that
-# fails by a hair deserves more images before it deserves a headline.
+# **Reading the figure.** A row is a check, a column a model; the numbers are what was compared. Read a failed check as
+# "the white-box number of this model is not to be believed"; it does not say what the true number is. Not every check
+# sees every trick, so note *which* fail: transfer and Square catch what has no gradient at all, the margin loss catches
+# a saturated softmax. Passing all is no proof of robustness either: it says only that these known ways to fool PGD are
+# not what we see. One image is several points here: a check that fails by a hair deserves more images before it
+# deserves a headline.
 #
 # ## What can go wrong
 #
-# - **Attacking predictions.** With the predicted label in the loss, an image that is wrong from the start can be *pushed back* to right. The true label belongs in the loss.
-# - **BatchNorm in train mode.** Outcomes then depend on which images share a batch, and evaluating changes the network. Attack and evaluate in eval mode.
-# - **Half precision.** Small gradients round to zero in float16, and the attack stops without a word. Evaluate in float32.
-# - **Too few steps, or steps too small.** Steps times step size must be well above epsilon, and the curve of section 7 flat.
+# - **Attacking predictions.** With the predicted label in the loss, an image that is wrong from the start can be
+#   *pushed back* to right. The true label belongs in the loss.
+# - **BatchNorm in train mode.** Outcomes then depend on which images share a batch, and evaluating changes the network.
+#   Attack and evaluate in eval mode.
+# - **Half precision.** Small gradients round to zero in float16, and the attack stops without a word. Evaluate in
+#   float32.
+# - **Too few steps, or steps too small.** Steps times step size must be well above epsilon, and the curve of section 7
+#   flat.
 # - **Masked gradients.** A high PGD number next to a failed check is not a result.
-# - **Choosing on the test set.** Epoch, beta or attack strength chosen on test images make the test images training images.
+# - **Choosing on the test set.** Epoch, beta or attack strength chosen on test images make the test images training
+#   images.
 # - **Tiny samples.** "AutoAttack accuracy 90%" without its number of images is a rumour.
 # - **One seed.** Intervals over images do not cover the luck of training.
 #
@@ -1186,13 +1250,18 @@ metrics |= {
 notebook.finish("06", preset, config, metrics)
 
 # %% [markdown]
-# **Limits.** One norm, one epsilon for most of the numbers, and few images for the strong attacks where the machine is small. Every number is an upper bound: a later, better attack may lower it. A *lower*
-# bound needs certification, which this course does not cover. The two broken defences are toys; real ones hide their gradients by accident, and less completely. Networks of one training seed do not rank methods.
+# **Limits.** One norm, one epsilon for most of the numbers, and few images for the strong attacks where the machine is
+# small. Every number is an upper bound: a later, better attack may lower it. A *lower* bound needs certification, which
+# this course does not cover. The two broken defences are toys; real ones hide their gradients by accident, and less
+# completely. Networks of one training seed do not rank methods.
 #
-# **References.** Athalye et al., *Obfuscated gradients give a false sense of security*, arXiv 1802.00420 · Carlini et al., *On evaluating adversarial
-# robustness*, arXiv 1902.06705 · Croce & Hein, *Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks*, arXiv 2003.01690 ·
-# Croce & Hein, *Minimally distorted adversarial examples with a fast adaptive boundary attack*, arXiv 1907.02044 · Andriushchenko et al., *Square attack*, arXiv 1912.00049 ·
-# Rice et al., *Overfitting in adversarially robust deep learning*, arXiv 2002.11569 · Bhattacharya et al., *ANCHOR*, arXiv 2510.27599 ·
-# Wilson, *Probable inference, the law of succession, and statistical inference*, 1927 · McNemar, *Note on the sampling error of the difference between correlated proportions*, 1947.
+# **References.** Athalye et al., *Obfuscated gradients give a false sense of security*, arXiv 1802.00420 · Carlini et
+# al., *On evaluating adversarial robustness*, arXiv 1902.06705 · Croce & Hein, *Reliable evaluation of adversarial
+# robustness with an ensemble of diverse parameter-free attacks*, arXiv 2003.01690 · Croce & Hein, *Minimally distorted
+# adversarial examples with a fast adaptive boundary attack*, arXiv 1907.02044 · Andriushchenko et al., *Square attack*,
+# arXiv 1912.00049 · Rice et al., *Overfitting in adversarially robust deep learning*, arXiv 2002.11569 · Bhattacharya
+# et al., *ANCHOR*, arXiv 2510.27599 · Wilson, *Probable inference, the law of succession, and statistical inference*,
+# 1927 · McNemar, *Note on the sampling error of the difference between correlated proportions*, 1947.
 #
-# **Next:** [07 · Embedding visualisation](07_embedding_visualisation.ipynb) looks inside: what an attack does to the features.
+# **Next:** [07 · Embedding visualisation](07_embedding_visualisation.ipynb) looks inside: what an attack does to the
+# features.
