@@ -998,7 +998,7 @@ notebook.say(
 
 # %%
 metrics = {
-    f"{name}_{attack}_accuracy": float(by.loc[(name, attack), "accuracy"])
+    f"{name.replace(', fine-', '_fine')}_{attack}_accuracy": float(by.loc[(name, attack), "accuracy"])
     for name in candidates
     for attack in ("clean", "pgd")
 }
