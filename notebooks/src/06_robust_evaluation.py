@@ -726,12 +726,13 @@ for axis, method in zip(axes.flat, METHODS, strict=True):
     axis.set_title(plotting.method_name(method), color=color, loc="left")
     axis.set_ylim(-0.03, 1.03)
     axis.yaxis.set_major_formatter("{x:.0%}")
+roomy_right = config.epsilon < 0.3 * epsilons[-1]
 axes[0, 0].annotate(
     "epsilon of\nthe table",
-    (config.epsilon, 0.3),
-    (-5, 0),
+    (config.epsilon, 0.6 if roomy_right else 0.3),
+    (5 if roomy_right else -5, 0),
     textcoords="offset points",
-    ha="right",
+    ha="left" if roomy_right else "right",
     fontsize=9,
     color="0.4",
 )
