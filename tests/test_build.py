@@ -1,15 +1,10 @@
 """How notebooks are built from their sources: exercises, outputs, and the lock that proves them fresh."""
 
-import importlib.util
-
+import build
 import nbformat
 import pytest
 
 from anchor_utils import lock, run
-
-specification = importlib.util.spec_from_file_location("build", run.NOTEBOOK_DIR / "build.py")
-build = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(build)
 
 SOURCE = '''# %% [markdown]
 # ### Exercise 1 · Double

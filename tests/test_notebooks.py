@@ -1,19 +1,15 @@
 """The notebooks: executed, complete, fresh; every exercise can be solved; and all of them run from start to end."""
 
-import importlib.util
 import json
 import re
 
+import build
 import nbformat
 import pytest
 import yaml
 
 from anchor_utils import lock, run
 from anchor_utils.config import load_preset
-
-specification = importlib.util.spec_from_file_location("build", run.NOTEBOOK_DIR / "build.py")
-build = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(build)
 
 SOURCES = sorted((run.NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
 NUMBERS = [source.name[:2] for source in SOURCES]
