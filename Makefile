@@ -7,7 +7,7 @@ SWEEP ?= smoke
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep publish test lint clean
+.PHONY: help setup tutorial notebook notebooks sweep publish docs test lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,6 +39,10 @@ sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; res
 
 publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
 	$(BIN)/python workflow/publish.py
+
+docs: setup  ## the course as a website, in build/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/site
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/ruff check .

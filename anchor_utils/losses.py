@@ -18,7 +18,7 @@ from torch import Tensor
 def supcon_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
     """Supervised contrastive loss, L_out of Khosla et al. (arXiv 2004.11362, eq. 2), scaled by tau alone.
 
-    L_i = - 1/|P(i)| sum_{p in P(i)} log( exp(c_ip / tau) / sum_{a in A(i)} exp(c_ia / tau) )
+    L_i = - 1/n_i sum_{p in P(i)} log( exp(c_ip / tau) / sum_{a in A(i)} exp(c_ia / tau) )
 
     Args:
         embeddings: (M, D), any scale; normalised here.
@@ -54,7 +54,7 @@ def weight_entropy(weights: Tensor) -> Tensor:
     H_i = - sum_{p in P(i)} w_ip log w_ip
 
     Returns:
-        (M,) in nats: log |P(i)| for uniform weights (SupCon), 0 where a single positive has all the weight or there is
+        (M,) in nats: log n_i for uniform weights (SupCon), 0 where a single positive has all the weight or there is
         none. Its exponential is the effective number of positives.
     """
     return -torch.xlogy(weights, weights).sum(1)
