@@ -1,4 +1,4 @@
-"""The course as a site: notebooks as they were executed, and the API. ``make docs``, then open build/site/index.html."""
+"""The course as a site: the executed notebooks and the API. ``make docs``, then open build/site/index.html."""
 
 from anchor_utils import __version__
 
