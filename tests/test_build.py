@@ -1,9 +1,9 @@
 """How notebooks are built from their sources: exercises, outputs, and the lock that proves them fresh."""
 
-import build
 import nbformat
 import pytest
 
+import build
 from anchor_utils import lock, run
 
 SOURCE = '''# %% [markdown]

@@ -3,11 +3,11 @@
 import json
 import re
 
-import build
 import nbformat
 import pytest
 import yaml
 
+import build
 from anchor_utils import lock, run
 from anchor_utils.config import load_preset
 
