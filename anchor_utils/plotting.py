@@ -205,30 +205,12 @@ def accuracy_bars(
         errors = np.maximum([value - low, high - value], 0)
         axis.errorbar(x, value, yerr=errors, fmt="o", color=color, capsize=3, label=name)
     axis.set_xticks(range(len(groups)), [method_name(group) for group in groups])
-    lowest = min(float(np.min(low)) for _, low, _ in series.values())
+    lowest = float(np.nanmin([low for _, low, _ in series.values()]))
     axis.set_ylim(max(-0.03, lowest - 0.1), 1.03)
     axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
     axis.set_ylabel(ylabel)
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
-
-
-def surface(
-    values: np.ndarray, extent: float, *, epsilon: float, title: str, axis: Axes, limit: float | None = None
-) -> Any:
-    """A (G, G) grid of losses on [-extent, extent]^2 around an image, with the epsilon-box drawn in."""
-    image = axis.imshow(
-        values, origin="lower", extent=(-extent, extent, -extent, extent), cmap="magma", vmin=0, vmax=limit
-    )
-    axis.add_patch(
-        mpl.patches.Rectangle((-epsilon, -epsilon), 2 * epsilon, 2 * epsilon, fill=False, ec="white", ls="--")
-    )
-    axis.plot(0, 0, "w+", markersize=10)
-    axis.grid(False)
-    axis.set_title(title)
-    axis.set_xlabel("along the sign of the gradient")
-    axis.set_ylabel("along a random sign vector")
-    return image
 
 
 # Ten colours that differ in lightness too (Okabe & Ito's, and three of Paul Tol's "muted"). No ten are safe for every

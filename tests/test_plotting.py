@@ -190,15 +190,6 @@ def test_accuracy_bars_show_intervals():
     assert [tuple(segment[:, 1]) for segment in ends] == [pytest.approx((0.05, 0.2)), pytest.approx((0.4, 0.6))]
 
 
-def test_surface_draws_the_epsilon_box(axis):
-    image = plotting.surface(np.arange(9.0).reshape(3, 3), 0.5, epsilon=0.3, title="loss", axis=axis, limit=8)
-    (box,) = axis.patches
-    assert (box.get_xy(), box.get_width(), box.get_height()) == ((-0.3, -0.3), 0.6, 0.6)
-    assert image.get_extent() == [-0.5, 0.5, -0.5, 0.5]
-    assert image.get_clim() == (0, 8)
-    assert image.origin == "lower"
-
-
 def test_embedding_map_names_classes_and_draws_the_moves(axis, random):
     points, labels = random.normal(size=(12, 2)), np.repeat([0, 2, 5], 4)
     wrong = np.array([True, False, False, True, False])

@@ -36,6 +36,29 @@ def test_every_cell_of_the_sweeps_is_there_with_the_configuration_that_the_sweep
             assert {k: getattr(config, k) for k in parameters["overrides"]} == parameters["overrides"]
 
 
+def test_the_settings_are_those_of_the_best_trial_and_every_method_had_as_many(study):
+    """By accuracy under PGD on held-out training images, then by clean accuracy; "standard" was not tuned."""
+    _, trials = report.read_cells(publish.STUDY, "cifar10_tuning")
+    tuned = [method for method in METHODS if method != "standard"]
+    counts = {method: sum(trial["method"] == method for trial in trials) for method in tuned}
+    assert len(set(counts.values())) == 1, counts
+    names = {
+        "learning_rate",
+        "trades_beta",
+        "mart_beta",
+        "temperature",
+        "beta",
+        "contrastive_weight",
+        "classifier_view",
+    }
+    for method in tuned:
+        own = [trial for trial in trials if trial["method"] == method]
+        best = max(own, key=lambda trial: (trial["held_out"]["joint"]["robust"], trial["held_out"]["joint"]["clean"]))
+        fields = Config(**best["config"]).training_fields().keys() & names
+        for cell in (cell for cell in study[1] if cell["method"] == method):
+            assert {k: cell["config"][k] for k in fields} == {k: best["config"][k] for k in fields}
+
+
 def test_accuracies_are_those_of_the_outcome_bits(study):
     table, _ = study
     assert len(table)

@@ -110,6 +110,9 @@ def test_a_large_difference_is_found_and_none_is_not():
     verdicts = dict(zip((attack for _, _, attack in report.CLAIMS), claims["verdict"], strict=True))
     assert claims["verdict"][0] == "supported"
     assert verdicts["autoattack"] == "not measured"
+    table = rows(draws({"anchor": 0.5, "pgd_at": 0.9}))
+    longer = report.claims_table(table, report.EQUAL_TIME_CLAIMS)
+    assert longer["verdict"].tolist() == ["contradicted", "not measured", "not measured"]
     same = draws({"anchor": 0.5})
     table = rows({**same, **{("pgd_at", s): same["anchor", (s + 1) % 3] for s in range(3)}})
     table = pd.concat([table, table[table["method"] == "pgd_at"].assign(method="trades")])

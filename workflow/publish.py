@@ -23,6 +23,7 @@ from anchor_utils.training import load_data
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "data" / "pretrained" / "study.json"
 README = ROOT / "README.md"
+EQUAL_TIME = "cifar10_equal_time"
 DATA = "CIFAR-10, JPEG copy (the pixels went through JPEG once)"
 
 
@@ -95,6 +96,9 @@ def tables(sweep: str) -> str:
     """The study's tables as Markdown, from study.json alone."""
     table, cells = report.read_cells(STUDY, sweep)
     table = report.with_screen(table[table["checkpoint"] == "best"])
+    longer_table, longer_cells = report.read_cells(STUDY, EQUAL_TIME)
+    longer = longer_cells[0]["config"]
+    equal_time = pd.concat([table[table["method"] == "anchor"], longer_table[longer_table["checkpoint"] == "best"]])
     settings = "; ".join(report.setting(table, a) for a in ("clean", "pgd", "screen", "autoattack"))
     parts = [
         report.method_table(table).to_markdown(index=False),
@@ -102,7 +106,9 @@ def tables(sweep: str) -> str:
         report.claims_table(table).drop(columns="tested by").to_markdown(index=False),
         "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
         report.cost_table(cells).round(2).to_markdown(index=False),
-        "Passes are forward-and-backward passes of one image through the network; seconds are one thread of a shared CPU and only rough.",
+        "Passes are forward-and-backward passes of one image through the network; seconds are one thread of shared CPUs, not the same for all cells, and only rough. What an epoch of each method costs, the methods taking turns on one machine: `python benchmarks/training_cost.py`.",
+        f"An epoch of ANCHOR takes longer. Against a PGD-AT of {longer['epochs']} epochs in place of {cells[0]['config']['epochs']} (`make sweep SWEEP={EQUAL_TIME}`):",
+        report.claims_table(equal_time, report.EQUAL_TIME_CLAIMS).drop(columns="tested by").to_markdown(index=False),
     ]
     return "\n\n".join(parts)
 
@@ -118,7 +124,7 @@ def write_readme(sweep: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sweeps", nargs="*", default=["cifar10_cpu", "cifar10_tuning", "cifar10_ablations"])
+    parser.add_argument("sweeps", nargs="*", default=["cifar10_cpu", EQUAL_TIME, "cifar10_tuning", "cifar10_ablations"])
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     parser.add_argument("--seed", type=int, default=0, help="whose networks are kept")
     parser.add_argument("--tables", action="store_true", help="only rewrite the tables in the README")

@@ -68,9 +68,11 @@ print(f"accuracy on {len(clean)} clean test images: {clean.float().mean():.1%} (
 # ## 2 One step along the gradient: FGSM
 #
 # Training asks: *how should the weights change so that the loss falls?* An attacker asks the same machinery another
-# question: *how should the **image** change so that the loss rises?* Write $x$ for the image, a vector of pixels between 0
-# and 1; $y$ for its true class; $f(x)$ for the network's logits; $\ell$ for the cross-entropy. The answer begins with the
-# gradient of the loss with respect to the image, $g = \nabla_x \ell(f(x), y)$.
+# question: *how should the **image** change so that the loss rises?* An image changed so that the network errs, while you
+# still read it, is an **adversarial example** (Biggio et al., [1708.06131](https://arxiv.org/abs/1708.06131); Szegedy et
+# al., [1312.6199](https://arxiv.org/abs/1312.6199)). Write $x$ for the image, a vector of pixels between 0 and 1; $y$ for
+# its true class; $f(x)$ for the network's logits; $\ell$ for the cross-entropy. The answer begins with the gradient of the
+# loss with respect to the image, $g = \nabla_x \ell(f(x), y)$.
 #
 # How large may the change $\delta$ be? The usual bound is on the largest change of any pixel, the $L_\infty$ norm:
 # $\|\delta\|_\infty = \max_j |\delta_j| \le \varepsilon$. All allowed $\delta$ together form a box (a square for two pixels, a cube for
@@ -104,7 +106,8 @@ print("four lines of our own and anchor_utils.attacks.fgsm agree to the bit")
 #
 # - The images stay in $[0, 1]$, and the network normalises inside. Otherwise epsilon would be measured in the wrong unit.
 # - The label is the *true* one. Moving away from a *wrong* prediction of the network could repair it.
-# - The loss is a *sum* over the batch. Each image's gradient depends only on its own term, so a batch is attacked in one pass.
+# - The loss is a *sum* over the batch. In eval mode each image's gradient depends only on its own term, so a batch is attacked
+#   in one pass. (A mean would only scale the gradient, which the sign does not see.)
 #
 # ### Why the sign? A picture with two pixels
 #
@@ -217,8 +220,8 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# The loss at the *target* must *fall*, so the label and the sign of the step both change. Changing only one of them gives an attack
-# that does harm too, but not the one you wanted: descending on the true label makes the network surer that it is right. A
+# The loss at the *target* must *fall*, so the label and the sign of the step both change. Changing only one of them fails:
+# ascending at the target moves away from it, and descending at the true label makes the network surer that it is right. A
 # targeted attack is harder than an untargeted one, which is content with any wrong class.
 
 # %% [markdown]
@@ -232,18 +235,19 @@ def _():
 # $$x_0 = \Pi(x + u), \qquad
 # x_{t+1} = \Pi\bigl(x_t + \alpha \, \mathrm{sign} \nabla_x \ell(f(x_t), y)\bigr) \tag{3}$$
 #
-# (The name says descent, the steps go up: descent on the negative loss.) A *restart* repeats everything from another random start and
-# keeps the worst result.
+# (The name says descent, the steps go up: descent on the negative loss. Without the random start it is the *basic iterative
+# method*, Kurakin et al., [1607.02533](https://arxiv.org/abs/1607.02533).) A *restart* repeats everything from another
+# random start and keeps the worst result.
 
 
 # %%
 def my_pgd(model, x, y, epsilon, alpha, steps, start):
-    x_t = (x + start).clamp(0, 1)
+    x_t = (x + start).clamp(0, 1)  # eq. 3, the start
     for _ in range(steps):
         x_t = x_t.requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(x_t), y, reduction="sum"), x_t)
         x_t = x_t.detach() + alpha * gradient.sign()  # eq. 3, the step
-        x_t = torch.minimum(torch.maximum(x_t, x - epsilon), x + epsilon).clamp(0, 1)  # eq. 3, the projection
+        x_t = (x + (x_t - x).clamp(-epsilon, epsilon)).clamp(0, 1)  # eq. 3, the projection
     return x_t
 
 
@@ -354,12 +358,13 @@ print(
 )
 
 # %% [markdown]
-# **Reading the figure.** Dark is high loss; beyond the blue line the class is wrong. Left: at $x$ both slopes point up, so FGSM goes
-# to the upper right corner, past the ridge. Compare its printed loss with the one at $x$. Middle: PGD starts in the same direction, then
-# turns with the ridge. A cross marks a step that left the box; the dotted line shows how the projection puts it back. The thin paths begin at
-# other points of the box. Right: the loss after each step. It does not rise at every step, since a sign step always has
-# full length and jumps over the ridge; smaller steps would follow it closer and need more of them. Compare where the
-# paths from different starts end: as far as they differ, one start is not enough, and a restart helps.
+# **Reading the figure.** Dark is high loss; beyond the blue line the class is wrong. Left: at $x$ both slopes point up, so
+# FGSM goes to the upper right corner, past the ridge. Had its loss (right panel) been the highest, one step would do.
+# Middle: PGD starts in the same direction, then turns with the ridge. A cross marks a step that left the box; the dotted
+# line shows how the projection puts it back. The thin paths begin at other points of the box. Right: the loss after each
+# step. It does not rise at every step, since a sign step always has full length and jumps over the ridge; smaller steps
+# would follow it closer and need more of them. Compare where the paths from different starts end: as far as they differ,
+# one start is not enough, and a restart helps.
 
 # %% [markdown]
 # ### Exercise 2 · The step for another norm
@@ -420,9 +425,9 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Two lines of eq. 3 change, and both for the reason in the first figure: the best point of a ball lies along the gradient itself, and the
-# nearest point of a ball lies on the line to its centre. The projection only shrinks. A step that also stretched short
-# changes to length epsilon would be another attack, which never looks inside the ball.
+# Two lines of `my_pgd` change, and both for the reason in the first figure: the best point of a ball lies along the
+# gradient itself, and the nearest point of a ball lies on the line to its centre. The projection only shrinks. A step that
+# also stretched short changes to length epsilon would be another attack, which never looks inside the ball.
 
 # %% [markdown]
 # ## 4 The network under attack
@@ -503,16 +508,18 @@ plotting.show(
 # %% [markdown]
 # ## 5 A model for which we know the worst case
 #
-# An attack that fails proves nothing: perhaps a better attack would succeed. So the accuracy under an attack is only an *upper bound* of
-# the true robust accuracy. For one kind of model the truth can be computed: a **linear classifier**, with logits $w_k^\top x + b_k$ for class $k$.
-# An image of class $y$ is read correctly as long as its *margin* over every other class $k$ is positive. This margin is linear in $x$, so
-# eq. 1 gives its smallest value in the whole box:
+# An attack that succeeds proves that an image can be broken. One that fails proves nothing: perhaps a better attack would
+# succeed. So the accuracy under an attack is only an *upper bound* of the true **robust accuracy**, the share of images
+# that are read correctly whatever the allowed change. For one kind of model the truth can be computed: a **linear
+# classifier**, with logits $w_k^\top x + b_k$ for class $k$. An image of class $y$ is read correctly as long as its
+# *margin* over every other class $k$ is positive. This margin is linear in $x$, so eq. 1 gives its smallest value in the
+# whole box:
 #
 # $$\min_{\|\delta\|_\infty \le \varepsilon} \bigl[(w_y - w_k)^\top (x + \delta) + b_y - b_k\bigr]
 # = (w_y - w_k)^\top x + b_y - b_k - \varepsilon \, \|w_y - w_k\|_1 \tag{4}$$
 #
 # If it stays positive for all $k \ne y$, *no* attack in the box can succeed. (With the clip to $[0, 1]$ each pixel's interval gets shorter,
-# and the best choice per pixel stays as simple; the code does this.) We train such a classifier in a second, as a second victim.
+# and the best choice per pixel stays as simple; the code does this.) We train such a classifier as another victim.
 
 # %%
 few = dataset.train[:: max(1, len(dataset.train) // 4000)].to(device)
@@ -572,6 +579,7 @@ assert not (linear_exact & ~linear_pgd).any(), "an attack has broken an image th
 
 # %%
 # A typical image, not a picked one: of those that both models read correctly, the one with the median margin (linear).
+# attacks.margin is a loss, to be raised by an attack: minus the margin of eq. 4.
 margins = -attacks.margin(evaluation.logits_of(linear, images), labels)
 both = (clean & (margins > 0)).nonzero().flatten()
 both = both if len(both) else torch.arange(len(images), device=device)
@@ -621,15 +629,16 @@ for axis, name, victim, size in zip(
     axis.grid(False)
 plotting.show(
     figure,
-    "Margins of one image after random changes of size epsilon, a narrow histogram near the clean margin, and after FGSM "
-    "and PGD of the same size, far to the left; for a linear classifier and for the network.",
+    "Margins of one image: a histogram after random changes of size epsilon, and lines for the clean image and after FGSM "
+    "and PGD of the same size; for a linear classifier and for the network.",
     svg=True,
 )
 notebook.say(
     f"The answer for the linear classifier: the worst change is worth **{ratio:.1f} standard deviations** of random signs (mean over "
     f"the wrong classes for this image); the most that {images[0].numel()} pixels allow is "
-    f"$\\sqrt{{d}}$ = {images[0].numel() ** 0.5:.0f}. For the network: from a clean margin of {marks['clean'][0]:.1f} the luckiest of "
-    f"{len(random)} random tries comes down to {random.min():.1f}, FGSM to {marks['FGSM'][0]:.1f}, PGD to **{marks['PGD'][0]:.1f}**."
+    f"$\\sqrt{{d}}$ = {images[0].numel() ** 0.5:.0f}. For the network at epsilon = {size:g}: from a clean margin of "
+    f"{marks['clean'][0]:.1f} the luckiest of {len(random)} random tries comes down to {random.min():.1f}, FGSM to "
+    f"{marks['FGSM'][0]:.1f}, PGD to **{marks['PGD'][0]:.1f}**."
 )
 
 # %% [markdown]
@@ -700,9 +709,10 @@ def _():
 # %% [markdown]
 # ## 6 Playground
 #
-# One function draws everything: it attacks a test image of your choice with PGD, one step being exactly FGSM, and shows
-# the image before, after, the change, and what the model makes of it. The step size follows the number of steps, $\alpha = \min(\varepsilon,
-# 2.5\,\varepsilon / \text{steps})$, so that every number of steps can reach the edge of the box; the start is the image, and the last point counts. First the function moves epsilon by itself.
+# One function draws everything: it attacks a test image of your choice with PGD, one step being exactly FGSM, and shows the
+# image before, after, the change, and what the model makes of it. The step size follows the number of steps, $\alpha =
+# \min(\varepsilon, 2.5\,\varepsilon / \text{steps})$, so that every number of steps can reach the edge of the box; the
+# start is the image, and the last point counts. First an animation, in which epsilon grows by itself.
 
 # %%
 victims = {"network": model, "linear": linear}
@@ -748,15 +758,16 @@ def attack_picture(index, epsilon, steps, model):
 sweep = torch.linspace(0, config.epsilon, 21).tolist()
 plotting.animate(
     (attack_picture(index, epsilon, 20, "network") for epsilon in sweep),
-    "An animation: while epsilon grows from 0, the image changes, and the bar of the true class gives way to another.",
+    "An animation: while epsilon grows from 0, the image changes, and so do the bars of the probabilities of the classes.",
     milliseconds=180,
     colors=64,
 )
 
 # %% [markdown]
-# **Reading the figure.** Grey bars are the probabilities before the attack, coloured ones after it: blue for the true class, orange for
-# the others. Watch *how* the reading changes while epsilon grows: slowly, or all at once between two frames? And note what the
-# image looks like at the moment when the blue bar falls. The colour scale of the change is that of each frame.
+# **Reading the figure.** Grey bars are the probabilities before the attack, coloured ones after it: blue for the true
+# class, orange for the others. Watch *how* the reading changes while epsilon grows: slowly, or all at once between two
+# frames? And look at the image at the moment when the blue bar falls: had it turned into the other class for you too, the
+# network would be right. The colour scale of the change is that of each frame.
 #
 # **Now you.** Run the next cell to play: choose an image, a model, epsilon and the number of steps. It needs a running kernel; the
 # figure after it shows the same without one.
@@ -836,9 +847,9 @@ notebook.say(
 # %% [markdown]
 # ## 7 How accuracy falls with epsilon
 #
-# One epsilon is one point on a curve. The whole curve says more: it must fall, and it must reach zero when epsilon is
-# large enough to turn any image into any other. A curve that does not is a sign that the *attack* is broken, which notebook 06
-# makes into a test.
+# One epsilon is one point on a curve. The whole curve says more: under a good attack it must fall, and reach zero when
+# epsilon is large enough to turn any image into any other. A curve that does not is a sign that the *attack* is too weak or
+# broken, which notebook 06 makes into a test.
 
 # %%
 # The linear classifier falls so much earlier that it gets an axis of its own.
@@ -900,22 +911,24 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Bands are 95% intervals. Between the noise curve and the gradient curves lies everything that the *direction* of a
-# change contributes over its size. PGD should lie at or below FGSM, since it may look again after every step; if it were clearly
-# above, its step size would be wrong. Right: the top of the grey area is the truth, so no curve may enter it. An attack that runs along
-# its edge is as strong as any can be; the distance of a weaker one is robustness that only seems to be there. Left there is no grey
-# area, because the exact value is out of reach for all but small networks: whether a still stronger attack exists is the question of notebook 06.
+# **Reading the figure.** Bands are 95% intervals. Between the noise curve and the gradient curves lies mostly what the
+# *direction* of a change contributes. A part is size, since uniform noise moves a pixel by only epsilon / 2 on average; the
+# random signs of section 5 had the full size. PGD should lie at or below FGSM, since it may look again after every step; if
+# it were clearly above, suspect its step size, or a network whose gradients mislead (notebook 06). Right: the top of the
+# grey area is the truth, so no curve may enter it. An attack that runs along its edge is as strong as any can be; the
+# distance of a weaker one is robustness that only seems to be there. Left there is no grey area, because the exact value is
+# out of reach for all but small networks: whether a still stronger attack exists is the question of notebook 06.
 
 # %% [markdown]
 # ## 8 The loss around an image
 #
-# Why does a step along the gradient do so much? We draw the loss on a plane through one image: one axis is the sign of
-# the gradient, the other a random sign vector, both changing each pixel by up to the number on the axis.
+# Why does a step along the gradient do so much? We draw the loss on a plane through each of three images: one axis is the
+# sign of the gradient, the other a random sign vector, and the number on an axis is how far each pixel moves along it.
 
 
 # %%
 def loss_plane(model, x, y, extent, points=25):
-    """Losses (G, G) on the plane, and on the same grid whether the reading is wrong."""
+    """Losses (G, G) on the plane, and on the same grid the best wrong logit minus the true one, above 0 where misread."""
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
     generator = torch.Generator().manual_seed(seed)
@@ -924,34 +937,39 @@ def loss_plane(model, x, y, extent, points=25):
     b, a = torch.meshgrid(steps, steps, indexing="ij")
     plane = x.detach() + a.reshape(-1, 1, 1, 1) * gradient.sign() + b.reshape(-1, 1, 1, 1) * other
     logits, y = evaluation.logits_of(model, plane.clamp(0, 1)), y.expand(points**2)
-    return [t.view(points, points).cpu().numpy() for t in (attacks.cross_entropy(logits, y), logits.argmax(1).ne(y))]
+    return [t.view(points, points).cpu().numpy() for t in (attacks.cross_entropy(logits, y), attacks.margin(logits, y))]
 
 
-extent = 1.2 * config.epsilon
+size, extent = config.epsilon, 1.2 * config.epsilon
 planes = [loss_plane(model, images[i : i + 1], labels[i : i + 1], extent) for i in chosen[:3].tolist()]
 limit = max(losses.max() for losses, _ in planes)
 figure, axes = plt.subplots(1, len(planes), figsize=(11, 4.3), sharey=True, squeeze=False)
-for axis, (losses, wrong), i in zip(axes[0], planes, chosen[:3].tolist(), strict=True):
-    title = f"image {i}, class {dataset.classes[labels[i]]}"
-    drawn = plotting.surface(losses, extent, epsilon=config.epsilon, title=title, axis=axis, limit=limit)
-    if wrong.any() and not wrong.all():
-        ticks = np.linspace(-extent, extent, len(wrong))
-        axis.contour(ticks, ticks, wrong, [0.5], colors="#56B4E9", linewidths=1.6)
-for axis in axes[0, 1:]:
-    axis.set_ylabel("")
+for axis, (losses, lead), i in zip(axes[0], planes, chosen[:3].tolist(), strict=True):
+    drawn = axis.imshow(losses, origin="lower", extent=(-extent, extent) * 2, cmap="magma", vmin=0, vmax=limit)
+    # At (a, b) the pixels in which the two signs agree change by |a + b|, the others by |a - b|: the larger is |a| + |b|.
+    axis.plot([size, 0, -size, 0, size], [0, size, 0, -size, 0], "--", color="white", lw=1)
+    axis.plot(0, 0, "w+", markersize=10)
+    if lead.min() < 0 < lead.max():
+        ticks = np.linspace(-extent, extent, len(lead))
+        axis.contour(ticks, ticks, lead, [0], colors="#56B4E9", linewidths=1.6)
+    axis.set(xlabel="along the sign of the gradient", title=f"image {i}, class {dataset.classes[labels[i]]}")
+    axis.grid(False)
+axes[0, 0].set_ylabel("along a random sign vector")
 figure.colorbar(drawn, ax=axes, label="cross-entropy", shrink=0.75)
 plotting.show(
     figure,
-    "Heat maps of the loss on a plane through three images, with the epsilon box and the line where the reading becomes "
-    "wrong.",
+    "Heat maps of the loss on a plane through three images, with the diamond of allowed changes and the line where the "
+    "reading becomes wrong.",
 )
 
 # %% [markdown]
-# **Reading the figure.** The cross is the image, the dashed square the set of allowed changes in this plane, the light blue line the
-# border where the reading becomes wrong. Go right from the cross, along the gradient, until you meet the line; then go up or down,
-# along random signs, and compare the distances. Before the clip both directions change each pixel equally. If the line were equally
-# far in all directions, noise would be as good an attack as the gradient. Look, too, at whether the loss still rises at the right edge of the
-# square: where it has bent, the gradient at the image no longer points uphill, and that is what PGD's further steps are for.
+# **Reading the figure.** The cross is the image, the light blue line the border where the reading becomes wrong. The dashed
+# diamond holds the allowed changes: in some pixels the two signs agree, and there both moves add up. Its right corner is
+# FGSM. Go right from the cross, along the gradient, until you meet the line; then go up or down, along random signs, and
+# compare the distances. Before the clip both directions change each pixel equally. If the line were equally far in all
+# directions, noise would be as good an attack as the gradient. Look, too, at whether the loss still rises at the right
+# corner of the diamond: where it has bent, the gradient at the image no longer points uphill, and that is what PGD's
+# further steps are for.
 #
 # ## What can go wrong
 #
@@ -964,8 +982,8 @@ plotting.show(
 # - **Softmax twice.** Cross-entropy wants logits. Given probabilities, its gradient is small and often exactly zero, the sign of zero
 #   is zero, and the attack stands still. `attacks.pgd` warns about this.
 # - **Rounding.** An adversarial image saved with 8 bits is another image. Test the one that was saved.
-# - **Too few steps, or too short ones.** Steps times step size must reach the edge of the box. A weak attack proves nothing about a
-#   model. Notebook 06 is about that.
+# - **Too few steps, or too short ones.** Steps times step size should be clearly above epsilon: from a random start the far
+#   side of the box can be 2 epsilon away. A weak attack proves nothing about a model. Notebook 06 is about that.
 #
 # ## What we saw
 
@@ -981,10 +999,12 @@ notebook.say(
     f"90%, and 'almost none' below 10%: its numbers are **{'confirmed' if confirmed else 'not confirmed'}** by this run. Its last part, "
     "that every digit stays readable to you, you have judged yourself in section 4."
 )
+low, high = evaluation.wilson(int(linear_pgd.sum()), len(linear_pgd))
 notebook.say(
     f"For a linear classifier the worst case can be computed: at epsilon = {small:g} exactly "
-    f"{linear_exact.float().mean():.1%} of {len(linear_exact)} images cannot be broken by any attack, and PGD left "
-    f"{linear_pgd.float().mean():.1%}. The worst change moves its margin by {ratio:.1f} standard deviations of random signs."
+    f"{linear_exact.float().mean():.1%} of {len(linear_exact)} images cannot be broken by any attack, and PGD (20 steps of "
+    f"{small / 4:g}, 1 restart, any iterate, seed {seed}) left {linear_pgd.float().mean():.1%} (95% interval "
+    f"{low:.1%} to {high:.1%}). The worst change moves its margin by {ratio:.1f} standard deviations of random signs."
 )
 
 # %% [markdown]
@@ -1003,8 +1023,9 @@ metrics |= {
 notebook.finish("01", preset, config, metrics)
 
 # %% [markdown]
-# **Limits.** One data set, one network, one norm. "Readable to you" is your own judgement of the figures, not a measurement: at
-# large epsilon even people begin to hesitate. The bound is a convention that can be computed, not a model of human sight.
+# **Limits.** One data set, one network and one linear classifier, one training seed, one norm. "Readable to you" is your
+# own judgement of the figures, not a measurement: at large epsilon even people begin to hesitate. The bound is a convention
+# that can be computed, not a model of human sight.
 #
 # **References.** Szegedy et al., *Intriguing properties of neural networks*, arXiv 1312.6199 · Biggio et al., *Evasion attacks
 # against machine learning at test time*, arXiv 1708.06131 · Goodfellow et al., *Explaining and harnessing adversarial examples*,

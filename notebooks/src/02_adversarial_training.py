@@ -59,7 +59,8 @@ test = dataset.test[: config.test_images][:500].to(device)
 #
 # Here $f_\theta$ is the network with weights $\theta$, $(x, y)$ an image and its class, $x'$ any image that differs from $x$ by at most
 # $\varepsilon$ in each pixel, and $\ell$ the cross-entropy. The inner maximum is an attack. PGD approximates it, so one step of
-# **PGD-AT** is: attack the batch, then take an ordinary training step on the result.
+# **PGD-AT** is: attack the batch, then take an ordinary training step on the result. The worst $x'$ depends on $\theta$ too, yet it is treated
+# as a constant: at an exact maximum its movement adds nothing to the gradient (Danskin's theorem).
 
 
 # %%
@@ -97,7 +98,7 @@ first = my_pgd_at_step(model, optimizer, x, y, **training_attack, generator=torc
 assert abs(first - package_loss.item()) < 1e-3
 following = [my_pgd_at_step(model, optimizer, x, y, **training_attack) for _ in range(4)]
 print(f"our adversarial loss {first:.4f}, the package's {package_loss.item():.4f}")
-print("over five steps on one batch:", ", ".join(f"{loss:.2f}" for loss in [first, *following]))
+print("adversarial loss over five steps on one batch:", ", ".join(f"{loss:.2f}" for loss in [first, *following]))
 
 # %% [markdown]
 # ### The min-max problem in a plane
@@ -112,7 +113,10 @@ print("over five steps on one batch:", ", ".join(f"{loss:.2f}" for loss in [firs
 
 # %%
 def moons(count, radius, noise, moons_seed, gap=0.0):
-    """Two interleaved half circles in the unit square; points nearer than `gap` radii to the other class are left out."""
+    """Two interleaved half circles in the unit square; points too near to another are left out.
+
+    Points of different class keep a distance of at least `gap` radii, points of one class 0.4 of that.
+    """
     points, labels = make_moons(1000, noise=noise, random_state=moons_seed)
     points = torch.tensor((points - [-1.25, -0.85]) / [3.5, 2.2], dtype=torch.float32).clamp(0, 1)
     labels, kept = torch.tensor(labels), [0]
@@ -217,21 +221,22 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** Both rows start alike. In the upper row only the *points* count: once the network is sure of all of them, hardly anything moves the boundary. In the
-# lower row each step is taken on the worst point that PGD found in each box, so a cut box keeps pushing the boundary away. At its end look for
-# pieces that run along the sides of boxes and for corners near a right angle: between squares there is no room for anything else. (Straight
-# pieces alone prove nothing; the boundary of any ReLU network consists of them.) If the lower row had as many red boxes as the upper one, the
-# inner attack would have failed, and eq. 1 would not have been solved.
+# lower row each step is taken on the worst point that PGD found in each box, so a cut box keeps pushing the boundary away. In its last panel look for
+# pieces that run along the sides of boxes and for corners near a right angle: where squares almost touch there is hardly room for anything else.
+# (Straight pieces alone prove nothing; the boundary of any ReLU network consists of them.) If the lower row ended with as many red boxes as the
+# upper one, eq. 1 would not have been solved: the attack would have missed the worst points, or training would not have followed it.
 
 # %%
 toy = {way: toy_scores(nets[max(moments)], points, labels, radius) for way, nets in history.items()}
-found = attacks.pgd(net, points, labels, **box_attack, restarts=3, keep="worst")
+restarts = 3
+found = attacks.pgd(net, points, labels, **box_attack, restarts=restarts, keep="worst")
 with torch.no_grad():
     survived = net(found).argmax(1).eq(labels)
 notebook.say(
-    f"**Answer.** Standard training: {toy['standard'][0]:.0%} of the points right, {toy['standard'][1]:.0%} of the boxes whole. PGD-AT: "
-    f"{toy['pgd_at'][0]:.0%} and {toy['pgd_at'][1]:.0%}. On this last network PGD breaks "
-    f"{int((~survived).sum())} boxes and the grid {round((1 - toy['pgd_at'][1]) * len(points))}: in a plane we can check an attack "
-    "against the truth, with images we cannot."
+    f"**Answer.** Standard training: {toy['standard'][0]:.0%} of the points right, {toy['standard'][1]:.0%} of the boxes "
+    f"whole. PGD-AT: {toy['pgd_at'][0]:.0%} and {toy['pgd_at'][1]:.0%}. On this last network PGD "
+    f"({box_attack['steps']} steps, {restarts} restarts) breaks {int((~survived).sum())} boxes of {len(points)} and the grid "
+    f"{round((1 - toy['pgd_at'][1]) * len(points))}: in a plane a grid can check an attack; for an image, with a dimension for each pixel, there is no such grid."
 )
 
 # %% [markdown]
@@ -300,7 +305,7 @@ def _():
 # ## 2 TRADES: a price for disagreement
 #
 # PGD-AT never shows the network a clean image. **TRADES** (Zhang et al., [1901.08573](https://arxiv.org/abs/1901.08573), eq. 5)
-# does, and charges $\beta$ for every change of the *prediction* between an image and its worst neighbour:
+# does, and charges $\beta$ ($1/\lambda$ in the paper) for every change of the *prediction* between an image and its worst neighbour:
 #
 # $$\ell_{\text{TRADES}} = \mathrm{CE}\bigl(f(x), y\bigr) + \beta \, \mathrm{KL}\bigl(p(x) \,\|\, p(x')\bigr) \tag{2}$$
 #
@@ -324,10 +329,10 @@ def my_trades(clean_logits, adversarial_logits, y, beta):
 
 
 def inner_trades(model, x):
-    """The loss that the inner attack of TRADES maximises; the clean prediction is a constant."""
+    """The loss that the inner attack of TRADES maximises; the clean prediction is a constant. `model` is in eval mode."""
     with torch.no_grad():
-        p = model(x).softmax(1)
-    return lambda logits, _: (p * (p.clamp_min(1e-12).log() - logits.log_softmax(1))).sum(1)  # eq. 3
+        log_p = model(x).log_softmax(1)
+    return lambda logits, _: (log_p.exp() * (log_p - logits.log_softmax(1))).sum(1)  # eq. 3
 
 
 a, b = torch.randn(2, 32, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -348,13 +353,14 @@ for name, start in starts.items():
     print(f"  {name:34} {gradient.norm(dim=1).mean():.1e}")
 
 # %% [markdown]
-# At $x$ itself only rounding errors are left, and PGD would follow the signs of rounding errors.
+# At $x$ itself only rounding errors are left, and PGD would follow the signs of rounding errors. A short gradient that is not rounding is enough for a
+# sign step, which does not ask for its length; so the paper's start works as well.
 #
 # ### $\beta$ is an exchange rate
 #
-# Clean and robust accuracy need not be at odds: above, one boundary served both. They are at odds where boxes of different class **overlap**. So take a
-# larger box and noisier half circles, and train with several $\beta$. New points from the same half circles are the test; the inner maximum is again tried on a
-# grid.
+# Clean and robust accuracy need not be at odds: in section 1 one boundary can serve both. They are at odds where boxes of different class **overlap**. So take a
+# larger box and more points, with no gap between the classes, and train with several $\beta$. New points from the same half circles are the test; the inner
+# maximum is again tried on a grid.
 #
 # > **Predict, then see.** As $\beta$ grows from zero, does robust accuracy rise all the way? What happens to clean accuracy, and what would you see at a $\beta$ that is far too large?
 
@@ -385,13 +391,14 @@ for axis, beta in zip(axes, [betas[0], betas[2], betas[3]], strict=False):
     draw_plane(axis, toy_nets[beta], crowd[:32], crowd_labels[:32], wide, f"$\\beta$ = {beta:g}")
 axes[3].plot(exchange["clean"], exchange["robust"], "o-", color=plotting.method_color("trades"))
 for beta, row in exchange.iterrows():
-    axes[3].annotate(
-        f"$\\beta$ = {beta:g}", (row["clean"], row["robust"]), (5, -13), textcoords="offset points", ha="left"
-    )
+    # The path arrives at its last point from the right.
+    offset, side = ((8, 0), "left") if beta < betas[-1] else ((-8, 0), "right")
+    spot = (row["clean"], row["robust"])
+    axes[3].annotate(f"$\\beta$ = {beta:g}", spot, offset, textcoords="offset points", ha=side, va="center")
 for side in (axes[3].xaxis, axes[3].yaxis):
     side.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
     side.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
-axes[3].margins(0.32, 0.12)
+axes[3].margins(0.45, 0.12)
 axes[3].set(
     xlabel=f"clean accuracy, {len(fresh)} new points", ylabel="robust accuracy (grid)", title="path as $\\beta$ grows"
 )
@@ -421,7 +428,8 @@ if 0 < fall <= noise:
 notebook.say(
     f"**Answer.** Robust accuracy {kind}: "
     + "; ".join(changes)
-    + f" ({len(fresh)} points, box {wide:g}, one training seed)."
+    + f" ({len(fresh)} points, box {wide:g}, one training seed). With $\\beta$ far too large KL alone would count. A network that says the "
+    "same everywhere brings it to zero: all boxes of one class whole, all points of the other wrong."
 )
 
 # %% [markdown]
@@ -496,15 +504,15 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Clamping the probability at 1e-12 also removes the infinity, but then the loss is constant there and its gradient zero: the images that are misread worst, which MART is about,
-# would teach nothing. The log-sum-exp keeps both the value and the gradient. `losses.mart_loss` does the same.
+# Clamping the probability at 1e-12 also removes the infinity, but then the second term is constant there and its gradient zero: it would no
+# longer push the wrong class down just where the network is surest of it. The log-sum-exp keeps both the value and the gradient. `losses.mart_loss` does the same.
 
 # %% [markdown]
 # ## 4 Four networks
 #
-# Same images, architecture, epochs, optimiser and training attack (but for TRADES' inner loss). Epsilon rises linearly over the first part of training: at full
-# strength from the first step, a small network can get stuck at guessing. The best checkpoint is the epoch with the
-# highest PGD accuracy on **held-out training images** (for the ordinary network: clean accuracy). The test images play no part in any choice.
+# Same images, architecture, epochs, optimiser and training attack (but for TRADES' inner loss). With the preset
+# `cpu`, epsilon rises linearly over the first part of training: at full strength from the first step, a small network can get stuck at
+# guessing. The best checkpoint is the epoch with the highest PGD accuracy on **held-out training images** (for the ordinary network: clean accuracy). The test images play no part in any choice.
 #
 # > **Predict, then see.** Rank ordinary training, PGD-AT, TRADES and MART by clean accuracy. Then rank them by accuracy under PGD. Is it the
 # > same order?
@@ -561,7 +569,8 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** An open point is clean accuracy, a filled one accuracy under PGD, each with its 95% interval over test images as a band. The line between them is
-# what the attack costs. Where the bands of two methods overlap, this run does not tell them apart. A robust network whose clean
+# what the attack costs. Where the bands of two methods overlap, this figure cannot order them; comparing
+# image by image, as in notebook 05, is sharper. A robust network whose clean
 # point also stands farthest right would contradict the usual trade-off; on easy data the price can indeed be too small to see.
 
 # %%
@@ -571,7 +580,7 @@ apart = interval.loc[(by_pgd[0], "pgd"), "low"] > interval.loc[(by_pgd[1], "pgd"
 notebook.say(
     f"**Answer.** By clean accuracy: {order[0]}. Under PGD: {order[1]}. "
     f"{'The same order' if list(by_clean) == list(by_pgd) else 'Another order'}; the intervals of the first two under PGD "
-    f"{'are apart' if apart else 'overlap, so that their order is not settled'}."
+    f"{'are apart' if apart else 'overlap, which leaves their order open'}."
 )
 
 # %%
@@ -590,13 +599,17 @@ if config.epsilon_warmup * config.epochs > 1:
     axes[1].axvspan(1, config.epsilon_warmup * config.epochs, color="0.93", zorder=0)
     axes[1].annotate("epsilon rises", (1.03, 0.95), fontsize=9, color="0.4", va="center")
 figure.suptitle(f"{config.validation_images} held-out training images", fontsize=11)
+print(
+    f"right: L-infinity epsilon {config.epsilon:g}, {config.validation_steps} steps of {config.step_size:g}, 1 restart, last iterate, "
+    f"seed {seed}"
+)
 plotting.show(figure, "Clean and robust held-out accuracy of four methods over the epochs of training.", svg=True)
 
 # %% [markdown]
 # **Reading the figure.** On the left, how soon each network reads clean images; on the right, the same images under the attack that chooses the checkpoint, always
-# at full epsilon. Look whether the ordinary network leaves the bottom on the right at any time: if it did, clean training alone would give robustness. Compare
-# how late the other three climb on the right. If a robust curve lay *above* its clean curve, the attack in the evaluation would be broken: the
-# worst image of a box cannot be easier than its centre.
+# at full epsilon. Look whether the ordinary network ever rises above guessing on the right: if it did, clean training alone would give robustness. Compare
+# how late the other three climb on the right: had they climbed as early as on the left, robustness would be no harder to learn. (No curve can
+# lie above its clean one: an image counts as right under attack only if it is right without.)
 #
 # ## 5 What has changed in the network?
 #
@@ -652,7 +665,9 @@ for axis, (method, (clean, attacked)) in zip(axes, margins.items(), strict=True)
     )
     axis.axvline(0, color="0.4", linewidth=0.8, ls="--")
     axis.set_title(plotting.method_name(method), color=plotting.method_color(method))
-    axis.text(-0.84, 0.93, f"misread\nunder attack:\n{(attacked <= 0).mean():.0%}", fontsize=9, va="top")
+    low, high = evaluation.wilson(int((attacked <= 0).sum()), len(y))
+    note = f"misread\nunder attack:\n{(attacked <= 0).mean():.0%}\n[{low:.0%}, {high:.0%}]"
+    axis.text(-0.84, 0.93, note, fontsize=9, va="top")
     axis.set(xlabel="margin", xticks=[-1, 0, 1], ylim=(0, 1.02))
     axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
 axes[0].set_ylabel(f"share of {len(y)} test images")
@@ -665,15 +680,16 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Grey: clean images. Outline: the same images under attack; left of the dashed line they are misread. For the ordinary network look whether
+# **Reading the figure.** Grey: clean images. Outline: the same images under attack; left of the dashed line they are misread (their share with a
+# 95% interval). For the ordinary network look whether
 # the whole outline stands at the far left: then it is not only wrong but *sure*. For the robust ones look at the middle: images near zero are right by a hair, and a
-# slightly stronger attack takes them. TRADES and MART are often less sure of clean images than PGD-AT. An outline equal to the grey would mean
+# slightly stronger attack may take them. TRADES and MART are often less sure of clean images than PGD-AT. An outline equal to the grey would mean
 # that the attack does nothing, for instance since gradients vanish.
 #
 # ### What does the gradient look at?
 #
-# An attacker follows the gradient of the margin with respect to the pixels. Robust training makes small changes useless, so what is left should
-# be changes that alter the image's content (Tsipras et al., [1805.12152](https://arxiv.org/abs/1805.12152)).
+# An attacker follows the gradient of the margin, here that of the logits, with respect to the pixels. Robust training makes small
+# changes useless, so what is left should be changes that alter the image's content (Tsipras et al., [1805.12152](https://arxiv.org/abs/1805.12152)).
 
 
 # %%
@@ -701,10 +717,12 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** First test image of each class, not chosen by hand; red: more intensity helps a mistake, blue: less does. Drawn are square roots, so that weak entries can be seen, and each gradient is scaled to its own largest entry:
+# **Reading the figure.** The first test image of each class shown, not picked by hand; red: more intensity helps a mistake, blue: less does. Drawn
+# are square roots, so that weak entries can be seen, and each gradient is scaled to its own largest entry:
 # compare patterns, not strengths. Look whether the colours lie along the strokes or are scattered over the image. Pictures like this are easily
 # believed. The claim behind it would be false if the gradients of robust networks followed the edges of their image no better than those of the ordinary
-# network, or no better than the edges of *another* image. The next cell measures that.
+# network, or no better than the edges of *another* image. The next cell measures that. What it cannot tell is why: on digits a robust network
+# may simply learn to threshold the pixels, as Madry et al. found in theirs, and then a black background has no gradient.
 
 # %%
 gray = x.mean(1, keepdim=True).cpu()
@@ -739,7 +757,8 @@ aligned.set_index("method").round(2)
 # %% [markdown]
 # ### Which images get MART's weight?
 #
-# Eq. 5 weighs KL by $1 - p_y(x)$, so that images which are misread *clean* count most. How many are there by the end of training, and how much of the loss do they carry? We look at
+# Eq. 5 weighs KL by $1 - p_y(x)$, so that images which are misread *clean* count most. How many does the trained network misread, and how much of the KL term
+# do they carry? We look at
 # training images, because that is where the loss is computed.
 
 # %%
@@ -769,7 +788,7 @@ axes[0].set(
 )
 rank = np.arange(1, len(y) + 1) / len(y)
 by_weight = weight.argsort(descending=True)
-for values, name, color, dy in ((term, "with the weights", "#009E73", 0.06), (divergence, "without", "0.45", -0.14)):
+for values, name, color, dy in ((term, "with the weights", "#009E73", 0.09), (divergence, "without", "0.45", -0.14)):
     share = (values[by_weight].cumsum(0) / values.sum()).numpy()
     axes[1].plot(rank, share, color=color)
     axes[1].text(0.52, float(np.interp(0.5, rank, share)) + dy, name, color=color, fontsize=10)
@@ -784,7 +803,8 @@ plotting.show(
 )
 
 # %% [markdown]
-# **Reading the figure.** Left: one point an image, the weight on a logarithmic axis. Right: the images in order of their weight; a straight line from corner to corner would be an
+# **Reading the figure.** Left: one point an image, the weight on a logarithmic axis. A misread image has $p_y$ of at most one half, so red points
+# stand far right by definition; look whether they also lie high, for the weight multiplies KL. Right: the images in order of their weight; a straight line from corner to corner would be an
 # equal say for all. The distance between the two curves is what the weights add to the emphasis that KL has by itself. If the curves lay on each other, MART's
 # weighting would do nothing. Note also the other side: an image with a tiny weight is hardly held to its clean prediction at all; only the boosted cross-entropy still
 # protects it.
@@ -797,7 +817,7 @@ carried = (term[misread].sum() / term.sum()).item()
 notebook.say(
     f"The tenth of the images with the largest weights carries {share_weighted:.0%} of the weighted KL term and {share_plain:.0%} of the unweighted one. "
     f"The images that are misread clean, {int(misread.sum())} of {len(y)}, carry {carried:.0%}: most of the term belongs to "
-    f"{'images that are misread clean' if carried > 0.5 else 'images that are read correctly, but not surely'}. The median weight is {weight.median():.3f}, and the whole "
+    f"{'images that are misread clean' if carried > 0.5 else 'images that are read correctly'}. The median weight is {weight.median():.3f}, and the whole "
     f"weighted term is {term.mean().item() / total:.0%} of the MART loss on these images (attack as in training, {config.attack_steps} steps of "
     f"{config.step_size:g}, epsilon {config.epsilon:g})."
 )
@@ -810,7 +830,7 @@ notebook.say(
 # even *falls* after a peak (Rice et al., [2002.11569](https://arxiv.org/abs/2002.11569)); on digits expect a gap rather than a fall. To see it
 # within half a minute we take few training images without augmentation, many epochs and a constant learning rate.
 #
-# > **Predict, then see.** The network will read nearly all of its few training images under attack. What share of *new* images will it read clean, and what share under attack:
+# > **Predict, then see.** Suppose that the network reads nearly all of its few training images under attack. What share of *new* images will it read clean, and what share under attack:
 # > which of the two suffers more from having few images?
 
 # %%
@@ -820,13 +840,16 @@ few = config.replace(
     validation_images=held_out,
     train_images=held_out + 4 * config.batch_size,
     crop_padding=0,
+    flip=False,
     epochs=6 * config.epochs,
     schedule="constant",
     validation_steps=5,
 )
 few_run = training.fit(few)
 curve = few_run.metrics()
-best_epoch = int(curve["epoch"][curve["robust_accuracy"].idxmax()])
+# As in training: clean accuracy breaks ties, and of what is still equal the earliest counts.
+ranking = list(zip(curve["robust_accuracy"], curve["clean_accuracy"], strict=True))
+best_epoch = int(curve["epoch"][ranking.index(max(ranking))])
 last_epoch = int(curve["epoch"].iloc[-1])
 
 figure, axis = plt.subplots(figsize=(8, 3.8))
@@ -848,9 +871,14 @@ for text in axis.texts:
         text.set_color("0.45")
 axis.axvline(best_epoch, color="0.5", ls=":", linewidth=1)
 axis.annotate("best checkpoint", (best_epoch, 0), (-4, 0), ha="right", textcoords="offset points", fontsize=9)
-axis.axvspan(1, few.epsilon_warmup * few.epochs, color="0.93", zorder=0)
-axis.annotate("epsilon of the training attack rises", (1.2, 0.97), fontsize=9, color="0.4", va="center")
+if few.epsilon_warmup * few.epochs > 1:
+    axis.axvspan(1, few.epsilon_warmup * few.epochs, color="0.93", zorder=0)
+    axis.annotate("epsilon of the training attack rises", (1.2, 0.97), fontsize=9, color="0.4", va="center")
 axis.set_title(f"PGD-AT on {4 * config.batch_size} images: solid under attack, dotted clean")
+print(
+    f"held-out, PGD: L-infinity epsilon {few.epsilon:g}, {few.validation_steps} steps of {few.step_size:g}, 1 restart, last iterate, "
+    f"seed {seed}; {held_out} images"
+)
 plotting.show(
     figure,
     "Accuracy under attack on training and on held-out images, and clean held-out accuracy, over many epochs; the "
@@ -860,7 +888,8 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** Solid: under attack, on the images that the network is trained on and on held-out ones. The training curve is the log of the training itself: a mean over the
-# epoch while the weights move, in the grey part at a smaller epsilon than the held-out curve. Compare the solid curves to the right of it: without
+# epoch while the weights move, with BatchNorm in train mode, for which the attack was not made, and in the grey part at a smaller epsilon than the
+# held-out curve. The last two can flatter it. Compare the solid curves to the right of it: without
 # overfitting they would run close together. The vertical line marks the checkpoint that held-out images chose; had a fall set in, it would stand far from the right end. The table measures the
 # gap properly: one network, one attack, training images against test images.
 
@@ -887,7 +916,7 @@ notebook.say(
     f"**Answer.** From training to test images the last network loses {100 * clean_gap:.1f} points clean and {100 * gap:.1f} points under attack: "
     f"{'robust accuracy suffers more' if gap > clean_gap else 'robust accuracy does not suffer more'} from having few images. On held-out images the robust curve ends "
     f"{100 * fall:.1f} points below its peak (epoch {best_epoch} of {last_epoch}): "
-    f"{'as far as one run can tell, the fall that Rice et al. saw' if fall > 0.05 else 'a gap, but not the fall that Rice et al. saw on CIFAR-10'}."
+    f"{'as far as one run can tell, the fall that Rice et al. saw' if fall > 0.05 else 'not the fall that Rice et al. saw on CIFAR-10'}."
 )
 
 # %% [markdown]
@@ -931,7 +960,7 @@ def _():
 
 # %% [markdown]
 # How large is the flattery when there is nothing to choose? Suppose that all epochs are *equally* good. Then only the noise of the test images differs from epoch to
-# epoch; we draw it independently, which is the worst case, since real epochs make many of the same mistakes.
+# epoch; we draw it independently, which overstates the flattery, since real epochs make many of the same mistakes.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -946,7 +975,7 @@ print(
 # ## What can go wrong
 #
 # - **Choosing the checkpoint on test images.** It turns the test accuracy into a training result; with robust overfitting the gain
-#   is large. Hold out training images instead.
+#   can be large. Hold out training images instead.
 # - **Reporting only the last epoch, or only the best.** Report both, and on which images the best was chosen.
 # - **Attacking in train mode.** The attack then depends on the batch, and each attack step moves the running statistics.
 # - **A weak training attack with a large step.** One-step training can learn to defeat the *attack* while PGD still breaks it
@@ -1002,11 +1031,12 @@ notebook.finish("02", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One seed and one small network; the intervals cover the choice of test images, not the luck of training. PGD is one attack:
-# notebook 06 brings stronger ones. TRADES' inner attack starts here at a uniform random point of the whole box, in the paper at a
-# tiny Gaussian step. The plane has two dimensions and images have hundreds: it shows what eq. 1 asks for, not how hard that is. The run on few images
-# differs from the four networks in its number of images, epochs, schedule and augmentation; it shows that robustness can be learned by heart, not which of these is to blame.
+# notebook 06 brings stronger ones. One learning rate serves all four networks, and $\beta$ of TRADES and MART
+# was not tuned for these images: this is no ranking of the methods. TRADES' inner attack starts here at a uniform random point of the whole box, in the paper at a
+# tiny Gaussian step. The plane has two dimensions and images have hundreds or thousands: it shows what eq. 1 asks for, not how hard that is. The run on few images
+# differs from the four networks in its number of images, epochs, schedule and augmentation; it can show that robustness is learned by heart, not which of these is to blame.
 #
-# **References.** Madry et al., arXiv 1706.06083 · Zhang et al., *Theoretically principled trade-off between robustness and accuracy*,
+# **References.** Madry et al., *Towards deep learning models resistant to adversarial attacks*, arXiv 1706.06083 · Zhang et al., *Theoretically principled trade-off between robustness and accuracy*,
 # arXiv 1901.08573 · Wang et al., *Improving adversarial robustness requires revisiting misclassified examples*, ICLR 2020 ·
 # Tsipras et al., *Robustness may be at odds with accuracy*, arXiv 1805.12152 · Wong et al., *Fast is better than free*, arXiv 2001.03994 ·
 # Rice et al., *Overfitting in adversarially robust deep learning*, arXiv 2002.11569.

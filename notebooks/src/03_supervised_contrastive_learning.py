@@ -9,7 +9,7 @@
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
 #
 # **You will learn** what the supervised contrastive loss (SupCon) computes, where its gradient pushes, what the
-# temperature does, why its value never comes near zero, how to measure what a frozen encoder has learned, and what an
+# temperature does, why its value stops far above zero, how to measure what a frozen encoder has learned, and what an
 # attack does to features.
 #
 # **You need** notebook 01: epsilon, PGD. Cosines and the softmax.
@@ -51,12 +51,13 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
 # %% [markdown]
 # ## 1 A loss about distances
 #
-# Cross-entropy asks one thing of the features: that some linear classifier can tell the classes apart. It says nothing
-# about *where* the features lie. A contrastive loss speaks about nothing else. It looks at pairs of images: are they of one
-# class, and how far apart do they lie? No classifier takes part.
+# Cross-entropy asks one thing of the features: that its linear classifier can tell the classes apart. *Where* they lie
+# it settles only through that classifier. A contrastive loss speaks about nothing else. It looks at pairs of images: are
+# they of one class, and how far apart do they lie? No classifier takes part.
 #
-# Take a batch, make two augmented views of each image, and send all of them through the encoder and a small projection
-# head. The results are $M$ vectors, scaled to length one:
+# Take a batch and make two **views** of each image, random crops for example: $M$ views $x_i$ in all. Send them through
+# the **encoder** (the network without its last linear layer) and a small **projection head** (two more layers, for this
+# loss alone). With $h$ for both together, the results $h(x_i)$ are $M$ vectors, and we scale them to length one:
 #
 # $$z_i = \frac{h(x_i)}{\lVert h(x_i) \rVert}, \qquad c_{ij} = z_i^\top z_j \in [-1, 1] \tag{1}$$
 #
@@ -209,7 +210,7 @@ def _():
 # and all anchors pull and push at the same time; here we look at what a single one does.
 #
 # > **Predict, then see.** An anchor has three positives and four negatives. The nearest of the seven is a positive. Can the
-# > loss push even *this positive* away? At which temperature rather, 1 or 0.1? And which negatives are pushed hardest?
+# > loss push even *this positive* away? If so, is it at temperature 1 or at 0.1? And which negatives are pushed hardest?
 
 # %%
 anchor = torch.tensor([0.0, 1.0])  # at the top of a circle
@@ -290,6 +291,7 @@ for tau, force in nearest_force.items():
 
 # %%
 spread = np.linspace(-1, 1, 21)
+# The push is q / tau (eq. 4). The shares of the negatives alone are a softmax over them: positives and tau cancel.
 shares = {f"$\\tau$ = {t:g}": torch.tensor(spread / t).softmax(0).numpy() for t in (2.0, 0.5, 0.2, 0.1)}
 figure, axis = plt.subplots(figsize=(7, 3.6))
 plotting.curves(axis, spread, shares, xlabel="cosine of the negative with the anchor", ylabel="share of the whole push")
@@ -303,10 +305,10 @@ plotting.show(
 
 # %% [markdown]
 # **Reading the figure.** Each dot is one negative; the dots of a curve sum to 100%. At high temperature all negatives are
-# pushed nearly alike, also those on the far side of the sphere, where it is of no use. At low temperature nearly all of the
-# push goes to the few that are nearest. So temperature decides *which neighbours an anchor sees*. It also scales the
-# gradient by $1/\tau$, which acts like a learning rate. If the curves differed by a factor only, the second effect would be
-# all there is.
+# pushed nearly alike, also those on the far side of the sphere. At low temperature nearly all of the push goes to the few
+# that are nearest. So temperature decides *which neighbours an anchor sees* (Wang and Liu,
+# [2012.09740](https://arxiv.org/abs/2012.09740)). It also scales the gradient by $1/\tau$, which acts like a learning
+# rate. If all curves were the same one, the second effect would be all there is.
 #
 # ### Exercise 2 · The mean inside the logarithm
 #
@@ -446,8 +448,9 @@ plotting.animate(
 # %% [markdown]
 # **Reading the figure.** All three circles start alike. Watch one colour: first its points run together, past points of other
 # classes. Then the groups push each other away. Watch *when* they all but stop, and what the loss below does at that moment
-# (in nats: the logarithm is the natural one). If temperature were only a learning rate, all circles would end alike. The
-# same once more as a filmstrip, to compare at leisure.
+# (in nats: the logarithm is the natural one). If temperature were only a learning rate, all circles would end alike. For
+# losses without labels the two movements have names, *alignment* and *uniformity* (Wang and Isola,
+# [2005.10242](https://arxiv.org/abs/2005.10242)). The same once more as a filmstrip, to compare at leisure.
 
 # %%
 shown = [0, 4, 8, 20, last_step]
@@ -517,10 +520,11 @@ for t, (_, values) in paths.items():
 #
 # ### Exercise 3 · The lowest loss there is
 #
-# In enough dimensions, $K$ balanced classes do best as a **regular simplex**: all images of a class in one point, all cosines
-# between classes equal to $-1/(K-1)$ (Graf et al., [2102.08817](https://arxiv.org/abs/2102.08817)). Three points at 120
-# degrees are the case $K = 3$. With $n$ vectors a class, what is the loss of equation 3 there? Put the cosines into equations
-# 2 and 3 by hand, and write the result as a function of three numbers. No tensors are needed.
+# In $K - 1$ or more dimensions, $K$ balanced classes do best as a **regular simplex**: all images of a class in one point,
+# all cosines between classes equal to $-1/(K-1)$ (Graf et al., [2102.08817](https://arxiv.org/abs/2102.08817), who show
+# the same of cross-entropy with bounded features and weights). Three points at 120 degrees are the case $K = 3$. With $n$
+# vectors a class, what is the loss of equation 3 there? Put the cosines into equations 2 and 3 by hand, and write the
+# result as a function of three numbers. No tensors are needed.
 
 
 # %% tags=["exercise"]
@@ -615,7 +619,8 @@ print(
 # **Reading the figure.** Left: compare the loss with its floor, not with zero. The gap between the two is what is left to
 # learn. Right: the accuracies of the linear classifier on training images that were held out. The clean one shows the
 # features becoming readable, though no gradient of the classifier touched them. The PGD one shows whether robustness comes
-# along. A loss below the floor would mean a mistake in the mask: the anchor must not be among its own candidates.
+# along. A loss below the floor would mean a mistake in the masks: positives that are missing from the sum of equation 2,
+# say. (The opposite mistake, an anchor among its own candidates, raises the loss.)
 #
 # ## 5 What the frozen encoder has learned
 #
@@ -660,10 +665,10 @@ examination.round(3)
 
 # %% [markdown]
 # Read the table against its first rows: what pixels already give is no merit of the training. The untrained network shows
-# what the architecture gives. The distance from there to the SupCon rows is what the loss has added. If the two examiners
-# disagreed strongly, the classes would be separable but not gathered, and only the linear one would know it. One thing is
-# not even: SupCon's encoder was trained with the labels of more images than those printed above, which is all that the
-# examiners of pixels and of the untrained network get.
+# what the architecture gives. The distance from there to the SupCon rows is what training has added. If the linear probe
+# were far ahead of the neighbours, the classes would be separable but not gathered. One thing is not even: SupCon's
+# encoder was trained with the labels of more images than those printed above, which is all that the examiners of pixels
+# and of the untrained network get.
 #
 # ## 6 The geometry, measured
 #
@@ -730,14 +735,16 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** Each panel shows all pairs of test images, those of one class in blue and the others in orange; the
-# bracket spans their medians. Before training, look whether the two kinds can be told apart at all. The features lie after a
-# ReLU and an average, so none of their entries is negative, and neither is any cosine; the projection has the whole range. The
-# dotted line is the lowest cosine that $K$ gathered classes can have with each other on average, $-1/(K-1)$: the simplex
-# of exercise 3, the 120 degrees of section 3. (Single pairs may lie below.) Groups that stop short of it, to its right,
-# are what a low temperature gives on the circle, too. If both hills were at one place after training, the loss would not
-# have kept its promise, however good the probe: a hill shows whether a class is *gathered*, not whether it can be read.
-# (Compare the first panel with the untrained rows of the table: differences too small for a histogram can be of use.)
+# **Reading the figure.** Each panel shows all pairs of test images, those of one class in blue, the others in orange
+# (brown where both are); the bracket spans their medians. Before training, look whether the two kinds can be told apart at
+# all. The features lie after a ReLU and an average, so none of their entries is negative, and neither is any cosine; the
+# projection has the whole range. The dotted line is the lowest cosine that $K$ gathered classes can have with each other
+# on average, $-1/(K-1)$: the simplex of exercise 3, the 120 degrees of section 3. (Single pairs may lie below.) An orange
+# hill to its right means groups that stopped short of the simplex, as at low temperature on the circle. If both hills were
+# at one place after training, the loss would not have kept its promise, however good the probe: a hill shows whether a
+# class is *gathered*, not whether it can be read. Compare the panels with the table, too. Cosines that are all near one
+# come from a part that all images share; what little differs can still be of use to a probe. And whether *farther apart*
+# also means *better read*, its last rows say.
 #
 # ## 7 And under attack?
 #
@@ -746,7 +753,8 @@ notebook.say(
 # *pixels*. How far a feature moves when a pixel moves was never part of the loss.
 #
 # We train the linear probe again with the package's own fine-tuning (encoder frozen, clean images), so that
-# encoder and probe are one network, and attack that.
+# encoder and probe are one network, and attack that. Uniform noise within the same epsilon, a change without an aim, is the
+# control.
 #
 # > **Predict, then see.** PGD is made to fool the probe. Where will the features of its images lie: still near their own group,
 # > in the gap between groups, or across it, near a wrong one? And will the nearest neighbours, unlike the probe, hold out?
@@ -800,7 +808,7 @@ for axis, name in zip(axes, features, strict=True):
     axis.plot([low, 1], [low, 1], color="0.5", linewidth=1)
     for chosen, color in ((nearer, "#0072B2"), (~nearer, "#D55E00")):
         axis.scatter(to_own[name][chosen], to_other[name][chosen], s=12, color=color, alpha=0.6, linewidth=0)
-    axis.set(title=f"{name}: {nearer.mean():.0%} nearest\nto their own centre", xlim=(low, 1.02), ylim=(low, 1.02))
+    axis.set(title=f"{name}: {nearer.mean():.1%} nearest\nto their own centre", xlim=(low, 1.02), ylim=(low, 1.02))
     axis.set_xlabel("cosine with own centre")
 axes[0].set_ylabel("highest cosine\nwith another centre")
 axes[0].text(0.97, 0.03, "own group", transform=axes[0].transAxes, ha="right", fontsize=9, color="0.4")
@@ -819,8 +827,8 @@ print(f"{len(few)} test images; the attack of the table, last iterate")
 print("median cosine of an image's features with those of its clean version")
 print("  ".join(f"{name}: {np.median(values):.3f}" for name, values in kept.items()))
 notebook.say(
-    f"Of the attacked images **{wrong_centre:.0%}** are nearest to a wrong centre. Their median cosine with it is "
-    f"{np.median(to_other['PGD']):.2f}, with their own centre {np.median(to_own['PGD']):.2f}. **{inside_wrong:.0%}** are as near "
+    f"Of the attacked images **{wrong_centre:.1%}** are nearest to a wrong centre. Their median cosine with it is "
+    f"{np.median(to_other['PGD']):.2f}, with their own centre {np.median(to_own['PGD']):.2f}. **{inside_wrong:.1%}** are as near "
     f"to the wrong centre as nine of ten clean images are to their own (cosine at least {typical_own:.2f}): deep inside a "
     f"wrong group. The 10 nearest neighbours, which the attack never saw, read {nearest_under_attack:.1%} of them "
     f"(95% interval {nearest_low:.1%} to {nearest_high:.1%})."
@@ -828,18 +836,20 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** A point is a test image. Below the diagonal (blue) it is nearest to the centre of its own class,
-# above it (orange) to another one. Bottom right means: deep inside its own group; top left: deep inside a wrong one. Compare
-# the three panels. The random crop is a control: training with crops asked for features that do not mind them. The PGD
-# panel answers the question above. Points near the diagonal lie in the gap. Points far above it have crossed it: to every
-# reader that goes by distance they belong to a wrong class, and the nearest neighbours check just that. Only points as high
-# up as the clean ones are far right lie deep inside a wrong group; the others can still be told apart from clean images of
-# that class, but by their distance, not by their label. If the right panel looked like the left one while the probe failed,
-# only the probe would be fragile and the features would be sound.
+# above it (orange) to another one. Bottom right means: deep inside its own group; top left: deep inside a wrong one.
+# Compare the three panels. The random crop is a control: training with crops asked for features that do not mind them. The
+# PGD panel answers the question above. Points near the diagonal lie in the gap. Points far above it have crossed it: to
+# every reader that goes by distance they belong to a wrong class, and the nearest neighbours check just that. Only points
+# as high up as the clean ones are far right lie deep inside a wrong group; the others can still be told apart from clean
+# images of that class, but by their distance, not by their label. If the right panel looked like the left one while the
+# probe failed, only the probe would be fragile under this attack. That would not yet make the features robust: the attack
+# aims at the probe, not at distances.
 #
 # ## What can go wrong
 #
-# - **The diagonal.** Leave the anchor among its own candidates, and the softmax is full of $c_{ii} = 1$. Leave it among its
-#   own positives, and it is rewarded for being equal to itself. Neither crashes; both train worse.
+# - **The diagonal.** Leave the anchor among its own candidates, and $c_{ii} = 1$, the largest cosine there is, takes part
+#   of the guess: the others get a smaller share, and negatives less of a push. Leave it among its own positives, and it is
+#   rewarded for being equal to itself. Neither crashes: compare with a loop, as in section 1.
 # - **Scale conventions.** The original code multiplies the loss by $\tau / \tau_{\mathrm{base}}$; the equation does not.
 #   With other temperatures the same learning rate then means something else. Say which one you use.
 # - **$L_{\mathrm{out}}$ or $L_{\mathrm{in}}$.** The mean over positives can stand outside the logarithm (equation 3) or
@@ -849,7 +859,9 @@ notebook.say(
 #   gives NaN.
 # - **No normalisation.** Without unit length the loss can fall by making vectors longer, without changing an angle.
 # - **Probing the wrong layer, or in train mode.** Features are read before the head, with BatchNorm in eval mode.
-# - **Reading the loss as if zero were its goal.** See equation 6; the floor depends on batch size and number of classes.
+# - **Reading the loss as if zero were its goal.** See equation 6; the floor depends on batch size and number of classes,
+#   and the way down to it on temperature. Losses of runs that differ in one of these do not compare.
+# - **Calling features robust because a classifier held out that the attack never saw.** Attack that classifier.
 #
 # ## What we saw
 
@@ -862,12 +874,14 @@ within, between = typical["projection, SupCon"]
 notebook.say(
     f"The SupCon loss ended at {history['contrastive'].iloc[-1]:.2f}; its floor is {floor:.2f}. Same-class pairs of test "
     f"images have a median cosine of {within:.2f} in the projection, pairs of different classes {between:.2f}. A linear "
-    f"probe on the frozen features reads **{by_attack['clean']:.1%}** of {table['images'][0]} test images (raw pixels: "
-    f"{score['raw pixels', 'linear probe']:.1%}, untrained network: {score['features, untrained', 'linear probe']:.1%}). "
-    f"Uniform noise of size epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}; PGD with {config.eval_steps} "
-    f"steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) leaves "
-    f"**{by_attack['pgd']:.1%}** (95% interval {interval['low']:.1%} to {interval['high']:.1%}), and the nearest "
-    f"neighbours read {nearest_under_attack:.1%} of {len(few)} attacked images. "
+    f"probe reads {score['features, SupCon', 'linear probe']:.1%} of {len(test)} test images from the frozen features, "
+    f"{score['raw pixels', 'linear probe']:.1%} from raw pixels, {score['features, untrained', 'linear probe']:.1%} from an "
+    f"untrained network. The probe that was attacked reads **{by_attack['clean']:.1%}** of {interval['images']} clean test "
+    f"images. Uniform noise of size epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}; L-infinity PGD of the same "
+    f"size with {config.eval_steps} steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) "
+    f"leaves **{by_attack['pgd']:.1%}** (95% interval {interval['low']:.1%} to {interval['high']:.1%}), and of {len(few)} "
+    f"images so attacked (last iterate) the nearest neighbours read {nearest_under_attack:.1%} (95% interval "
+    f"{nearest_low:.1%} to {nearest_high:.1%}). "
     f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
 
@@ -904,10 +918,10 @@ notebook.finish(
 )
 
 # %% [markdown]
-# **Limits.** One data set, one network, one seed, one temperature. On digits even raw pixels are nearly enough, so the probe's
-# accuracy shows that the features are good, not that SupCon is needed for it. The attack knows the probe's weights.
-# One attack that works is enough to show that a network is *not* robust. Next one could let the loss see attacked images:
-# that is SupCon-AT and ANCHOR, in notebook 05.
+# **Limits.** One data set, one network, one seed, one temperature, and no network trained with cross-entropy beside it.
+# Raw pixels alone go far on digits, so the probe's accuracy shows that the features are good, not that SupCon is needed
+# for it. The attack knows the probe's weights. One attack that works is enough to show that a network is *not* robust.
+# Next one could let the loss see attacked images: that is SupCon-AT and ANCHOR, in notebook 05.
 #
 # **References.** Khosla et al., *Supervised contrastive learning*, arXiv 2004.11362 · Chen et al., *A simple framework for
 # contrastive learning of visual representations* (SimCLR), arXiv 2002.05709 · Wang and Isola, *Understanding contrastive

@@ -2,11 +2,11 @@
 # # 04 · Hard-positive mining
 #
 # **Claim: one line of code, a softmax over the negative cosines in place of SupCon's uniform target, moves the loss's
-# attention to hard positives, adversarial images above all; beta = 0 gives SupCon back, and if the gradient may run through
+# attention to hard positives, adversarial images among them; beta = 0 gives SupCon back, and if the gradient may run through
 # the weights, the loss pushes away easy positives that it would else pull in.** The last cell confirms or refutes this with
 # the numbers of this very run: confirmed means that beta = 0 gives SupCon's value; that at beta = 2 adversarial positives
 # get over ten points more of the weight than in SupCon; and that, without detaching, the easy positive of section 6 is
-# pushed and fewer of the starts of section 7 end with every class in one group.
+# pushed and fewer of the starts of section 7 end with every class in one group, with 95% intervals that do not overlap.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/04_hard_positive_mining.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
@@ -15,7 +15,7 @@
 # in a real batch, whether adversarial images are hard positives, what a wrong label does, and what happens if the gradient
 # runs through the weights.
 #
-# **You need** notebook 03: the SupCon loss, and its gradient as "guess minus target".
+# **You need** notebook 03: the SupCon loss, and its gradient as "guess minus target"; PGD, from notebook 01.
 #
 # **Time** preset `cpu`: less than a minute on 2 cores, and about half a minute more if the network of notebook 03
 # has to be trained first.
@@ -56,8 +56,8 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
 #
 # Notebook 03 in one sentence: each anchor $i$ guesses with a softmax $q_{ia} \propto \exp(c_{ia} / \tau)$ over all others
 # $A(i)$, and SupCon is the cross-entropy of that guess with a target that is *uniform* over the positives $P(i)$. ($c$ are
-# cosines, $\tau$ is the temperature.) Uniform means that a positive which lies in its place already counts as much as one
-# at the other side of the sphere.
+# cosines, $\tau$ is the temperature.) Uniform means that a positive which lies in its place already has the same target as
+# one at the other side of the sphere.
 #
 # A **hard positive** is one that is far from the anchor: of the same class, at a low cosine. To listen to it more, only the
 # target has to change. We take a softmax over the *negative* cosines, with a hardness $\beta \ge 0$:
@@ -67,8 +67,9 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
 # $$L_i = -\sum_{p \in P(i)} w_{ip} \log q_{ip}, \qquad q_{ip} = \frac{\exp(c_{ip} / \tau)}{\sum_{a \in A(i)} \exp(c_{ia} / \tau)} \tag{2}$$
 #
 # That is **cross-entropy with soft targets** $w$ over the similarities. SupCon is the case $w$ = uniform. The weights of an
-# anchor sum to 1, so $\beta$ does not change the scale of the loss. Below, the line marked `eq. 1` is the only one that
-# SupCon does not have. The function takes any number of leading dimensions, which section 7 will use.
+# anchor sum to 1 whatever $\beta$ is: it moves weight between positives and adds none. Below, the line marked `eq. 1`
+# stands where SupCon has its uniform target; `detach=False` is for sections 6 and 7. The function takes any number of
+# leading dimensions, which section 7 will use.
 
 
 # %%
@@ -78,8 +79,9 @@ def my_hard_positive_loss(z, labels, temperature, beta, detach=True):
     itself = torch.eye(len(labels), dtype=torch.bool)
     positive = (labels[:, None] == labels) & ~itself
     log_q = (cosine / temperature).masked_fill(itself, -1e9).log_softmax(-1)
-    hardness = -beta * (cosine.detach() if detach else cosine)
-    w = hardness.masked_fill(~positive, -1e9).softmax(-1) * positive  # eq. 1; SupCon: w = positive / positive.sum(-1)
+    weighed = cosine.detach() if detach else cosine
+    # SupCon: w = positive / positive.sum(-1, keepdim=True)
+    w = (-beta * weighed).masked_fill(~positive, -1e9).softmax(-1) * positive  # eq. 1
     per_anchor = -(w * log_q).sum(-1)  # eq. 2
     return per_anchor.sum(-1) / positive.any(-1).sum()
 
@@ -93,18 +95,23 @@ for beta in (0.0, 1.0, 2.0, 10.0):
         ours = my_hard_positive_loss(z, labels, 0.1, beta, detach)
         library = losses.hard_positive_supcon_loss(z, labels, 0.1, beta, detach)
         assert torch.allclose(ours, library, rtol=1e-4), (beta, detach, ours, library)
-beta_0_is_supcon = torch.allclose(my_hard_positive_loss(z, labels, 0.1, 0.0), losses.supcon_loss(z, labels, 0.1))
+# SupCon by its definition, equation 3 of notebook 03: the package's supcon_loss *is* beta = 0, so it would prove nothing.
+unit = F.normalize(z, dim=1)
+guesses = (unit @ unit.T / 0.1).fill_diagonal_(-torch.inf).log_softmax(1)
+mates = (labels[:, None] == labels).fill_diagonal_(False)
+supcon = torch.stack([-row[own].mean() for row, own in zip(guesses, mates, strict=True) if own.any()]).mean()
+beta_0_is_supcon = torch.allclose(my_hard_positive_loss(z, labels, 0.1, 0.0), supcon, rtol=1e-4)
 total = losses.hardness_weights(z, labels, 2.0).sum(1)
 assert total[0] == 0  # the one without a positive
 assert torch.allclose(total[1:], torch.ones(39))
 print("ours equals anchor_utils.losses.hard_positive_supcon_loss for beta = 0, 1, 2, 10, detached or not")
-print(f"beta = 0 equals supcon_loss: {beta_0_is_supcon}")
+print(f"beta = 0 equals SupCon by its definition: {beta_0_is_supcon}")
 
 # %% [markdown]
 # ## 2 The weights
 #
 # How many positives does an anchor still listen to? The **effective number of positives** says it: the exponential of the
-# entropy of the weights,
+# entropy of the weights (their perplexity),
 #
 # $$n_{\mathrm{eff}}(i) = \exp\Bigl(-\sum_{p \in P(i)} w_{ip} \log w_{ip}\Bigr) \tag{3}$$
 #
@@ -259,9 +266,9 @@ def _():
 #
 # We take the SupCon network of notebook 03 (its checkpoint, if there is one) and look at training images, since these are
 # what a loss sees. The first rows have the most typical image of a class as the anchor: the one with the highest mean
-# cosine with its class. The last two rows have the two anchors whose weights are most uneven, by equation 3. The cosines
-# are those of the projection head, where the loss works. Before you look, guess: are the hardest positives badly written,
-# wrongly labelled, or simply of another style?
+# cosine with its class. The last two rows have the two anchors whose weights are most uneven: those with the smallest
+# $n_{\mathrm{eff}}(i) / |P(i)|$. The cosines are those of the projection head, where the loss works. Before you look,
+# guess: are the hardest positives badly written, wrongly labelled, or simply of another style?
 
 # %%
 dataset = training.load_data(config)
@@ -366,12 +373,10 @@ notebook.say(
 #
 # ## 4 How much do the weights change in a batch?
 #
-# Now a training batch with two augmented views of each image. We compute the effective number of positives in the trained
-# network and in the same network before training.
-#
-# ANCHOR replaces one of the views by an *adversarial* one. So we also build that batch, with PGD on the SupCon network, and
-# ask how much of the weight of the augmented anchors goes to the adversarial positives. They are about half of all
-# positives (a little more, since an anchor is not its own positive), and SupCon gives them just that share.
+# Now a training batch with two augmented views of each image. ANCHOR replaces one of the views by an *adversarial* one. So
+# we also build that batch, with PGD on the SupCon network. The anchors are the images of the augmented view: how much of
+# their weight goes to the adversarial positives? These are about half of all positives (a little more, since an anchor is
+# not its own positive), and SupCon gives them just that share.
 #
 # > **Predict, then see.** The SupCon network is not robust. Are adversarial positives hard or easy ones? Which share of the
 # > weight will they get at $\beta = 2$?
@@ -407,8 +412,8 @@ def project(network, *views):
 
 batches = {
     "before training": project(untrained, first, second),
-    "SupCon": project(model, first, second),
-    "SupCon, adversarial view": project(model, first, attacked),
+    "trained": project(model, first, second),
+    "trained, adversarial view": project(model, first, attacked),
 }
 hardnesses = [0, 0.5, 1, 2, 4, 8]
 batch_positive = (both_labels[:, None] == both_labels).fill_diagonal_(False)  # two views: everyone has a positive
@@ -419,7 +424,7 @@ for name, z in batches.items():
     for beta in hardnesses:
         w = losses.hardness_weights(z, both_labels, beta)  # eq. 1
         share_used[name].append((my_effective_number(w) / batch_positive.sum(1)).mean().item())  # eq. 3
-        if name == "SupCon, adversarial view":
+        if name == "trained, adversarial view":
             share_adversarial.append(w[:n, n:].sum(1).mean().item())
 
 
@@ -429,7 +434,7 @@ def mark_preset(axis):
     axis.text(config.beta + 0.12, 0, f"beta = {config.beta:g}\nof this preset", fontsize=9)
 
 
-z = batches["SupCon, adversarial view"]
+z = batches["trained, adversarial view"]
 from_augmented = (z @ z.T)[:n]
 to_augmented = from_augmented[:, :n][batch_positive[:n, :n]].numpy()
 to_adversarial = from_augmented[:, n:][(both_labels[:, None] == both_labels)[:n, n:]].numpy()
@@ -474,8 +479,8 @@ notebook.say(
 # ANCHOR would be SupCon with extra steps. One caution: this network has never been trained against attacks. The better a
 # network resists, the less its embeddings of attacked images move, and the less there is to weigh.
 #
-# So $\beta$ did something in that batch. In every batch? The same network before training, the trained one, and the trained
-# one with the adversarial view:
+# Does $\beta$ do something in every batch? We compute the effective number of positives, equation 3, for the clean batch in
+# the same network before training, for the clean batch in the trained one, and for the one with the adversarial view.
 
 # %%
 figure, axis = plt.subplots(figsize=(7.8, 3.6))
@@ -503,15 +508,15 @@ plotting.show(
 #
 # $$w_{\mathrm{wrong}} = \frac{1}{1 + (n - 1)\, e^{-\beta \Delta}} \tag{4}$$
 #
-# We measure it on the clean batch of the section before. One image gets a wrong label, both its views, so there are two
-# wrong positives among the $n$ of each anchor of that class. We do this for *every* image and *every* wrong class of the
-# batch, one at a time.
+# We measure it on the clean batch of the section before, in the trained network. One image gets a wrong label, both its
+# views, so there are two wrong positives among the $n$ of each anchor of that class. We do this for *every* image and
+# *every* wrong class of the batch, one at a time.
 #
 # > **Predict, then see.** SupCon gives two of $n$ positives the share $2/n$. Which share do the two wrong ones get
 # > at $\beta = 2$, and by which $\beta$ do they have nearly everything?
 
 # %%
-z = batches["SupCon"]
+z = batches["trained"]
 cosine = z @ z.T
 different = (
     both_labels[:, None] != batch.labels.cpu()[None, :]
@@ -541,6 +546,7 @@ band = tuple([taken[beta].quantile(q).item() for beta in mistake_betas] for q in
 smooth = np.linspace(0, max(mistake_betas), 100)
 formula = 1 / (1 + (number / 2 - 1) * np.exp(-smooth * gap.median().item()))  # eq. 4, two wrong ones: n / 2
 figure, axis = plt.subplots(figsize=(7.8, 3.8))
+mark_preset(axis)
 plotting.curves(
     axis,
     mistake_betas,
@@ -641,12 +647,15 @@ def _():
 # ## 6 Why the weights are constants
 #
 # The weights depend on the cosines. Should the gradient run through them? Let us do the calculation. With $w$ constant,
-# equation 2 is a cross-entropy, and the gradient is guess minus target:
+# equation 2 is a cross-entropy, and the gradient is guess minus target (for a negative the target is 0):
 #
 # $$\tau\,\frac{\partial L_i}{\partial c_{ip}} = q_{ip} - w_{ip} \tag{5}$$
 #
-# With $w$ differentiated too, the derivative of its softmax adds a term. With the weighted mean cosine $\bar c_i = \sum_p
-# w_{ip} c_{ip}$ the result can be written with a new target $\hat w$:
+# With $w$ differentiated too, a term $-\sum_{p'} (\partial w_{ip'} / \partial c_{ip}) \log q_{ip'}$ is added. The derivative
+# of the softmax is $\partial w_{ip'} / \partial c_{ip} = \beta\, w_{ip'} (w_{ip} - \delta_{pp'})$, where $\delta_{pp'}$ is 1 for
+# $p = p'$ and else 0. Since $\log q_{ip'}$ is $c_{ip'} / \tau$ minus something that is the same for all $p'$, the term becomes
+# $\beta\, w_{ip} (c_{ip} - \bar c_i) / \tau$, with the weighted mean cosine $\bar c_i = \sum_p w_{ip} c_{ip}$. Together they are
+# a gradient with a new target $\hat w$:
 #
 # $$\tau\,\frac{\partial L_i}{\partial c_{ip}} = q_{ip} - \hat w_{ip}, \qquad
 # \hat w_{ip} = w_{ip}\,\bigl(1 + \beta\,(\bar c_i - c_{ip})\bigr) \tag{6}$$
@@ -697,7 +706,7 @@ for name, version in versions.items():
     assert torch.allclose(targets[name].sum(), torch.ones((), dtype=torch.float64))
     # Chain rule from cosines to angles; a descent step moves each point along minus the gradient.
     forces[name] = torch.cat([torch.zeros(1), gradient * torch.sin(others - angles[0])])
-print("target of the easy and of the hard positive")
+print(f"temperature {tau:g}, beta = {beta:g}; target of the easy and of the hard positive")
 for name, target in targets.items():
     print(f"  {name:<30} {target[0]:+.3f}  {target[1]:+.3f}")
 
@@ -805,19 +814,21 @@ notebook.say(
 # step that it would make from there. Blue arrows lead to the anchor, orange ones away. How strong the force is stands on
 # the right, with SupCon for comparison; above the black line the positive is pulled in. In the shaded region one version
 # pulls and the other pushes, and it is the region of the *easy* places. (At 0 and at 180 degrees no force along the circle
-# is possible.) The hard places show the other face of equation 6: there the version that is not detached pulls harder. Had
-# the two curves the same sign everywhere, the wrong sign of the figure before would be a special case of one hand-made
-# place.
+# is possible.) The hard places show the other face of equation 6: there the version that is not detached pulls harder.
+# SupCon's curve too is low at the easiest places: on a sphere a near point feels only a small part of the force, a
+# hardness that SupCon has built in (Khosla et al.). The weights add to it. Had the blue and the orange curve the same sign
+# everywhere, the wrong sign of the figure before would be a special case of one hand-made place.
 #
-# To be fair: by equation 5 an easy positive can be pushed away in the other two versions as well, namely when its share
-# $q_{ip}$ of the guess exceeds its target; the orange arrows beside the star in the left circle are such places. That
-# happens most at low temperature, when the guess falls on a few easy positives only. But this push is never stronger than
-# that on a negative with the same cosine, and it ends when the share has come down to the target. The push of equation 6
-# needs no large share.
+# To be fair: by equation 5 an easy positive can be pushed away in the other two versions as well (notebook 03 had one),
+# namely when its share $q_{ip}$ of the guess exceeds its target; the orange arrows beside the star in the left circle are
+# such places. That happens most at low temperature, when the guess falls on a few easy positives only. But this push is
+# never stronger than that on a negative with the same cosine, and it ends when the share has come down to the target. The
+# push of equation 6 needs no large share.
 #
-# Equation 6 says one more thing. Where cosines differ little, $1 + \beta(\bar c - c) \approx e^{\beta (\bar c - c)}$, so
-# $\hat w$ is about the softmax of $-2\beta c$: not detaching acts there like **doubling beta**. The next figure shows it for
-# thirteen positives, and then counts the negative targets in the real batches of section 4.
+# Equation 6 says one more thing. Where $\beta$ times the spread of the cosines is small,
+# $1 + \beta(\bar c - c) \approx e^{\beta (\bar c - c)}$, so $\hat w$ is about the softmax of $-2\beta c$: not detaching acts
+# there like **doubling beta**. The next figure compares the two for thirteen positives with a wide spread, and then counts
+# the negative targets in the real batches of section 4.
 
 # %%
 many = torch.linspace(-0.2, 1, 13)
@@ -859,10 +870,10 @@ plotting.show(
     "easy end. Right: share of positive pairs in three real batches with a negative target, against beta.",
     svg=True,
 )
-adversarial_negative = negative_targets["SupCon, adversarial view"][at_two]
+adversarial_negative = negative_targets["trained, adversarial view"][at_two]
 notebook.say(
     f"At beta = 2, without detaching, **{adversarial_negative:.0%}** of the positive pairs have a negative target in the batch "
-    f"with an adversarial view, and {negative_targets['SupCon'][at_two]:.0%} in the clean one. With detached weights it is "
+    f"with an adversarial view, and {negative_targets['trained'][at_two]:.0%} in the clean one. With detached weights it is "
     "none, whatever the batch."
 )
 
@@ -878,9 +889,9 @@ notebook.say(
 #
 # Someone proposes simpler weights: $w_p = (1 - c_p) / S$ with $S = \sum_{p'} (1 - c_{p'})$. They too sum to 1 and grow with
 # hardness. Derive the target $\hat w$ that takes their place if they are *not* detached, as in equation 6, and write it
-# without automatic differentiation. Start from $L = -\sum_p w_p\, c_p / \tau + \mathrm{logsumexp}$ and use that the derivative
-# of $w_{p'}$ with respect to $c_p$ is $(w_{p'} - \delta_{pp'}) / S$ ($\delta_{pp'}$ is 1 for $p = p'$ and else 0). From which cosine on
-# is the target negative?
+# without automatic differentiation. Start from $L = -\sum_p w_p\, c_p / \tau + \log \sum_a e^{c_a / \tau}$ and use that the
+# derivative of $w_{p'}$ with respect to $c_p$ is $(w_{p'} - \delta_{pp'}) / S$, with the $\delta$ of section 6. From which
+# cosine on is the target negative?
 
 
 # %% tags=["exercise"]
@@ -921,23 +932,24 @@ def _():
 # ## 7 Does it matter? Free points on a circle
 #
 # A wrong sign in one moment may be harmless in the long run. So we let points move, as in notebook 03: three classes,
-# eight points each. We start 40 times at random, and for the pictures we choose the first start in which the versions
+# eight points each. We start many times at random, and for the pictures we choose the first start in which the versions
 # end differently: SupCon and the detached weights gather every class in one group, the other version does not. That is
 # picking an example; the last figure of this section counts all starts.
 
 # %%
 groups = torch.arange(3).repeat_interleave(8)
+circle_temperature = 0.5
 same = groups[:, None] == groups
 
 
-def descend(points, beta, detach, steps, temperature=0.5):
+def descend(points, beta, detach, steps):
     """Gradient descent on the sphere, for many independent starts (..., M, D) at once; yields every step."""
     for _ in range(steps):
         yield points
         points = points.detach().requires_grad_()
-        loss = my_hard_positive_loss(points, groups, temperature, beta, detach).sum()
+        loss = my_hard_positive_loss(points, groups, circle_temperature, beta, detach).sum()
         (gradient,) = torch.autograd.grad(loss, points)
-        points = F.normalize(points.detach() - temperature * gradient, dim=-1)
+        points = F.normalize(points.detach() - circle_temperature * gradient, dim=-1)
     yield points
 
 
@@ -1021,8 +1033,8 @@ notebook.say(
 # They are its targets: as thick as $w$ in SupCon and with detached weights, as $\hat w$ of equation 6 without detaching (very
 # thin ones are drawn thicker than they are). A solid blue line says "come nearer", a dashed orange one "you are not one of
 # mine". In SupCon all lines are alike, with the weights the long ones are thick. Look for dashed lines in the right circle,
-# and at whom they point. At the end count the groups of blue. Dashed lines in the middle circle would refute equation 5.
-# Here are five moments of it, standing still.
+# and at whom they point. At the end count the groups of blue. The other two circles cannot have dashed lines, since weights
+# are never negative. Had the right one none either, equation 6 would be of no matter here. Now five moments, standing still.
 
 # %%
 shown = [0, 4, 12, 40, last_step]
@@ -1102,13 +1114,13 @@ overlap = all(
 )
 apart = max(abs(a - b) for a, b in zip(success["detached"], success["not detached"], strict=True))
 notebook.say(
-    f"After {gathering_steps} steps, not detached at beta against detached at 2 beta: "
+    f"After {gathering_steps} steps at temperature {circle_temperature:g}, not detached at beta against detached at 2 beta: "
     + "; ".join(
         f"{success['not detached'][strengths.index(a)]:.0%} at {a}, {success['detached'][strengths.index(b)]:.0%} at {b}"
         for a, b in pairs
     )
     + f". The 95% intervals of these pairs **{'all overlap' if overlap else 'do not all overlap'}**. The largest difference is "
-    f"**{doubling_gap:.0%}**; at equal beta it is **{apart:.0%}**. On a sphere in 16 dimensions, at "
+    f"**{100 * doubling_gap:.0f} points**; at equal beta it is **{100 * apart:.0f} points**. On a sphere in 16 dimensions, at "
     f"beta = 4, every class gathers in {roomy['detached']:.0%} of the starts with detached weights and in "
     f"{roomy['not detached']:.0%} without."
 )
@@ -1118,14 +1130,14 @@ notebook.say(
 # hard positives on opposite sides pull a point both ways; this can happen to detached weights too. Compare at which beta
 # each curve falls. Right: the test of the prediction. If not detaching is the same as doubling beta, the two curves lie on
 # each other, within their bands. Bands that overlap do not prove it, though: so few starts tell only large differences
-# apart, and equation 6 promises the doubling only where cosines differ little. Equal curves on the *left* would mean that
-# there is no mechanism at all. The last sentence above is the counter-check: 16 dimensions leave more ways round. If both
-# versions gather there, the failure belongs to the circle: it shows the *mechanism*, and it does not show that a real
-# network must fail.
+# apart, and equation 6 promises the doubling only for a small spread of the cosines. Equal curves on the *left* would
+# mean that there is no mechanism at all. The last sentence above is the counter-check: 16 dimensions leave more ways
+# round. If both versions gather there, the failure belongs to the circle: it shows the *mechanism*, and it does not show
+# that a real network must fail.
 #
 # ## What can go wrong
 #
-# - **Not detaching.** Nothing crashes, and a falling loss does not prove that all is well. Only the arrows tell.
+# - **Not detaching.** Nothing crashes, and a falling loss does not prove that all is well. Look at the signs of the targets.
 # - **The wrong sign.** A softmax of $+\beta c$ listens to the *easy* positives. The value of the loss is even lower then.
 # - **Noise.** The hardest positive of all may be a wrong label (section 5). Clean the labels, or keep $\beta$ small.
 # - **Weights from other vectors.** Weigh by the cosines that the loss uses. Before the projection head the cosines have
@@ -1134,7 +1146,9 @@ notebook.say(
 #   compares two learning rates.
 # - **A beta copied from elsewhere.** What acts is $\beta$ times the spread of the cosines (exercise 1). Look at the
 #   effective number in your own batches.
-# - **Low precision.** Exponentials of cosines in float16 lose the small weights; the package computes them in float32.
+# - **A single positive.** It has the weight 1 whatever $\beta$ is. With many classes and small batches the loss is SupCon.
+# - **Low precision.** Half precision is coarse for cosines near 1, and the division by a small $\tau$ magnifies the error;
+#   the package computes both in float32.
 # - **Comparing loss values across beta.** A larger $\beta$ asks a harder question. A higher loss does not mean a worse
 #   network.
 #
@@ -1146,17 +1160,18 @@ confirmed = (
     beta_0_is_supcon
     and share_adversarial[at_two] > share_adversarial[0] + 0.1
     and repelled
-    and success["detached"][two] > success["not detached"][two]
+    and bands["detached"][0][two] > bands["not detached"][1][two]
 )
-used = share_used["SupCon"][at_two]
+used = share_used["trained"][at_two]
 wrong_share = {beta: share.median().item() for beta, share in taken.items()}
 notebook.say(
     f"At beta = 2 the weights use {used:.1%} of the positives of a clean batch, effectively, so there the loss is "
     f"{'almost' if used > 0.9 else 'not'} SupCon. With an adversarial view, adversarial positives get "
-    f"**{share_adversarial[at_two]:.1%}** of the weight (SupCon: {share_adversarial[0]:.1%}); an image with a wrong label gets "
-    f"{wrong_share[2]:.1%} (SupCon: {wrong_share[0]:.1%}). Of the test images in the hardest tenth the linear classifier reads "
-    f"{by_tenth[0]:.1%}, of the others {others_accuracy:.1%}. Without detaching, the easy positive of our "
-    f"arrangement is {'pushed away' if repelled else 'not pushed away'}, {adversarial_negative:.0%} of the positive pairs of the "
+    f"**{share_adversarial[at_two]:.1%}** of the weight (SupCon: {share_adversarial[0]:.1%}); both views of an image with a "
+    f"wrong label get {wrong_share[2]:.1%}, in the median (SupCon: {wrong_share[0]:.1%}). Of the test images in the hardest "
+    f"tenth the linear classifier reads {by_tenth[0]:.1%}, of the others {others_accuracy:.1%}. Without detaching, the "
+    f"easy positive of our arrangement is {'pushed away' if repelled else 'not pushed away'}, "
+    f"{adversarial_negative:.0%} of the positive pairs of the "
     f"adversarial batch have a negative target, and on the circle at beta = 2 every class ends in "
     f"one group in **{success['not detached'][two]:.0%}** of {count} starts, against "
     f"**{success['detached'][two]:.0%}** with detached weights; in 16 dimensions at beta = 4 in "
@@ -1176,14 +1191,14 @@ notebook.finish(
     config,
     {
         "effective_positives_share_beta_2": used,
-        "effective_positives_share_beta_2_adversarial": share_used["SupCon, adversarial view"][at_two],
+        "effective_positives_share_beta_2_adversarial": share_used["trained, adversarial view"][at_two],
         "adversarial_weight_share_beta_0": share_adversarial[0],
         "adversarial_weight_share_beta_2": share_adversarial[at_two],
         "wrong_label_weight_share_beta_0": wrong_share[0],
         "wrong_label_weight_share_beta_2": wrong_share[2],
         "hardest_tenth_accuracy": by_tenth[0],
         "other_images_accuracy": others_accuracy,
-        "negative_target_share_beta_2": negative_targets["SupCon"][at_two],
+        "negative_target_share_beta_2": negative_targets["trained"][at_two],
         "negative_target_share_beta_2_adversarial": adversarial_negative,
         "reversed_force_degrees": float(len(span)),
         "circle_gathered_detached_beta_2": success["detached"][two],

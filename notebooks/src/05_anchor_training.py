@@ -59,8 +59,8 @@ test = dataset.test[: config.test_images].to(device)
 # ## 1 The objective
 #
 # Adversarial training (notebook 02) teaches the *classifier's output* not to move under attack. A contrastive loss
-# (notebook 03) says where the *features* should lie. ANCHOR does both at once. Each image of a batch is seen twice: once
-# augmented ($x_{\text{aug}}$), once augmented *and attacked* ($x_{\text{adv}}$). All $2N$ images go through the encoder and
+# (notebook 03) says where the *features* should lie. ANCHOR does both at once. Each of a batch's $N$ images is seen twice: once
+# augmented ($x_{\text{aug}}$), once augmented *and attacked* ($x_{\text{adv}}$). All $2N$ views go through the encoder and
 # a projection head to embeddings $z_i$ of length one, with cosines $c_{ip} = z_i^\top z_p$. $P(i)$ are the positives of the
 # anchor $i$, all others with its label in either view; $A(i)$ are all others. Notebook 04 gave the weights and the loss:
 #
@@ -76,9 +76,10 @@ test = dataset.test[: config.test_images].to(device)
 # $$L = \mathrm{CE}\bigl(\text{classifier}(\text{encoder}(x_{\text{adv}})), y\bigr)
 # + \lambda \, L_{\text{HP}}\bigl(\text{projection}(\text{encoder}([x_{\text{aug}}; x_{\text{adv}}]))\bigr) \tag{3}$$
 #
-# The adversarial view comes from PGD on the cross-entropy of the true label, as in notebook 02. It starts from a *second*
-# augmentation $x'$ of the image, moved by a uniform random $u \in [-\varepsilon, \varepsilon]$ in each pixel; $\alpha$ is
-# the step size, and $\Pi$ cuts every pixel back to within $\varepsilon$ of $x'$ and to $[0, 1]$:
+# The adversarial view comes from PGD on the cross-entropy of the true label, as in notebook 02, with the network in eval
+# mode. It starts from a *second* augmentation $x'$ of the image, moved by a uniform random
+# $u \in [-\varepsilon, \varepsilon]$ in each pixel; $\alpha$ is the step size, $T$ the number of steps, and $\Pi$ cuts
+# every pixel back to within $\varepsilon$ of $x'$ and to $[0, 1]$:
 #
 # $$x^{(0)} = \Pi(x' + u), \qquad x^{(t+1)} = \Pi\bigl(x^{(t)} + \alpha \operatorname{sign} \nabla_x
 # \mathrm{CE}(\text{classifier}(\text{encoder}(x^{(t)})), y)\bigr), \qquad x_{\text{adv}} = x^{(T)} \tag{4}$$
@@ -89,8 +90,9 @@ test = dataset.test[: config.test_images].to(device)
 # $$\min_{W, b}\; \operatorname{mean}_{(x, y)}\, \mathrm{CE}\bigl(W g(x_{\text{adv}}) + b,\, y\bigr), \qquad
 # x_{\text{adv}} \text{ from eq. 4 with the classifier } (W, b) \tag{5}$$
 #
-# An adversarial view is a positive that the attack has pushed away from its class: a *hard* positive by construction. The
-# hope behind ANCHOR is that eq. 1 notices it. We shall measure how much it does.
+# An adversarial view is a positive that the attack has pushed away from its class, *as the classifier sees it*. The hope
+# behind ANCHOR is that its embedding then lies far too, a hard positive, and eq. 1 gives it more weight. We shall measure
+# how much more.
 #
 # ## 2 The step in code
 #
@@ -136,7 +138,7 @@ def anchor_step(model, images, labels, optimizer, generator):
 
 # %%
 def fresh_network():
-    """The untrained network from which every training in this notebook starts."""
+    """The untrained network from which every encoder in this notebook starts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         channels = dataset.train.images.shape[1]
@@ -182,11 +184,12 @@ print(f"training.batch_loss: {loss.item():.4f}; largest difference in any weight
 
 # %% [markdown]
 # The training loop repeats this step. It adds a learning-rate schedule, the choice of the best epoch on held-out training
-# images, and an epsilon that grows from 0 during the first part of the training.
+# images, and, where the preset asks for it (`epsilon_warmup`), an epsilon that grows from 0 during the first part of the
+# training.
 #
-# Now we let it run. Three methods under equal conditions: **PGD-AT** (cross-entropy only), **SupCon-AT** (eq. 3 with
-# $\beta = 0$) and **ANCHOR**. Their curves come in section 4. First we use the trained network for a closer look at the
-# step.
+# Now we let it run. Three methods with the same start, epochs, learning rates and attack: **PGD-AT** (cross-entropy only),
+# **SupCon-AT** (eq. 3 with $\beta = 0$) and **ANCHOR**. Their curves come in section 4. First we use the trained network for
+# a closer look at the step.
 
 # %%
 methods = ["pgd_at", "supcon_at", "anchor"]
@@ -202,7 +205,7 @@ networks = {method: run.model().to(device) for method, run in runs.items()}
 # > **Predict, then see.** (a) The attack tries to push the adversarial images out of their classes. In the matrix of
 # > cosines, will the quarter "augmented with adversarial" still show the class blocks? (b) The attack tries to make
 # > *hard* positives. How much more than its SupCon weight will an adversarial positive weigh on average: 1%, 10%, or
-# > twice as much?
+# > 100%?
 
 # %%
 chosen = torch.cat([(dataset.train.labels == k).nonzero().flatten()[:4] for k in dataset.train.labels.unique()[:4]])
@@ -277,9 +280,9 @@ canvas.text(1, 63, f"One step: N = {n} images, 2N = {2 * n} views", va="top", fo
 panel(1, 25.5, 14, 14, tiles(few.inputs()), f"batch, labels y\n{shape(few.images)}", above=True)
 panel(23, 43, 14, 14, tiles(x_aug), "augmented view", above=True)
 panel(23, 8, 14, 14, tiles(x_adv), f"adversarial view\n$\\varepsilon$ = {config.epsilon:g}")
-arrow((15.8, 36), (22.2, 48), "crop", at=(1.4, -2), ha="left")
-arrow((15.8, 29), (22.2, 17), "crop, then\nPGD, eq. 4", at=(1.6, 2), ha="left")
-box(42, 24, 11, 17, f"encoder\n\none pass\nover all\n{2 * n} images", GREY, fontweight="bold")
+arrow((15.8, 36), (22.2, 48), "augment", at=(1.4, -2), ha="left")
+arrow((15.8, 29), (22.2, 17), "augment, then\nPGD, eq. 4", at=(1.6, 2), ha="left")
+box(42, 24, 11, 17, f"encoder\n\none pass\nover all\n{2 * n} views", GREY, fontweight="bold")
 arrow((37.8, 48), (43.5, 41.8))
 arrow((37.8, 17), (43.5, 23.2))
 panel(58, 24, 8, 17, features, f"features\n{shape(features)}", cmap="Greys", vmin=0).axhline(n - 0.5, color=ORANGE)
@@ -331,18 +334,19 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** Follow the arrows from the left. Grey is shared, blue is the branch of the classifier, orange
-# the contrastive branch. Heatmaps have one row an image: the augmented ones above, the adversarial ones below the line.
+# the contrastive branch. Heatmaps have one row a view: the augmented ones above, the adversarial ones below the line.
 # The two branches part only behind the features, so both losses shape the same encoder. In the two square matrices,
-# rows and columns are all images: upper left augmented with augmented, lower right adversarial with adversarial. Red
-# blocks in all four quarters mean that an image stays with its class under attack; had the network learned nothing, no
-# blocks would stand out. The weights exist only inside the blocks. Orange is above SupCon's weight, white equal to it,
-# purple below, grey no positive. The scale of that matrix is stretched to its own extremes: look at the numbers below
-# it before you call the pattern strong.
+# rows and columns are all views: upper left augmented with augmented, lower right adversarial with adversarial. Blocks
+# of a darker red in all four quarters mean that an image stays with its class under attack; had the attack won, they
+# would be missing in the two mixed quarters. The weights exist only inside the blocks. Orange is above SupCon's weight,
+# white equal to it, purple below, grey no positive. The scale of that matrix is stretched to its own extremes: look at
+# the numbers below it before you call the pattern strong.
 #
 # ### How hard does each term pull?
 #
-# The losses have different sizes, but what counts for the encoder is the gradient. For each layer group with weights
-# $\theta$ we compare the lengths of the two gradients, and over all groups their angle:
+# The losses have different sizes, but what counts for the encoder is the gradient. For each group of layers (the stem
+# and the stages of the ResNet), with weights $\theta$, we compare the lengths of the two gradients, and over all groups their
+# angle:
 #
 # $$s_\theta = \frac{\lVert \lambda \nabla_\theta L_{\text{HP}} \rVert}{\lVert \lambda \nabla_\theta L_{\text{HP}} \rVert +
 # \lVert \nabla_\theta \mathrm{CE} \rVert} \tag{6}$$
@@ -352,7 +356,7 @@ notebook.say(
 
 # %%
 def pulls(network):
-    """Gradients of the two terms, times their factors, for each group of layers of the encoder."""
+    """Gradients of the two terms, times their factors, and of SupCon, for each group of layers of the encoder."""
     network = copy.deepcopy(network).train()
     x_aug, x_adv = two_views(network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
     features = network.encode(torch.cat([x_aug, x_adv]))
@@ -484,8 +488,12 @@ effective_axis.set_yticks([tick for tick in (1, 2, 4, 8, 16, 32, 64, 128, 256) i
 effective_axis.yaxis.set_major_formatter("{x:.3g}")
 effective_axis.set_ylabel("effective positives")
 for axis, column, title in (
-    (clean_axis, "clean_accuracy", "held-out images, clean"),
-    (robust_axis, "robust_accuracy", f"held-out images, PGD-{config.validation_steps}"),
+    (clean_axis, "clean_accuracy", f"{config.validation_images} held-out images, clean"),
+    (
+        robust_axis,
+        "robust_accuracy",
+        f"{config.validation_images} held-out images, PGD-{config.validation_steps}, epsilon {config.epsilon:g}",
+    ),
 ):
     lines = {method: table[column].to_numpy() for method, table in history.items()}
     plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03))
@@ -514,11 +522,12 @@ notebook.say(
 # %% [markdown]
 # **Reading the figure.** Top left: both terms should fall together; the contrastive one towards its floor, not towards
 # zero. The gap to the floor is what is left to learn. A contrastive term that stands still while cross-entropy falls would
-# mean that $\lambda$ is too small. Top right: the large panel has the whole possible range, the small one is stretched to
+# suggest that $\lambda$ is too small. Top right: the large panel has the whole possible range, the small one is stretched to
 # make the change visible at all. A curve well below 1 in the *large* panel would mean that the weights choose among the
-# positives. Bottom: accuracies on training images that were held out. Where epsilon grows during the first part of the
-# training, early epochs are attacked more strongly in this examination than in their training, and the robust curves start
-# low. With one run a method, small distances between the lines mean nothing yet.
+# positives. Bottom: accuracies on training images that were held out (PGD with the step size of the training, one
+# restart, the last iterate counting). Where epsilon grows during the first part of the training, early epochs are
+# attacked more strongly in this examination than in their training, and the robust curves start low. With one run a
+# method, small distances between the lines mean nothing yet.
 #
 # ## 5 What would it take for beta to matter?
 #
@@ -536,8 +545,8 @@ notebook.say(
 # Pulling positives together is just what the loss does: the better the training works, the smaller is $\sigma$. We take one
 # batch, attack it with each network in turn, and compute the weights for many $\beta$. The networks stay as they are: for
 # other $\beta$ this says what the *first* step would look like, not where a whole training would end. For comparison we
-# take the ordinary network of notebook 01, which never saw an attack (with its features in place of a projection, which no
-# loss has trained there).
+# take two networks without a contrastive term: the ordinary one of notebook 01, which never saw an attack, and PGD-AT. Their
+# projection is untrained, so we take the cosines of their features.
 #
 # > **Predict, then see.** Which network has the widest spread of cosines among positives, and at which $\beta$ will
 # > ANCHOR's weights use only half of the positives?
@@ -564,13 +573,14 @@ of_augmented = positive.clone()
 of_augmented[n:] = False  # augmented anchors only
 sweep = {}
 ordinary = training.fit(config.replace(method="standard"), dataset=dataset).model().to(device)
-studied = {"standard": ordinary} | {method: networks[method] for method in ("supcon_at", "anchor")}
+studied = {"standard": ordinary} | networks
 for method, network in studied.items():
     network = copy.deepcopy(network).train()
     x_aug, x_adv = two_views(network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         features = network.encode(torch.cat([x_aug, x_adv]))
-        z = F.normalize(features, dim=1) if method == "standard" else network.project(features)
+        contrastive = method in ("supcon_at", "anchor")
+        z = network.project(features) if contrastive else F.normalize(features, dim=1)
     cosine = z @ z.T
     weights = [losses.hardness_weights(z, both, beta) for beta in hardnesses]  # eq. 1
     mean = (cosine * positive).sum(1) / positive.sum(1).clamp_min(1)
@@ -585,7 +595,7 @@ for method, network in studied.items():
             cosine[of_augmented & half].cpu().numpy()
             for half in (torch.arange(2 * n, device=device) < n, torch.arange(2 * n, device=device) >= n)
         ],
-        "sigma": variance.sqrt()[several].mean().item(),
+        "sigma": variance[several].mean().sqrt().item(),  # eq. 8 needs the mean of the squares
         "entropy": np.array([entropy_share(w, positive) for w in weights]),
         "approximation": np.array(approximation),
         "used": np.array([effective_share(w, positive) for w in weights]),
@@ -636,7 +646,7 @@ for method in sorted(studied, key=lambda m: sweep[m]["share"][-1]):
     )
 plotting.show(
     figure,
-    "Left: quantiles of the cosines between augmented anchors and their positives in three networks. Middle and right: "
+    "Left: quantiles of the cosines between augmented anchors and their positives in four networks. Middle and right: "
     "hardness entropy and share of the weight on adversarial positives against beta from 0 to 16.",
     svg=True,
 )
@@ -650,14 +660,16 @@ here = int(np.abs(hardnesses - config.beta).argmin())
 anchors = sweep["anchor"]
 widest = max(sweep, key=lambda method: sweep[method]["sigma"])
 notebook.say(
-    "**Answers.** Mean standard deviation of an anchor's cosines with its positives: "
+    "**Answers.** Sigma, the standard deviation of an anchor's cosines with its positives (root mean square over the "
+    "anchors): "
     + ", ".join(f"{plotting.method_name(method)} {result['sigma']:.3f}" for method, result in sweep.items())
     + f"; {plotting.method_name(widest)} has the widest. At beta = {hardnesses[here]:g} ANCHOR's weights use "
     f"{anchors['used'][here]:.1%} of the positives and put {anchors['share'][here]:.1%} of the weight on adversarial ones "
     f"(SupCon: {anchors['share'][0]:.1%}); in the network without adversarial training it would be "
-    f"{sweep['standard']['used'][here]:.1%} and {sweep['standard']['share'][here]:.1%}. **Small in entropy is not nothing:** the entropy "
-    f"stands at {anchors['entropy'][here]:.3f}, yet a single weight is off SupCon's by {anchors['off'][here]:.0%} (root mean "
-    f"square), and the gradient of the contrastive term, after training, is off by {changed['after training']:.0%} of its length. To use only half of the positives, "
+    f"{sweep['standard']['used'][here]:.1%} and {sweep['standard']['share'][here]:.1%}. **The two measures side by side:** the entropy "
+    f"stands at {anchors['entropy'][here]:.3f}; a single weight is off SupCon's by {anchors['off'][here]:.0%} (root mean "
+    f"square; beta sigma = {hardnesses[here] * anchors['sigma']:.0%}), and the gradient of the contrastive term, after "
+    f"training, is off by {changed['after training']:.0%} of its length. To use only half of the positives, "
     f"ANCHOR's network needs {first_beta(anchors['used'] < 0.5)}; to put ten points more weight on adversarial positives "
     f"than SupCon, {first_beta(anchors['share'] > anchors['share'][0] + 0.1)}."
 )
@@ -666,12 +678,14 @@ notebook.say(
 # **Reading the figure.** Left: thick bars hold the middle half of the cosines, thin lines 90% of them, the white mark
 # is the median. Compare the two bars of each network: the farther the adversarial positives lie behind the augmented
 # ones, the more eq. 1 has to weigh. The ordinary network shows what the attack does where nobody has trained against
-# it; had the robust networks the same gap, their weights would matter at small $\beta$ too. Middle and right (colours
-# as left): the earlier a curve leaves its value at $\beta = 0$, the more the weights choose. SupCon's share is a little
-# above one half because the anchor's own adversarial view is among its positives. Read the two together: entropy can
-# stay high while weight shifts from many augmented positives to as many adversarial ones. Equation 8 follows the exact
-# curve as long as $\beta\sigma$ is small. Compare ANCHOR with SupCon-AT: curves that lie close together mean that
-# training with the weights did not change what the weights would see.
+# it; had the robust networks the same gap, their weights would matter at small $\beta$ too. PGD-AT shows how much of the
+# gap adversarial training closes without any contrastive term. Middle (all anchors) and right (augmented anchors;
+# colours as left): the earlier a curve leaves its value at $\beta = 0$, the more the weights choose. SupCon's share is
+# a little above one half because the anchor's own adversarial view is among its positives. Read the two together:
+# entropy can stay high while weight shifts from many augmented positives to as many adversarial ones. Equation 8
+# follows the exact curve as long as $\beta\sigma$ is small. Compare ANCHOR with SupCon-AT: curves that lie close
+# together mean that training with the weights did not change what the weights would see. ANCHOR's closer to uniform
+# would fit weights that have pulled the far positives in, but one training each cannot tell that from luck.
 #
 # ### Exercise 1 · Which beta?
 #
@@ -697,7 +711,7 @@ def _():
         (0.75, 0.9, 0.4, 5, 5),
         (0.9, 0.9, -0.3, 11, 11),
         (0.6, 0.93, 0.9, 11, 12),
-        (0.8, 0.5, 0.1, 3, 12),
+        (0.9, 0.5, 0.1, 3, 12),
     ):
         beta = beta_for_share(share, c_aug, c_adv, n_aug, n_adv)
         cosines = torch.tensor([c_aug] * n_aug + [c_adv] * n_adv, dtype=torch.float64)
@@ -911,6 +925,23 @@ plotting.show(
     svg=True,
 )
 
+
+def verdict(other):
+    found = comparisons.loc[other]
+    name, p, tests = plotting.method_name(other), found["p"], len(comparisons)
+    if p >= 0.05:
+        return f"against {name} no difference was measured ({found['difference']:+.1f} points, p = {p:.2f})"
+    better = "more" if found["difference"] > 0 else "less"
+    weak = f", times {tests} comparisons {tests * p:.2g}: weak evidence" if tests * p >= 0.05 else ""
+    return f"ANCHOR's network is {better} robust than {name}'s ({found['difference']:+.1f} points, p = {p:.2g}{weak})"
+
+
+kept = by.loc[("anchor, fine-tuned", "pgd"), "accuracy"] / max(by.loc[("anchor", "pgd"), "accuracy"], 1e-9)
+notebook.say(
+    f"**Answers.** (a) Paired over images, {verdict('pgd_at')}, and {verdict('supcon_at')}. (b) With the new classifier "
+    f"ANCHOR keeps **{kept:.0%}** of its robust accuracy."
+)
+
 # %% [markdown]
 # **Reading the figure.** Left: open circles clean, filled circles under PGD. Right: the same comparison, paired. The
 # two numbers are $a$ and $b$ of eq. 9, the images that only ANCHOR and only the other one holds. The interval is the
@@ -923,8 +954,8 @@ plotting.show(
 #
 # ## What can go wrong
 #
-# - **Two forward passes.** If the views pass one after the other in train mode, BatchNorm normalises each with its own
-#   statistics: the network computes another function for each view than at test time. One pass over both is also simpler.
+# - **Two forward passes.** If the views pass one after the other in train mode, BatchNorm normalises each with statistics
+#   of its own; at test time there is one set for all images. (AdvProp keeps two sets on purpose.) One pass is also simpler.
 # - **Attacking in train mode.** Then the attack fits the batch statistics, and its passes move the running ones.
 # - **Weights with gradient.** Without `stop_grad` in eq. 1 the loss can be lowered by making easy positives far
 #   (notebook 04).
@@ -934,7 +965,7 @@ plotting.show(
 # - **A hyper-parameter that does nothing.** A result "with hardness weights" says little if the weights are uniform.
 #   Record their entropy, and how far the gradient is from the one without them.
 # - **Counting the classifier's gain as the features'.** Fine-tune on the frozen encoder to tell them apart.
-# - **Unequal budgets.** Two views cost more per epoch than one. Compare at equal epochs *and* report the time.
+# - **Unequal budgets.** Two views cost more per epoch than one. Compare at equal epochs *and* report the cost.
 # - **One seed.** McNemar's test is about the choice of test images, not about the luck of training (notebook 08 has the
 #   seeds).
 #
@@ -950,16 +981,6 @@ def told(name):
     )
 
 
-def verdict(other):
-    found = comparisons.loc[other]
-    name = plotting.method_name(other)
-    if found["p"] >= 0.05:
-        return f"against {name} no difference was measured ({found['difference']:+.1f} points, p = {found['p']:.2f})"
-    better = "more" if found["difference"] > 0 else "less"
-    return f"ANCHOR is {better} robust than {name} ({found['difference']:+.1f} points, p = {found['p']:.2g})"
-
-
-seconds = {method: table["seconds"].sum() for method, table in history.items()}
 falls = (
     all(curve[term].iloc[-1] < curve[term].iloc[0] for term in ("cross_entropy", "contrastive"))
     if len(curve) > 1
@@ -967,13 +988,13 @@ falls = (
 )
 chance = 1 / len(dataset.classes)
 robust = by.loc[("anchor, fine-tuned", "pgd"), "low"] > 3 * chance
-kept = by.loc[("anchor, fine-tuned", "pgd"), "accuracy"] / max(by.loc[("anchor", "pgd"), "accuracy"], 1e-9)
+dearer = (config.attack_steps + 2) / (config.attack_steps + 1)  # two views pass in place of one, after the attack
 confirmed = bool(falls and robust and kept > 0.9)
 notebook.say(
     f"On {len(compared)} test images, PGD with epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"{config.eval_restarts} restart(s), any iterate counting, attack and training seed {seed}: "
     + "; ".join(told(name) for name in candidates)
-    + f".\n\n**The claim is {'confirmed' if confirmed else 'not confirmed'}**: with one forward pass a step, the two loss terms "
+    + f".\n\n**The claim is {'confirmed' if confirmed else 'not confirmed'}**: with one forward pass over both views, the two loss terms "
     + ("fell together" if falls else "did not both fall from the first epoch to the last")
     + f", and with a new linear classifier the features keep {kept:.0%} of the robust accuracy of the joint training "
     + f"(asked for: both terms fall, more than 90% is kept, and the interval lies above {3 * chance:.0%}, three times chance)."
@@ -986,9 +1007,8 @@ notebook.say(
         if (comparisons["p"] < 0.05).any()
         else ""
     )
-    + "Training took "
-    + ", ".join(f"{plotting.method_name(method)} {value:.0f} s" for method, value in seconds.items())
-    + ". One training seed: whether a difference belongs to the method is for notebook 08."
+    + f"The epochs were equal, not the cost: an epoch of ANCHOR or SupCon-AT takes {dearer:.2f} times the forward-and-backward "
+    + "passes of one of PGD-AT. One training seed: whether a difference belongs to the method is for notebook 08."
 )
 
 # %% [markdown]
@@ -1033,6 +1053,7 @@ notebook.finish("05", preset, config, metrics)
 # **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Khosla et al., *Supervised contrastive
 # learning*, arXiv 2004.11362 · Madry et al., arXiv 1706.06083 · Robinson et al., *Contrastive learning with hard negative
 # samples*, arXiv 2010.04592 · Kim et al., *Adversarial self-supervised contrastive learning*, arXiv 2006.07589 (adversarial
-# views as positives) · Ioffe and Szegedy, *Batch normalization*, arXiv 1502.03167 · McNemar, *Psychometrika* 12 (1947).
+# views as positives) · Ioffe and Szegedy, *Batch normalization*, arXiv 1502.03167 · Xie et al., *Adversarial examples improve
+# image recognition* (AdvProp), arXiv 1911.09665 · McNemar, *Psychometrika* 12 (1947).
 #
 # **Next:** [06 · Robust evaluation](06_robust_evaluation.ipynb) attacks these networks with everything we have.

@@ -66,7 +66,7 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, mo
 #
 # The robust accuracy $R$ of a network $f$ on $N$ test images $x_i$ with labels $y_i$ is the share of images for which
 # *no* change $\delta$ of size up to $\varepsilon$ leads to a wrong answer. An attack $a$ tries some changes, not all,
-# and returns one, $a(x_i)$. So it can only find a number that is too high:
+# and returns one, $a(x_i)$. So what it finds may be too high, but never too low:
 #
 # $$R = \frac1N \sum_i \min_{\|\delta\|_\infty \le \varepsilon} \mathbb 1\bigl[f(x_i + \delta) = y_i\bigr]
 # \;\le\; \frac1N \sum_i \underbrace{\mathbb 1\bigl[f(a(x_i)) = y_i\bigr]}_{\text{one outcome bit an image}} = R_a \tag{1}$$
@@ -213,9 +213,9 @@ plotting.show(
 # %% [markdown]
 # **Reading the figure.** Left: how often, over all samples of this size, the interval holds the true accuracy. Blue
 # stays near the dashed line; orange falls away where accuracies are high, and that is where good networks live. (The
-# teeth come from counting whole images.) If both lay on the line, the choice would not matter. Right: the width falls
-# with the square root of the number of images: a tenth of the images, three times the width. Keep the width for a few
-# dozen images in mind: AutoAttack on a small machine sees no more.
+# teeth come from counting whole images.) If both lay on the line, the choice would not matter. Right: the width goes
+# like $1/\sqrt N$: a tenth of the images, about three times the width. Keep the width for a few dozen images in mind:
+# AutoAttack on a small machine sees no more.
 #
 # ### Exercise 1 · How many images tell 85% from 86%?
 #
@@ -256,16 +256,17 @@ def _():
 # %% [markdown]
 # ## 3 One table for all networks
 #
-# Every attack starts from the same test images and the true labels, in float32, with the network in eval mode.
+# Every attack starts from the same test images and the true labels, with the network in eval mode. Whether an image is
+# broken is always decided in float32.
 #
 # - **FGSM**: one step of size epsilon. **PGD**: steps and step size of the configuration; an image counts as broken if
 #   *any* iterate on the way is misclassified. The other convention looks at the *final* iterate only, and flatters the
 #   network a little (section 7).
 # - **AutoAttack**, standard version ([2003.01690](https://arxiv.org/abs/2003.01690)): four attacks in a row, each on
 #   the images that still stand. *APGD-CE*: PGD on cross-entropy, 100 steps whose size adapts itself. *APGD-T*: the same
-#   on a targeted loss, once for each of the 9 other classes with the largest logits. *FAB-T*: looks for the closest
-#   point across a decision border. *Square*: 5,000 queries, no gradient. Nothing is to be tuned, so nobody can tune it
-#   badly.
+#   on a ratio of logit differences (the targeted *DLR* loss, which no softmax can flatten), once for each of the 9
+#   other classes with the largest logits. *FAB-T*: looks for the closest point across a decision border. *Square*:
+#   5,000 queries, no gradient. Nothing is to be tuned, so nobody can tune it badly.
 # - **The screen**: the first two of the four. Cheaper, good for sorting candidates. It is *not* AutoAttack and is never
 #   called so here.
 #
@@ -311,7 +312,8 @@ def strong_attacks(method):
     return [*([] if full is None else [full]), screen_row(model, full)]
 
 
-# Two cores: AutoAttack, which sets torch's global seed and so must be alone in doing so, beside everything else.
+# One helper, not more: AutoAttack sets torch's global seed, so only one may run at a time. PGD runs beside it, with
+# random numbers of its own.
 with ThreadPoolExecutor(1) as helper:
     strong = {method: helper.submit(strong_attacks, method) for method in METHODS}
     weak = {
@@ -350,16 +352,28 @@ notebook.say(
     f"Accuracy (eq. 1) and 95% Wilson interval (eq. 3). L-infinity, epsilon = {config.epsilon:g}, attack seed {config.seed}, training seed "
     f"{config.seed}. FGSM: one step of {config.epsilon:g}. {pgd_name}: {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"{config.eval_restarts} random start{'s' if config.eval_restarts > 1 else ''}, any iterate counts. Screen: APGD-CE and APGD-T of AutoAttack, 100 steps each, 1 restart. "
-    f"AutoAttack: standard version. ANCHOR is our reconstruction. Columns with different numbers of images are not about the same images; section 5 compares attacks on the same ones."
+    f"AutoAttack: standard version. Screen and AutoAttack query the network in {first.loc[('anchor', 'screen')]['precision']}. ANCHOR is our reconstruction. Columns with different numbers of images are not about the same images; section 5 compares attacks on the same ones."
 )
 
 # %%
-if len(SEEDS) > 1:
+by_pgd = sorted(METHODS, key=lambda m: -first.loc[(m, "pgd")]["accuracy"])
+loss_of = {m: first.loc[(m, "fgsm")]["accuracy"] - first.loc[(m, "pgd")]["accuracy"] for m in METHODS}
+loser = max(loss_of, key=loss_of.get)
+assert np.isclose(bits(first.loc[("anchor", "pgd")]).mean(), first.loc[("anchor", "pgd")]["accuracy"])  # eq. 1
+notebook.say(
+    f"**The answer:** {' > '.join(plotting.method_name(m) for m in by_pgd)} under {pgd_name}, where neighbours may be tied. "
+    f"{plotting.method_name(loser)} loses most between FGSM and {pgd_name}: {100 * loss_of[loser]:.1f} points "
+    f"of the {100 * first.loc[(loser, 'fgsm')]['accuracy']:.1f} that FGSM left."
+)
+
+# %%
+if len(folded) > len(METHODS):
     display(evaluation.over_seeds(table[table["attack"].isin(["clean", "fgsm", "pgd"])]).round(4))
 else:
     notebook.say(
         "One training seed a method. The intervals cover the choice of test images, *not* the luck of training: a second seed may "
-        "move a network by as much as methods differ. Set `overrides = {'seeds': 3}` to see mean and standard deviation over seeds here."
+        "move a network by as much as methods differ."
+        + (" Set `overrides = {'seeds': 3}` to see mean and standard deviation over seeds here." if runs else "")
     )
 
 # %%
@@ -382,16 +396,6 @@ plotting.show(
 # down may come from the choice of images alone. Then across methods: which keep their height, which fall to the floor?
 # Where bars of two methods overlap widely, this figure cannot order them. On the *same* images AutoAttack clearly above
 # PGD would mean that the attack is broken; section 5 checks that.
-
-# %%
-by_pgd = sorted(METHODS, key=lambda m: -first.loc[(m, "pgd")]["accuracy"])
-loss_of = {m: first.loc[(m, "fgsm")]["accuracy"] - first.loc[(m, "pgd")]["accuracy"] for m in METHODS}
-loser = max(loss_of, key=loss_of.get)
-assert np.isclose(bits(first.loc[("anchor", "pgd")]).mean(), first.loc[("anchor", "pgd")]["accuracy"])  # eq. 1
-notebook.say(
-    f"**The answer:** {' > '.join(plotting.method_name(m) for m in by_pgd)} under {pgd_name}, where neighbours may be tied. "
-    f"{plotting.method_name(loser)} loses most between FGSM and {pgd_name}: {100 * loss_of[loser]:.1f} points."
-)
 
 # %% [markdown]
 # ### Best or last checkpoint
@@ -469,7 +473,7 @@ for method in others:
                 "images": name,
                 "only ANCHOR right (b)": b,
                 "only the other right (c)": c,
-                "difference": f"{(b - c) / len(test):+.1%}",
+                "difference, points": f"{100 * (b - c) / len(test):+.1f}",
                 "McNemar p": f"{p:.2g}",
             }
         )
@@ -477,6 +481,7 @@ display(pd.DataFrame(rows).set_index(["ANCHOR against", "images"]))
 
 # %%
 trained = [method for method in others if method != "standard"]
+over_the_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # so that the zero line does not cross a label
 figure, axis = plt.subplots(figsize=(8, 0.62 * len(trained) + 1.3))
 for y, method in enumerate(reversed(trained)):
     value, paired, independent = difference_with_errors(outcome["anchor"], outcome[method])
@@ -491,6 +496,7 @@ for y, method in enumerate(reversed(trained)):
             va="center",
             fontsize=9,
             color="0.4",
+            bbox=over_the_line,
         )
         axis.annotate(
             "paired",
@@ -500,6 +506,7 @@ for y, method in enumerate(reversed(trained)):
             va="center",
             fontsize=9,
             color=plotting.method_color(method),
+            bbox=over_the_line,
         )
 axis.axvline(0, color="0.2", linewidth=1)
 axis.set_yticks(range(len(trained)), [f"against {plotting.method_name(m)}" for m in reversed(trained)])
@@ -508,8 +515,11 @@ axis.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+g}" if abs(x) > 1e-9 els
 axis.set_xlabel(f"ANCHOR minus the other: {pgd_name} accuracy, percentage points")
 plotting.show(
     figure,
-    "Difference in PGD accuracy between ANCHOR and each other robust method, with a paired and a wider unpaired 95% interval.",
+    "Difference in PGD accuracy between ANCHOR and each other robust method, with a paired 95% interval and one as if independent.",
     svg=True,
+)
+notebook.say(
+    f"{pgd_name} as in the table of section 3, {len(test)} test images, attack seed {config.seed}, training seed {config.seed}; 95% intervals from eq. 4."
 )
 
 # %% [markdown]
@@ -520,7 +530,7 @@ plotting.show(
 #
 # Two cautions. The test is about *these two networks*, not about the methods: for methods one needs several training
 # seeds. And among many comparisons at the 5% level luck often "finds" something: multiply each p by the number of
-# comparisons (the rows of the table) before you believe it.
+# comparisons (the rows of the table) before you believe it (*Bonferroni's correction*).
 #
 # ### Exercise 2 · McNemar's p by hand
 #
@@ -565,9 +575,10 @@ def _():
 # %% [markdown]
 # ## 5 The attack ladder, image by image
 #
-# Each column of the next figure is one test image, each row an attack. The last four rows are the stages of AutoAttack;
-# each sees only the images that the stages above it left standing. Below stands how far PGD got: the *lead* of the true
-# class, its logit minus the largest other one, at the worst iterate that PGD found.
+# Each column of the next figure is one test image, each row an attack, with the settings of the table. The last four
+# rows are the stages of AutoAttack; each sees only the images that AutoAttack's earlier stages left standing. Below
+# stands how far PGD got: the *lead* of the true class, its logit minus the largest other one, at the worst iterate that
+# PGD found.
 #
 # > **Predict, then see.** How many of the images that PGD left standing does AutoAttack break? And which: any of them,
 # > or those that PGD had nearly broken?
@@ -639,15 +650,20 @@ plotting.show(
     "Top: a matrix of attacks by images, blue cells survive, orange cells are broken, at the right the accuracy after each attack. Middle: bars with the lead of "
     "the true class after PGD. Bottom: the images, framed where AutoAttack broke what PGD had left.",
 )
-
-# %%
+rows = []
 for method, rungs in ladders.items():
-    fgsm, pgd, final = rungs[0], rungs[1], rungs[-1]
-    print(
-        f"{method:>8}: of {n_full} images {final.sum()} survive AutoAttack; it breaks {(pgd & ~final).sum()} that "
-        f"{pgd_name} left, {pgd_name} breaks {(final & ~pgd).sum()} that AutoAttack left and {(fgsm & ~pgd).sum()} that FGSM left; "
-        f"all attacks together leave {rungs.all(0).sum()}"  # eq. 2
+    fgsm, pgd, last = rungs[0], rungs[1], rungs[-1]
+    rows.append(
+        {
+            f"of {n_full} images": plotting.method_name(method),
+            f"FGSM leaves, {pgd_name} breaks": (fgsm & ~pgd).sum(),
+            f"{pgd_name} leaves, AutoAttack breaks": (pgd & ~last).sum(),
+            f"AutoAttack leaves, {pgd_name} breaks": (last & ~pgd).sum(),
+            "AutoAttack leaves": last.sum(),
+            "all together leave": rungs.all(0).sum(),  # eq. 2
+        }
     )
+display(pd.DataFrame(rows).set_index(f"of {n_full} images"))
 survivors = np.flatnonzero(ladder[1])
 rank = (np.argsort(np.argsort(lead[survivors])) + 1)[late[survivors]]
 notebook.say(
@@ -661,11 +677,11 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** Look for columns that are blue at PGD and turn orange further down: there PGD was wrong about
-# the network. Then look at the pink bars below them: if they are among the shortest, PGD had come close and a longer,
-# better steered attack finished the job; a *high* pink bar would mean that PGD was stuck far from the border, which is
-# what a hidden gradient does. For a network without tricks nearly all of the way down happens at the gradient attacks.
-# An image that falls only at Square would be a warning. What AutoAttack breaks beyond PGD is the part of the PGD number
-# that was not robustness.
+# the network. If there are none, PGD did as well on these images as AutoAttack. Then look at the pink bars below such
+# columns: if they are among the shortest, PGD had come close and a longer, better steered attack finished the job; a
+# *high* pink bar would mean that PGD was stuck far from the border, which is what a hidden gradient does. For a network
+# without tricks nearly all of the way down happens at the gradient attacks. An image that falls only at Square would be
+# a warning. What AutoAttack breaks beyond PGD is the part of the PGD number that was not robustness.
 #
 # ## 6 Accuracy against epsilon
 #
@@ -750,15 +766,16 @@ notebook.say(
     f"{pgd_name}: {config.eval_steps} steps of {config.eval_step_size / config.epsilon:.2g} times epsilon, {config.eval_restarts} random start"
     f"{'s' if config.eval_restarts > 1 else ''}, any iterate counts, seed {config.seed}, the first {n_curve} test images; bands are 95% Wilson intervals. An image broken at a smaller epsilon counts as broken.\n\n"
     f"**The answer:** the five adversarially trained networks have {min(a[i_table] for a in at):.0%} to {max(a[i_table] for a in at):.0%} at epsilon {config.epsilon:g} and "
-    f"{min(a[by_twice] for a in at):.0%} to {max(a[by_twice] for a in at):.0%} at {epsilons[by_twice]:g}. From epsilon = 0.5 on no classifier can beat the share of the commonest class."
+    f"at most {max(a[by_twice] for a in at):.0%} at {epsilons[by_twice]:g}. From epsilon = 0.5 on no classifier can beat the share of the commonest class, "
+    f"{y.bincount().max() / n_curve:.0%} of these images."
 )
 
 # %% [markdown]
 # **Reading the figure.** Each panel has one method in colour and the others in grey. At the left edge stands the clean
 # accuracy. Where a robust network holds up to the dashed line and falls right behind it, it has learned to withstand
 # *that* size of change, not change as such. Look where a coloured curve *crosses* grey ones: a ranking at one epsilon
-# need not hold at the next. Where grey curves run inside the band, the order means little. If one curve stayed high at
-# the largest epsilon, where any image can become almost any other, the attack would be broken, not the network good.
+# need not hold at the next. Where grey curves run inside the band, the order means little. If a curve stayed high from
+# epsilon = 0.5 on, where all images can become the same grey, the attack would be broken, not the network good.
 #
 # ## 7 How many steps are enough?
 #
@@ -829,31 +846,33 @@ axis.set_xticks(steps, [str(t) for t in steps])
 axis.minorticks_off()
 plotting.show(
     figure,
-    "Accuracy of the ANCHOR network against the number of PGD steps: it falls and flattens; counting any iterate lies at or below counting the final one.",
+    "Accuracy of the ANCHOR network against the number of PGD steps, for a fixed step with the final or any iterate counting, and for a step that is scaled to their number.",
     svg=True,
 )
+low, high = evaluation.wilson(int(some[steps[-1]].sum()), len(right))
 notebook.say(
-    f"PGD at epsilon = {config.epsilon:g} on the first {len(right)} test images, one random start, seed {config.seed}. Step fixed: {config.eval_step_size:g}."
+    f"PGD at epsilon = {config.epsilon:g} on the first {len(right)} test images, one random start, seed {config.seed}. Step fixed: {config.eval_step_size:g}. "
+    f"After {steps[-1]} such steps, any iterate: {heights['any'][-1]:.0%}, 95% Wilson interval {low:.0%} to {high:.0%}."
 )
 
 # %% [markdown]
-# **Reading the figure.** With a fixed step, few steps cannot even walk from the image to the edge of the box: the left
+# **Reading the figure.** With a fixed step, few steps cannot even walk from the image to the edge of the ball: the left
 # end is high because the attack is short, not because the network is strong. With the step scaled to the number of
 # steps, a single step can already reach the edge. What matters is that the curves are *flat* at the right end. If they
 # still fell there, every PGD number above would be too high. (One image in a hundred is one point: look for a trend,
-# not a step.) "Any" lies at or below "final" by construction; the gap is what the second convention gives away.
+# not a step.) "Any" lies at or below "final" by construction; the gap is how much the final iterate alone flatters.
 #
 # ## 8 Robust, or only hard to attack?
 #
-# Here are two defences that anyone can build in one line. Both stand around the *standard* network and train nothing.
+# Here are two defences that anyone can build in one line. Both wrap the *standard* network and train nothing.
 #
 # - **Rounding**: the input is rounded to a few grey levels. Rounding is flat, so its derivative is zero nearly
 #   everywhere.
 # - **Loud logits**: the logits are multiplied by a large number. No prediction changes, but the softmax saturates, and
-#   in float32 the gradient of the cross-entropy becomes exactly zero.
+#   in float32 the gradient of the cross-entropy becomes exactly zero on nearly every image that is read correctly.
 #
-# Athalye et al. ([1802.00420](https://arxiv.org/abs/1802.00420)) called this *obfuscated gradients*, and broke most
-# published defences that relied on it.
+# This is *gradient masking*. Athalye et al. ([1802.00420](https://arxiv.org/abs/1802.00420)) called it *obfuscated
+# gradients*. They broke, wholly or in part, all defences of one conference that they found to rely on it.
 
 
 # %%
@@ -887,9 +906,9 @@ defences = {
 }
 
 # %% [markdown]
-# What does an attacker see? We walk from one image along the direction in which the loss of the *undefended* network
-# rises, and draw each defended network's cross-entropy on the way. The short orange strokes have the slope that
-# `autograd` reports at their middle: they are all that PGD knows.
+# What does an attacker see? We walk from one image in the direction of FGSM against the *undefended* network, and draw
+# each network's cross-entropy on the way. The short orange strokes have the slope that `autograd` reports at their
+# middle: they are all that PGD knows.
 
 # %%
 # An image that the standard network reads correctly, but not so surely that its loss is flat at zero.
@@ -925,8 +944,8 @@ axes[0].annotate("loss", (0.97, 0.14), xycoords="axes fraction", color="#0072B2"
 axes[0].annotate("slope that PGD sees", (0.97, 0.04), xycoords="axes fraction", color="#D55E00", ha="right")
 plotting.show(
     figure,
-    "Three curves of the loss along one direction: without defence it rises smoothly and the gradient strokes follow it; with rounding it rises in stairs, and with loud logits from "
-    "exactly zero, while the strokes lie flat.",
+    "Three curves of the loss along one direction, with short strokes that have the slope autograd reports: without defence along the curve, with rounding "
+    "flat on its stairs, and with loud logits flat where the loss is zero.",
     svg=True,
 )
 notebook.say(
@@ -935,9 +954,9 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** Left: the strokes lie along the curve, so the gradient tells the truth. Middle: the loss
-# climbs in stairs, and every stroke lies flat on its stair. Right: no prediction has changed, so this network is wrong
-# exactly where the undefended one is; but up to that border the loss is zero in float32, and the strokes say that
-# nothing can be gained. If the defences worked, the blue curves would stay low to the right end.
+# moves in stairs, and every stroke lies flat on its stair. Right: no prediction has changed, so this network is wrong
+# exactly where the undefended one is; but where it is right the loss is zero in float32, and the strokes say that
+# nothing can be gained. If the defences stopped this change, the blue curves would stay low all the way.
 #
 # > **Predict, then see.** What will PGD, unchanged, report for the two defences? How would you change the attack for
 # > each?
@@ -977,12 +996,12 @@ for name, outcomes in found.items():
 figure = plotting.accuracy_bars(list(defences), series, ylabel=f"accuracy on {n_broken} images")
 plotting.show(
     figure,
-    "Accuracy under noise, PGD and adapted PGD for the standard network without and with two broken defences, and for ANCHOR: only the broken defences differ between PGD and adapted PGD.",
+    "Accuracy under noise, PGD and adapted PGD, with 95% intervals, for the standard network without a defence, with rounding and with loud logits, and for ANCHOR.",
     svg=True,
 )
 notebook.say(
-    f"Epsilon = {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, {config.eval_restarts} random start, any iterate, "
-    f"the first {n_broken} test images, seed {config.seed}, 95% Wilson intervals. Adapted: straight-through gradient for rounding, margin loss for the others.\n\n"
+    f"Epsilon = {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, {config.eval_restarts} random start"
+    f"{'s' if config.eval_restarts > 1 else ''}, any iterate, the first {n_broken} test images, seed {config.seed}, 95% Wilson intervals. Adapted: straight-through gradient for rounding, margin loss for the others.\n\n"
     + "**The answer:** "
     + "; ".join(
         f"{name}: {series[f'{pgd_name} as it is'][0][j]:.0%} under {pgd_name} as it is, {series[f'{pgd_name} adapted'][0][j]:.0%} adapted"
@@ -995,7 +1014,8 @@ notebook.say(
 # **Reading the figure.** For each model compare the three points. Does PGD as it is do any better than noise? With a
 # gradient of zero it never leaves its random start. The adapted attack meets the same network at the same epsilon: what
 # it breaks was never robust, only hidden. Without a defence, and for ANCHOR, both attacks should agree within the bars:
-# there was nothing to go around. Had the adapted attack failed as well, rounding would be a defence.
+# there was nothing to go around. Had the adapted attack failed as well, a hidden gradient would not explain the high
+# accuracy under PGD as it is.
 #
 # ### Exercise 3 · Break the ripple
 #
@@ -1004,7 +1024,8 @@ notebook.say(
 # is a coin flip a pixel (a *shattered* gradient). Write an adaptive PGD that starts at `x` and ends within `epsilon` of
 # it and in $[0,1]$. Hint: what is $g$ to the eye, and so what may the backward pass take it for? `defended.ripple` and
 # `defended.model` are the two parts; the first may be used forward without its derivative (this is called BPDA,
-# backward pass differentiable approximation).
+# backward pass differentiable approximation). The check uses a small linear network. Once it passes, attack
+# `Ripple(standard)` on `x, y` with the settings of the figure: how many images are left?
 
 
 # %%
@@ -1057,18 +1078,20 @@ def _():
     result = adaptive_attack(defended, start.clone(), truth, 0.1, 0.02, 10)
     assert getattr(result, "shape", None) == start.shape, "Return images of the shape of x."
     assert (result - start).abs().max() <= 0.1 + 1e-6, "An image has changed by more than epsilon."
-    kept = int(evaluation.clean_outcomes(defended, result.detach(), truth).sum())
-    assert kept == 0, (
-        f"{kept} of 32 images are still read correctly, and all can be broken. Does your gradient pass through the sine?"
+    left = int(evaluation.clean_outcomes(defended, result.detach(), truth).sum())
+    assert left == 0, (
+        f"{left} of 32 images are still read correctly, and all can be broken. Does your gradient pass through the sine?"
     )
-    dark = adaptive_attack(defended, start.clone() * 0.1, truth, 0.1, 0.02, 10)
-    assert dark.min() >= 0, "Pixels must stay in [0, 1]: clip."
+    for edge in (0.1 * start, 1 - 0.1 * start):  # near black, near white
+        result = adaptive_attack(defended, edge, truth, 0.1, 0.02, 10)
+        assert 0 <= result.min() <= result.max() <= 1, "Pixels must stay in [0, 1]: clip."
 
 
 # %% [markdown] tags=["solution"]
-# Forward the ripple changes nothing that matters, so backward it may be taken for the identity. Attacking
-# `defended.model` alone and handing the result over (a transferred attack) works too, for the same reason. A gradient
-# that is not zero is not yet a gradient that helps: only comparing attacks shows it.
+# Forward the ripple changes nothing that matters, so backward it may be taken for the identity: of the images behind
+# `Ripple(standard)` hardly more should be left than without Ripple. Attacking `defended.model` alone and handing the
+# result over (a transferred attack) works too, for the same reason. A gradient that is not zero is not yet a gradient
+# that helps: only comparing attacks shows it.
 
 # %% [markdown]
 # ### Checks that need no idea of the defence
@@ -1077,8 +1100,8 @@ def _():
 # ([1902.06705](https://arxiv.org/abs/1902.06705)): more steps that do not help, a huge epsilon that does not win,
 # noise, attacks transferred from another network or gradient-free attacks that do better than the gradient, a loss that
 # does not rise along its own gradient, another loss that attacks better. `gradient_masking_checks` runs them all; one
-# of them is written out here. As the surrogate for transfer, ANCHOR gets the PGD-AT network, and each broken defence
-# the network without its trick.
+# of them is written out here. As the *surrogate*, the network whose adversarial images are transferred, ANCHOR gets the
+# PGD-AT network, and each broken defence the network without its trick.
 
 
 # %%
@@ -1094,6 +1117,7 @@ checked = {
     "loud logits": (defences["loud logits"], standard, 20),
     "ANCHOR": (networks["anchor"], networks["pgd_at"], 40),
 }
+tolerance = 0.03
 checks = {
     name: evaluation.gradient_masking_checks(
         model,
@@ -1104,6 +1128,7 @@ checks = {
         steps=config.eval_steps,
         surrogate=surrogate,
         square_queries=100,
+        tolerance=tolerance,
         seed=config.seed,
     ).set_index("check")
     for name, (model, surrogate, count) in checked.items()
@@ -1163,7 +1188,7 @@ plotting.show(
 halves = [np.diff(evaluation.wilson(n // 2, n))[0] / 2 for n in (min(20, len(test)), min(40, len(test)))]
 notebook.say(
     f"Accuracies in percent. PGD: {config.eval_steps} steps of {config.eval_step_size:g}, one random start, any iterate, epsilon = {config.epsilon:g}, seed {config.seed}, unless the row says otherwise (step epsilon/8 where epsilon "
-    f"is changed, 0.1 at epsilon = 1). Square: 100 queries. Differences of up to 3 points pass. A 95% interval reaches up to {100 * halves[0]:.0f} points to either side with {min(20, len(test))} images, "
+    f"is changed, {max(50, config.eval_steps)} steps of 0.1 at epsilon = 1). Square: 100 queries. A difference of up to {100 * tolerance:g} points in the wrong direction passes, except against noise. A 95% interval reaches up to {100 * halves[0]:.0f} points to either side with {min(20, len(test))} images, "
     f"{100 * halves[1]:.0f} with {min(40, len(test))}.\n\n"
     + "Failed: "
     + ", ".join(f"{name} {int((check['passed'] == False).sum())} of {len(check)}" for name, check in checks.items())  # noqa: E712
@@ -1172,11 +1197,11 @@ notebook.say(
 
 # %% [markdown]
 # **Reading the figure.** A row is a check, a column a model; the numbers are what was compared. Read a failed check as
-# "the white-box number of this model is not to be believed"; it does not say what the true number is. Not every check
-# sees every trick, so note *which* fail: transfer and Square catch what has no gradient at all, the margin loss catches
-# a saturated softmax. Passing all is no proof of robustness either: it says only that these known ways to fool PGD are
-# not what we see. One image is several points here: a check that fails by a hair deserves more images before it
-# deserves a headline.
+# "the PGD number of this model is not to be believed"; it does not say what the true number is. Not every check sees
+# every trick, so note *which* fail: transfer and Square catch what has no gradient at all, the margin loss catches a
+# saturated softmax, and an attack that never moves passes the row with more steps. Passing all is no proof of
+# robustness either: it says only that these known ways to fool PGD are not what we see. One image is several points
+# here: a check that fails by a hair deserves more images before it deserves a headline.
 #
 # ## What can go wrong
 #
@@ -1185,10 +1210,12 @@ notebook.say(
 # - **BatchNorm in train mode.** Outcomes then depend on which images share a batch, and evaluating changes the network.
 #   Attack and evaluate in eval mode.
 # - **Half precision.** Small gradients round to zero in float16, and the attack stops without a word. Evaluate in
-#   float32.
+#   float32; where an attack's queries were in less, say so.
 # - **Too few steps, or steps too small.** Steps times step size must be well above epsilon, and the curve of section 7
 #   flat.
 # - **Masked gradients.** A high PGD number next to a failed check is not a result.
+# - **A random defence.** The gradient of one draw misleads: average it over many draws (*expectation over
+#   transformation*, EOT).
 # - **Choosing on the test set.** Epoch, beta or attack strength chosen on test images make the test images training
 #   images.
 # - **Tiny samples.** "AutoAttack accuracy 90%" without its number of images is a rumour.
@@ -1218,8 +1245,8 @@ lines = [
     f"PGD-AT: {cell('pgd_at', 'clean')} clean, {cell('pgd_at', 'pgd')} under {pgd_name}. The screen on {n_screen} images leaves ANCHOR "
     f"{cell('anchor', 'screen')} and PGD-AT {cell('pgd_at', 'screen')}.",
     f"- AutoAttack left at most as many images as {pgd_name} for {sum(ladder_holds.values())} of {len(ladder_holds)} networks, on the same {n_full} images.",
-    f"- Rounding: {as_is['rounding']:.0%} under {pgd_name} as it is, {around['rounding']:.0%} under the adapted attack, {failed['rounding']} checks failed. "
-    f"Loud logits: {as_is['loud logits']:.0%}, {around['loud logits']:.0%}, {failed['loud logits']} checks failed. ANCHOR: {as_is['ANCHOR']:.0%}, {around['ANCHOR']:.0%}, {failed['ANCHOR']} checks failed (accuracies on {n_broken} images).",
+    f"- Rounding: {as_is['rounding']:.0%} under {pgd_name} as it is, {around['rounding']:.0%} under the adapted attack, failed checks: {failed['rounding']}. "
+    f"Loud logits: {as_is['loud logits']:.0%}, {around['loud logits']:.0%}, failed checks: {failed['loud logits']}. ANCHOR: {as_is['ANCHOR']:.0%}, {around['ANCHOR']:.0%}, failed checks: {failed['ANCHOR']} (accuracies on {n_broken} images).",
     f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run.",
 ]
 notebook.say("\n".join(lines))
@@ -1254,15 +1281,17 @@ notebook.finish("06", preset, config, metrics)
 # **Limits.** One norm, one epsilon for most of the numbers, and few images for the strong attacks where the machine is
 # small. Every number is an upper bound: a later, better attack may lower it. A *lower* bound needs certification, which
 # this course does not cover. The two broken defences are toys; real ones hide their gradients by accident, and less
-# completely. Networks of one training seed do not rank methods.
+# completely. Networks of one training seed do not rank methods, and these had equal epochs, not equal time: an epoch of
+# two views costs more.
 #
 # **References.** Athalye et al., *Obfuscated gradients give a false sense of security*, arXiv 1802.00420 · Carlini et
-# al., *On evaluating adversarial robustness*, arXiv 1902.06705 · Croce & Hein, *Reliable evaluation of adversarial
-# robustness with an ensemble of diverse parameter-free attacks*, arXiv 2003.01690 · Croce & Hein, *Minimally distorted
-# adversarial examples with a fast adaptive boundary attack*, arXiv 1907.02044 · Andriushchenko et al., *Square attack*,
-# arXiv 1912.00049 · Rice et al., *Overfitting in adversarially robust deep learning*, arXiv 2002.11569 · Bhattacharya
-# et al., *ANCHOR*, arXiv 2510.27599 · Wilson, *Probable inference, the law of succession, and statistical inference*,
-# 1927 · McNemar, *Note on the sampling error of the difference between correlated proportions*, 1947.
+# al., *On evaluating adversarial robustness*, arXiv 1902.06705 · Carlini & Wagner, *Towards evaluating the robustness
+# of neural networks*, arXiv 1608.04644 (the margin loss) · Croce & Hein, *Reliable evaluation of adversarial robustness
+# with an ensemble of diverse parameter-free attacks*, arXiv 2003.01690 · Croce & Hein, *Minimally distorted adversarial
+# examples with a fast adaptive boundary attack*, arXiv 1907.02044 · Andriushchenko et al., *Square attack*, arXiv
+# 1912.00049 · Rice et al., *Overfitting in adversarially robust deep learning*, arXiv 2002.11569 · Bhattacharya et al.,
+# *ANCHOR*, arXiv 2510.27599 · Wilson, *Probable inference, the law of succession, and statistical inference*, 1927 ·
+# McNemar, *Note on the sampling error of the difference between correlated proportions*, 1947.
 #
 # **Next:** [07 · Embedding visualisation](07_embedding_visualisation.ipynb) looks inside: what an attack does to the
 # features.

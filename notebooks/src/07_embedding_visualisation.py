@@ -72,8 +72,8 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, mo
 # Each test image appears in four views:
 #
 # - *clean*;
-# - *augmented*: a random crop, as in training;
-# - *noise*: uniform noise of size epsilon added;
+# - *augmented*: as in training: a random crop and, for photographs, a random flip;
+# - *noise*: every pixel moved by a random amount, uniform between $-\varepsilon$ and $\varepsilon$, the attack's epsilon;
 # - *adversarial*: made by PGD against the network at hand.
 
 # %%
@@ -116,14 +116,16 @@ for method, model in networks.items():
     accuracy[method] = {view: evaluation.clean_outcomes(model, images, y) for view, images in views[method].items()}
 
 
-def with_interval(outcome):
-    low, high = evaluation.wilson(int(outcome.sum()), len(outcome))
-    return f"{outcome.float().mean():.1%} [{low:.1%}, {high:.1%}]"
+def with_interval(share, images):
+    if not images:
+        return "no image"
+    low, high = evaluation.wilson(round(share * images), images)
+    return f"{share:.1%} [{low:.1%}, {high:.1%}]"
 
 
 display(
     pd.DataFrame(
-        {view: [with_interval(accuracy[method][view]) for method in METHODS] for view in VIEWS},
+        {view: [with_interval(accuracy[m][view].float().mean().item(), n) for m in METHODS] for view in VIEWS},
         index=[plotting.method_name(method) for method in METHODS],
     )
 )
@@ -147,7 +149,7 @@ if names:
 #
 # Here $x_i$ is a clean image, $x_i'$ another view of it, and $r_i$ the *displacement*: $r = 1$ means as far as from one
 # class to another. A feature has *crossed* when the nearest centre was that of its own class before, and is another one
-# after.
+# after. The share that crossed is counted among the features that were nearest to their own centre before.
 #
 # PGD attacks the label, not the feature. A network might keep its label and still be shaken inside. So we add a second
 # attack that knows nothing of labels and pushes the feature itself as far as it can, with the same epsilon and steps
@@ -155,8 +157,8 @@ if names:
 #
 # $$\max_{\|\delta\|_\infty \le \varepsilon} \|h(x + \delta) - h(x)\|^2 \tag{2}$$
 #
-# > **Predict, then see.** For a standard and for a robust network: how far does PGD move the median feature, in units of
-# > the distance between classes? And noise of the same size? Write down four numbers.
+# > **Predict, then see.** For a standard and for a robust network: what is the median $r$ under PGD? And under noise of the
+# > same size? Write down four numbers.
 
 
 # %%
@@ -181,7 +183,7 @@ def feature_attack(model, images, labels):
         labels,
         **pgd_settings,
         loss=lambda moved, _: (moved - start).square().sum(1),  # eq. 2
-        generator=rng(),
+        generator=rng(),  # of the random start, needed here: at delta = 0 the gradient of eq. 2 is zero
     )
 
 
@@ -261,8 +263,8 @@ def median_move(view):
 
 
 notebook.say(
-    f"**The answer.** Median displacement under PGD: {median_move('adversarial')}. Under noise: {median_move('noise')}. "
-    f"{n} test images, {len(x[pushed])} for the feature attack."
+    f"**The answer.** Median displacement under PGD: {median_move('adversarial')}. Under noise: "
+    f"{median_move('noise')}. {n} test images, {len(x[pushed])} for the feature attack."
 )
 
 # %% [markdown]
@@ -281,7 +283,7 @@ notebook.say(
 # ### Exercise 1 · Displacement without a subtraction
 #
 # Papers report either distances or cosines of features. On the unit sphere they are the same thing. Write eq. 1 in terms
-# of the cosine $c_i = h(x_i') \cdot h(x_i)$, given as an array `(N,)`, and the class centres `mu` `(K, D)`. Return two
+# of the cosine $c_i = h(x_i') \cdot h(x_i)$, given as an array `(N,)`, and the class centres `mu` `(K, F)`. Return two
 # things: `r` `(N,)`, and the largest `r` that *any* move on the sphere can have. Rounding may put a cosine a hair above 1.
 
 
@@ -315,8 +317,9 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # $\|h' - h\|^2 = \|h'\|^2 + \|h\|^2 - 2\, h' \cdot h = 2 - 2c$. So ranking neighbours by distance or by cosine is the same,
-# and $r$ can never exceed $2/D$. Networks whose $D$ differ have different ceilings: keep
-# that in mind when you compare their $r$.
+# and $r$ can never exceed $2/D$. Our features cannot even get there: they are means of ReLU outputs, none of their
+# coordinates is negative, so $c \ge 0$ and $r \le \sqrt2/D$. Networks whose $D$ differ have different ceilings: keep that in
+# mind when you compare their $r$.
 
 # %% [markdown]
 # ## 3 Do the classes stay apart?
@@ -389,25 +392,25 @@ notebook.say(
 )
 
 # %% [markdown]
-# **Reading the figure.** From left to right the views get harder; the lines only help the eye along. On clean images the
-# networks should be close. Look where they part, and how far apart they are at the last point.
+# **Reading the figure.** The lines only help the eye along. Begin with the clean images: how close are the networks there?
+# Then look where they part, and how far apart they are at the last point.
 #
-# - A kNN accuracy far *below* the dashed line means: adversarial features do not get lost, they arrive in the middle of
-#   *wrong* classes.
-# - The silhouette tells the same without a reference. A high silhouette with a low kNN accuracy would mean that the attack
+# - A kNN accuracy far *below* the dashed line means: adversarial features do not scatter at random, their nearest neighbours
+#   are of *wrong* classes. How near those are, it does not say.
+# - The silhouette asks the same without a reference. A high silhouette with a low kNN accuracy would mean that the attack
 #   moves whole classes as blocks. If both stayed high, the attack would only deceive the classifier on top.
 #
 # ## 4 What t-SNE does
 #
-# A feature has dozens of coordinates; a map has two. t-SNE (van der Maaten & Hinton, 2008) gives up on distances and keeps
-# **who is near whom**. Around each point $i$ a Gaussian turns distances into probabilities. Its width $\sigma_i$ is chosen
-# so that the point has about as many effective neighbours as the **perplexity** says:
+# A feature has dozens of coordinates or more; a map has two. t-SNE (van der Maaten & Hinton, 2008) gives up on distances
+# and keeps **who is near whom**. Around each point $i$ a Gaussian turns distances into probabilities. Its width $\sigma_i$
+# is chosen so that the point has about as many effective neighbours as the **perplexity** says:
 #
 # $$p_{j|i} = \frac{\exp(-\|h_i - h_j\|^2 / 2\sigma_i^2)}{\sum_{k \ne i} \exp(-\|h_i - h_k\|^2 / 2\sigma_i^2)}, \qquad
 # 2^{-\sum_j p_{j|i} \log_2 p_{j|i}} = \text{perplexity} \tag{4}$$
 #
-# On the map, points $u_i$ are near each other by a curve with heavy tails, and gradient descent moves them until the two
-# sets of probabilities agree as well as they can, in the Kullback-Leibler sense:
+# On the map, a curve with heavier tails turns the distances of the points $u_i$ into probabilities $q_{ij}$. Gradient
+# descent moves the points until the two sets of probabilities agree as well as they can, in the Kullback-Leibler sense:
 #
 # $$q_{ij} = \frac{(1 + \|u_i - u_j\|^2)^{-1}}{\sum_{k \ne l} (1 + \|u_k - u_l\|^2)^{-1}}, \qquad
 # \min_u \sum_{i \ne j} p_{ij} \log \frac{p_{ij}}{q_{ij}}, \qquad p_{ij} = \frac{p_{j|i} + p_{i|j}}{2N} \tag{5}$$
@@ -419,19 +422,19 @@ notebook.say(
 def neighbour_weights(vectors, i, perplexity):
     d = ((vectors - vectors[i]) ** 2).sum(1).astype(float)
     d[i] = np.inf  # a point is no neighbour of itself
-    low, high = 1e-6, 1e8  # bisection on 1 / 2 sigma^2
+    low, high = 1e-6, 1e8  # bisection on 1 / (2 sigma^2)
     for _ in range(60):
         precision = np.sqrt(low * high)
         p = np.exp(-precision * (d - d.min()))
-        p /= p.sum()
-        reached = 2 ** -(p * np.log2(np.maximum(p, 1e-300))).sum()  # eq. 4
+        p /= p.sum()  # eq. 4, left
+        reached = 2 ** -(p * np.log2(np.maximum(p, 1e-300))).sum()  # eq. 4, right
         low, high = (precision, high) if reached > perplexity else (low, precision)
     return p
 
 
 def joint_p(vectors, perplexity):
     p = np.stack([neighbour_weights(vectors, i, perplexity) for i in range(len(vectors))])
-    return (p + p.T) / (2 * len(p))
+    return (p + p.T) / (2 * len(p))  # eq. 5, right
 
 
 def divergence(p, points):
@@ -454,16 +457,16 @@ print(f"the same map with its points handed to the wrong features: {kl_random:.4
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(12, 4.2))
 perplexities = [5, 30, 50] if n < 120 else [5, 30, 100]
-for perplexity, color, shift in zip(perplexities, ("#0072B2", "#009E73", "#D55E00"), (5, 5, -13), strict=True):
+for k, (perplexity, color) in enumerate(zip(perplexities, ("#0072B2", "#009E73", "#D55E00"), strict=True)):
     weights = np.sort(neighbour_weights(features["anchor"]["clean"], 0, perplexity))[::-1][:-1]
     axes[0].plot(range(1, n), weights, color=color, linewidth=2)
     axes[0].annotate(
         f"perplexity {perplexity}",
-        (1, weights[0]),
-        (6, shift),
-        textcoords="offset points",
+        (0.98, 0.97 - 0.08 * k),
+        xycoords="axes fraction",
         color=color,
-        bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8},
+        ha="right",
+        va="top",
     )
 axes[0].set(xscale="log", yscale="log", ylim=(1e-5, 2))
 axes[0].set(
@@ -503,10 +506,10 @@ plotting.show(
 # cluster. So perplexity answers "how many neighbours shall the map respect?", and there is no true
 # value. If the curves lay on each other, the choice would not matter.
 #
-# Right: each dot is a pair. The orange ones carry nearly all of eq. 5, and t-SNE works to keep them short. The grey ones
-# have almost no weight of their own. They are merely kept from coming close, where they would take a share of $q$ away from the
-# orange ones; how far off they end hardly matters. Look at the grey cloud: if map distances were to be believed, it would be a
-# thin rising line. Hence two rules:
+# Right: each dot is a pair. Few pairs, the orange ones, carry most of the weight in the sum of eq. 5, and t-SNE works to keep
+# them short. The many grey ones have little weight each. They are merely kept from coming close, where they would take a share
+# of $q$ away from the orange ones; how far off they end hardly matters. Look at the grey cloud: if map distances were to be
+# believed, it would be a thin rising line. Hence two rules:
 #
 # - far pairs have $p_{ij} \approx 0$ whether they are far or very far: **gaps between clusters mean next to nothing**;
 # - each point brings its *own* ruler $\sigma_i$, so dense and loose clusters come out alike: **size says nothing about
@@ -514,8 +517,8 @@ plotting.show(
 #
 # ## 5 The maps
 #
-# t-SNE has no rule for placing new points. Fitting clean and adversarial features *separately* would give two maps with
-# nothing in common. So each network gets **one joint fit** of its clean, augmented and adversarial features, and we look at
+# t-SNE has no rule for placing new points. Fitting clean and adversarial features *separately* would give two maps without
+# common coordinates. So each network gets **one joint fit** of its clean, augmented and adversarial features, and we look at
 # one part after another. Maps of *different* networks share nothing: compare what happens inside each.
 #
 # A map also needs a number that says how far to trust it. **Trustworthiness** punishes false neighbours: points $j$ among
@@ -534,10 +537,11 @@ for method in METHODS:
     together = np.concatenate([features[method][view] for view in joint_views])
     fitted = embeddings.project_2d(together, perplexity=30, seed=config.seed)
     maps[method] = dict(zip(joint_views, np.split(fitted, len(joint_views)), strict=True))
-    trust[method] = float(trustworthiness(together, fitted, n_neighbors=10))
+    trust[method] = float(trustworthiness(together, fitted, n_neighbors=10))  # eq. 6
     clean, _, adversarial = maps[method].values()
     # The length of an arrow, like eq. 1 in units of the mean distance between classes, but on the map.
     on_map[method] = np.linalg.norm(adversarial - clean, axis=1) / pdist(centres(clean)).mean()
+    # The references include the clean version of the very image that is asked about, which can flatter this number.
     knn_map[method] = embeddings.knn_accuracy(clean, labels, adversarial, labels)
 
 arrows = slice(0, 40)
@@ -561,25 +565,27 @@ for column, method in enumerate(METHODS):
         axis.set_ylim(middle[1] - reach, middle[1] + reach)
     bottom.set_xlabel(
         f"adversarial kNN {knn[method][-1]:.0%}, silhouette {silhouette[method][-1]:.2f}\n"
-        f"displacement {np.median(displacement[method, 'adversarial']):.2f}, on the map {np.median(on_map[method]):.2f}\n"
+        f"displacement {np.median(displacement[method, 'adversarial']):.2f}, "
+        f"on the map {np.median(on_map[method]):.2f}\n"
         f"trustworthiness {trust[method]:.2f}"
     )
 plotting.show(
     figure,
     "Two rows of t-SNE maps for three networks, each point drawn as the number of its class. Top: clean features, with "
-    "arrows to the adversarial features of 40 images, black where misclassified. Bottom: the adversarial features in the "
-    "same map, with circled class numbers where the clean points are.",
+    "arrows to the adversarial features of 40 images, black where misclassified. Bottom: the adversarial features in "
+    "the same map, with circled class numbers where the clean points are.",
     colors=256,
 )
 longest = plotting.method_name(max(METHODS, key=lambda m: np.median(on_map[m])))
 farthest = plotting.method_name(max(METHODS, key=lambda m: np.median(displacement[m, "adversarial"])))
 notebook.say(
-    f"**The answer.** The longest arrows are those of {longest}. The number to check is the displacement $r$, which was measured before "
-    f"t-SNE: it is largest for {farthest}. Map and measurement {'agree' if longest == farthest else 'disagree'} about it."
+    f"**The answer.** The longest arrows are those of {longest}. The number to check is the displacement $r$, which "
+    f"was measured before t-SNE: it is largest for {farthest}. "
+    f"Map and measurement {'agree' if longest == farthest else 'disagree'} about it."
 )
 notebook.say(
-    f"One joint fit a network: {len(joint_views)} x {n} features, perplexity 30, seed {config.seed}. Adversarial: {attack_text}. "
-    "Displacement: median image. Trustworthiness: eq. 6 with k = 10."
+    f"One joint fit a network: {len(joint_views)} x {n} features, perplexity 30, seed {config.seed}. Adversarial: "
+    f"{attack_text}. Displacement: median image. Trustworthiness: eq. 6 with k = 10."
 )
 
 # %% [markdown]
@@ -588,7 +594,8 @@ notebook.say(
 # adversarial points in the same map; the circles mark where the clean points of each class are.
 #
 # In a bottom panel ask: do the numbers around a circle agree with the circle? For a network that resists, yes, up to a few
-# strays. For one that does not, a circle stands among foreign numbers or alone.
+# strays. For one that does not, a circle stands among foreign numbers or alone. Adversarial points may also form islands of
+# their own, where no clean class lies: to be nearest to a wrong class is not to be inside it.
 #
 # Then check the picture against the numbers below it: the displacement $r$ in feature space, and the length of the arrows on
 # the map, both medians in units of the distance between classes. Long arrows with a small $r$ would mean that the map has torn
@@ -597,7 +604,7 @@ notebook.say(
 # %% [markdown]
 # ### Exercise 2 · Trustworthiness from its definition
 #
-# Implement eq. 6 for `vectors` `(N, D)` and a map `points` `(N, 2)`. Hint: `argsort` twice turns distances into ranks; put
+# Implement eq. 6 for `vectors` `(N, F)` and a map `points` `(N, 2)`. Hint: `argsort` twice turns distances into ranks; put
 # infinity on the diagonal so that no point is its own neighbour. Think about which of the two spaces supplies the
 # neighbours and which one the ranks: the other way round is a different measure, *continuity*, which punishes true
 # neighbours that were torn apart.
@@ -641,8 +648,8 @@ def _():
 # ## 6 Same features, other map
 #
 # A single map is one outcome of a random search with one perplexity. Here are six for the same features of the same
-# network. The package starts t-SNE from the principal components, which makes maps repeatable but not more true; for this
-# experiment the start is random.
+# network. The package starts t-SNE from the principal components. That makes maps repeatable and keeps some of the coarse
+# layout (Kobak & Berens, 2019), but it hides how much the fit itself leaves open. So in this experiment the start is random.
 
 # %%
 subset = slice(0, 200)
@@ -666,8 +673,8 @@ for (s, p), points in several.items():
     )
 plotting.show(
     figure,
-    "Six t-SNE maps of the same ANCHOR features: two random starts by three perplexities, to compare which classes stay "
-    "together and which change their places.",
+    "Six t-SNE maps of the same ANCHOR features: two random starts by three perplexities, to compare which classes "
+    "stay together and which change their places.",
     colors=256,
 )
 
@@ -682,6 +689,10 @@ def centre_distances(points):
     return pdist(np.stack([np.median(points[twice == k], axis=0) for k in np.unique(twice)]))
 
 
+def rank_correlation(a, b):
+    return spearmanr(centre_distances(a), centre_distances(b)).statistic
+
+
 rows = []
 for p in perplexities:
     one, two = several[0, p], several[1, p]
@@ -690,14 +701,14 @@ for p in perplexities:
             "perplexity": p,
             "neighbours: both starts": f"{shared_neighbours(one, two):.0%}",
             "neighbours: map and features": f"{shared_neighbours(one, vectors):.0%}",
-            "class distances: both starts": f"{spearmanr(centre_distances(one), centre_distances(two)).statistic:.2f}",
-            "class distances: map and features": f"{spearmanr(centre_distances(one), centre_distances(vectors)).statistic:.2f}",
+            "class distances: both starts": f"{rank_correlation(one, two):.2f}",
+            "class distances: map and features": f"{rank_correlation(one, vectors):.2f}",
         }
     )
 display(pd.DataFrame(rows).set_index("perplexity"))
 notebook.say(
-    "Neighbours: share of the 10 nearest points in common. Class distances: rank correlation of the distances between "
-    f"class medians. {len(twice)} features."
+    f"Neighbours: share of the 10 nearest points in common; chance would give {10 / (len(twice) - 1):.0%}. Class "
+    f"distances: rank correlation of the distances between class medians. {len(twice)} features."
 )
 
 # %% [markdown]
@@ -713,8 +724,8 @@ notebook.say(
 # ### Why one joint fit
 #
 # An arrow between two *separate* fits measures nothing, and there is a clean way to show it: draw the arrows between two
-# fits of the **same** features. Every true displacement is zero. Before drawing, we even turn, mirror, shift and scale one
-# map so that it lies on the other as well as it can (a Procrustes fit).
+# fits of the **same** features, starts 1 and 2 of above. Every true displacement is zero. Before drawing, we even turn,
+# mirror, shift and scale one map so that it lies on the other as well as it can (a Procrustes fit).
 
 # %%
 p, half = perplexities[1], len(twice) // 2
@@ -731,21 +742,22 @@ for axis, (title, (start, end)) in zip(axes, panels.items(), strict=True):
     axis.set_title(f"{title}\nmedian arrow {np.median(lengths[title]):.2f} of the distance between classes")
 plotting.show(
     figure,
-    "Left: arrows from clean to adversarial ANCHOR features in one joint t-SNE fit. Right: arrows between two separate fits "
-    "of identical features, laid over each other as well as possible.",
+    "Left: arrows from clean to adversarial ANCHOR features in one joint t-SNE fit. Right: arrows between two separate "
+    "fits of identical features, laid over each other as well as possible.",
     colors=256,
 )
 refit = float(np.median(lengths["two fits of the same clean features"]))
 notebook.say(
-    f"The features on the right have not moved at all: their true displacement is 0, the map says {refit:.2f}. What is left of the "
-    f"squared distances after the best turn, mirroring, shift and scale: {mismatch:.0%} of the total."
+    f"The features on the right have not moved at all: their true displacement is 0, the map says {refit:.2f}. What is "
+    f"left of the squared distances after the best turn, mirroring, shift and scale: {mismatch:.0%} of the total."
 )
 
 # %% [markdown]
-# **Reading the figure.** Both panels: perplexity as in the middle column above, first 60 arrows. On the right every arrow is
-# an artefact of the search. (Started from principal components, the *same* features would give the same map twice; clean
-# and adversarial features are not the same, so each fit would still have a start of its own.) If the right panel had no
-# visible arrows, two separate fits could be compared after all, and the joint fit would be needless care.
+# **Reading the figure.** Both panels: perplexity as in the middle column above, first 60 arrows. On the right each arrow
+# joins a clean feature to itself and is an artefact of the search. (Started from principal components, the *same* features
+# would give the same map twice; clean and adversarial features are not the same, so each fit would still have a start of
+# its own.) If the right panel had no visible arrows, two separate fits could be compared after all, and the joint fit would
+# be needless care.
 #
 # ## 7 Two controls
 #
@@ -781,17 +793,18 @@ axes[2].spines[:].set(visible=True, color="0.85")
 axes[2].set_aspect("equal", "datalim")
 plotting.show(
     figure,
-    "Left: the ANCHOR map with true labels. Middle: the same points with shuffled labels, numbers mixed. Right: t-SNE of "
-    "pure noise, with small clumps that mean nothing.",
+    "Left: the ANCHOR map with true labels. Middle: the same points with shuffled labels, numbers mixed. Right: t-SNE "
+    "of pure noise, with small clumps that mean nothing.",
     colors=256,
 )
 mean_knn = np.mean([s["knn_accuracy"] for s in scores])
 silhouettes = [s["silhouette"] for s in scores]
 side = "below" if np.mean(silhouettes) < 0 else "not below"
 notebook.say(
-    f"Leave-one-out kNN and silhouette in feature space, {len(true)} clean test images. Over 20 shuffles: kNN {mean_knn:.1%} on average "
-    f"({1 / len(dataset.classes):.0%} is chance), silhouette between {min(silhouettes):.3f} and {max(silhouettes):.3f}. **The answer: "
-    f"{side} zero on average.** $b_i$ of eq. 3 is a *minimum* over the other classes, which chance alone makes smaller than $a_i$."
+    f"Leave-one-out kNN and silhouette in feature space, {len(true)} clean test images. Over {len(scores)} shuffles: "
+    f"kNN {mean_knn:.1%} on average ({1 / len(dataset.classes):.0%} is chance), silhouette between "
+    f"{min(silhouettes):.3f} and {max(silhouettes):.3f}. **The answer: {side} zero on average.** $b_i$ of eq. 3 is a "
+    "*minimum* over the other classes, which chance alone makes smaller than $a_i$."
 )
 assert abs(mean_knn - 1 / len(dataset.classes)) < 0.1  # shuffled labels are guessing
 
@@ -811,7 +824,7 @@ assert abs(mean_knn - 1 / len(dataset.classes)) < 0.1  # shuffled labels are gue
 #
 # $$p = \frac{1 + \#\{b : s_b \ge s\}}{1 + B} \tag{7}$$
 #
-# Write it for `vectors` `(N, D)`, integer `labels` `(N,)` and `permutations` `(B, N)`, each row of which is an order of the
+# Write it for `vectors` `(N, F)`, integer `labels` `(N,)` and `permutations` `(B, N)`, each row of which is an order of the
 # points. `silhouette_score(vectors, labels)` is imported. What is the smallest value that $p$ can take, and why is it not 0?
 
 
@@ -850,18 +863,18 @@ def _():
 # %% [markdown] tags=["solution"]
 # The smallest value is $1/(1+B)$. If labels mean nothing, the true order is one more random order, so it must be counted
 # above and below the fraction line; without the two ones the test would reject too often. A small $p$ says that classes
-# are *there*, not that they are well separated: with many points even a silhouette near zero gets a tiny $p$.
+# are *there*, not that they are well separated: with many points even a silhouette near zero can get the smallest $p$.
 
 # %% [markdown]
 # ## 8 How the features form
 #
-# So far we saw finished networks. Now we watch one learn: a short ANCHOR training on a quarter of the images for twice the
-# epochs, weights kept after every epoch. It is a run of its own; expect less of it than of the network above.
+# So far we saw finished networks. Now we watch one learn: a short ANCHOR training on a quarter of the images for up to
+# twice the epochs, weights kept after every epoch. It is a run of its own; expect less of it than of the network above.
 #
 # One t-SNE fit an epoch, of clean and adversarial features together. To make the maps comparable,
 #
-# - each fit starts from the map of the epoch before, with a mild early exaggeration (4 instead of 12), so that a class
-#   keeps its place unless the features make it move;
+# - each fit starts from the map of the epoch before, with a mild *early exaggeration* (the factor by which t-SNE multiplies
+#   all $p_{ij}$ at first: 4 instead of 12), so that a class keeps its place unless the features make it move;
 # - each map is then turned and mirrored onto the one before (orthogonal Procrustes) and scaled to fill the frame.
 #
 # **The frames between two epochs are interpolated linearly.** They lead the eye and show no network.
@@ -939,8 +952,8 @@ if len(growth):
 
     plotting.animate(
         frames(),
-        "Animated t-SNE map of test features over the epochs of an ANCHOR training: numbers of ten classes sort themselves "
-        "into groups, arrows to the adversarial versions become fewer or shorter. The filmstrip below shows the same.",
+        "Animated t-SNE map of test features over the epochs of an ANCHOR training: class numbers for clean features, "
+        "arrows to their adversarial versions, black where misclassified. The filmstrip below shows the same.",
         milliseconds=220,
     )
 
@@ -975,8 +988,8 @@ if len(growth):
     right.axhline(0, color="0.4", linestyle="--", linewidth=1)
     plotting.show(
         figure,
-        "Filmstrip of the animation: t-SNE maps of test features after some of the epochs of an ANCHOR training, and below "
-        "them kNN accuracy on clean and adversarial features and the silhouette for every epoch.",
+        "Filmstrip of the animation: t-SNE maps of test features after some of the epochs of an ANCHOR training, and "
+        "below them kNN accuracy on clean and adversarial features and the silhouette for every epoch.",
         colors=256,
     )
 
@@ -986,17 +999,21 @@ if len(growth):
     first = {column: when(column) for column in ("clean kNN", "adversarial kNN")}
     order = "before" if first["clean kNN"] < first["adversarial kNN"] else "not before"
     notebook.say(
-        f"**What came first.** Clean kNN accuracy first reached nine tenths of its final value after epoch {first['clean kNN']}, adversarial "
-        f"kNN accuracy after epoch {first['adversarial kNN']}: clean classes came {order} resistance. The untrained network has a clean "
-        f"kNN accuracy of {growth['clean kNN'].iloc[0]:.0%}, chance is about {1 / len(dataset.classes):.0%}: a random convolutional "
-        "network keeps some likeness of images."
+        f"**What came first.** Clean kNN accuracy first reached nine tenths of its final value after epoch "
+        f"{first['clean kNN']}, adversarial kNN accuracy after epoch {first['adversarial kNN']}: clean classes came "
+        f"{order} resistance. The untrained network has a clean kNN accuracy of {growth['clean kNN'].iloc[0]:.0%}, "
+        f"chance is about {1 / len(dataset.classes):.0%}: a random convolutional network keeps some likeness of images."
+    )
+    growth_attack = (
+        f"PGD on cross-entropy as in training: epsilon = {config.epsilon:g}, {config.attack_steps} steps of "
+        f"{config.step_size:g}, one random start, final iterate, seed {config.seed}"
     )
     notebook.say(
-        f"{len(watched_labels)} test images, adversarial versions of the first {len(moved)}, {len(stages[0][1][shown])} of them as arrows (black: "
-        f"misclassified after that epoch). PGD as in training: epsilon = {config.epsilon:g}, {config.attack_steps} steps of {config.step_size:g}, one "
-        f"random start, final iterate, seed {config.seed}. Training: {short.train_images} images, {short.validation_images} of them held out, "
-        f"{short.epochs} epochs. kNN: 10 neighbours among {len(near)} clean training features. Perplexity 15; trustworthiness of the maps between "
-        f"{growth['trustworthiness'].min():.2f} and {growth['trustworthiness'].max():.2f}."
+        f"{len(watched_labels)} test images, adversarial versions of the first {len(moved)}, "
+        f"{len(stages[0][1][shown])} of them as arrows (black: misclassified after that epoch). {growth_attack}. "
+        f"Training: {short.train_images} images, {short.validation_images} of them held out, {short.epochs} epochs. "
+        f"kNN: 10 neighbours among {len(near)} clean training features. Perplexity 15; trustworthiness of the maps "
+        f"between {growth['trustworthiness'].min():.2f} and {growth['trustworthiness'].max():.2f}."
     )
 
 # %% [markdown]
@@ -1005,13 +1022,15 @@ if len(growth):
 #
 # - *Order*: do groups form all at once, or do some classes leave the crowd early? Which stay entangled longest?
 # - *Arrows*: when do they stop leading from group to group? Compare with the two lines at the bottom left.
-# - *Setbacks*: the attack grows stronger during a warm-up (`epsilon_warmup`), and the learning rate first rises. If the
-#   curves dip, check whether the map got worse or only moved: trust the curves, not the picture.
+# - *Setbacks*: where the preset has a warm-up, the attack (`epsilon_warmup`) or the learning rate (`warmup`) grows during the
+#   first epochs. If the curves dip, check whether the map got worse or only moved: trust the curves, not the picture.
 #
 # If the silhouette stayed flat while the map sorted itself, the animation would show t-SNE at work and not the network.
 #
 # ## What can go wrong
 #
+# - **A weak attack.** Features that hardly move can mean that the attack failed. Masked gradients do that (notebook 06 checks
+#   for them), and so does eq. 2 without a random start: at $\delta = 0$ its gradient is zero.
 # - **Reading sizes and gaps.** Eq. 4 gives each point its own ruler. A large patch is not a diverse class, a wide gap is
 #   not a wide margin.
 # - **Two separate fits.** A clean map next to an adversarial map, fitted apart, shows two accidents. Fit together.
@@ -1022,7 +1041,8 @@ if len(growth):
 #   fresh fit would not give it. Interpolated frames show no network at all.
 # - **A picture chosen by hand.** Of enough maps one is always pretty. Fix seed and perplexity before looking.
 # - **kNN on the reference itself.** A query that is among the reference points finds itself. Here references are training
-#   images, queries test images.
+#   images and queries test images, or each point is left out of its own neighbours. Only `*_map_knn_adversarial` in the
+#   last table breaks this rule.
 # - **BatchNorm in train mode.** Features would then depend on the batch they are computed in.
 #
 # ## What we saw
@@ -1030,15 +1050,21 @@ if len(growth):
 # %%
 moved = {m: (np.median(displacement[m, "adversarial"]), crossed[m, "adversarial"]) for m in METHODS}
 confirmed = moved["standard"][1] > 0.5 and all(moved[m][1] < 0.25 for m in ("pgd_at", "anchor"))
+
+
+def crossed_interval(method, view):
+    return with_interval(crossed[method, view], len(stayed[method, view]))
+
+
 display(
     pd.DataFrame(
         {
             plotting.method_name(m): {
                 "displacement r, median": f"{moved[m][0]:.2f}",
-                "crossed to another class, PGD": f"{moved[m][1]:.1%}",
-                f"crossed, feature attack (first {len(x[pushed])})": f"{crossed[m, 'feature attack']:.1%}",
-                "kNN accuracy, clean": f"{knn[m][0]:.1%}",
-                "kNN accuracy, adversarial": f"{knn[m][-1]:.1%}",
+                "crossed to another class, PGD": crossed_interval(m, "adversarial"),
+                f"crossed, feature attack (first {len(x[pushed])})": crossed_interval(m, "feature attack"),
+                "kNN accuracy, clean": with_interval(knn[m][0], n),
+                "kNN accuracy, adversarial": with_interval(knn[m][-1], n),
                 "silhouette, clean": f"{silhouette[m][0]:.2f}",
                 "silhouette, adversarial": f"{silhouette[m][-1]:.2f}",
                 "trustworthiness of the map": f"{trust[m]:.2f}",
@@ -1054,22 +1080,30 @@ def higher(values):
 
 
 lines = [
-    f"- Adversarial: {attack_text}. Displacement in units of the mean distance between class centres.",
-    f"- The same features fitted twice lie {refit:.2f} class distances apart: the size of an arrow that means nothing.",
-    f"- ANCHOR is our reconstruction. Against PGD-AT its adversarial kNN accuracy is {higher(knn)} and its adversarial silhouette "
-    f"{higher(silhouette)}, for one training seed. The contrastive term asks for tight classes directly, so a higher silhouette "
-    "alone does not show more robustness.",
+    f"- Adversarial: {attack_text}. Displacement in units of the mean distance between class centres. In brackets: 95% "
+    "Wilson intervals.",
+    f"- The same features fitted from two starts lie {refit:.2f} class distances apart: the size of an arrow that means "
+    "nothing. Other starts give another size.",
+    f"- ANCHOR is our reconstruction. Against PGD-AT its adversarial kNN accuracy is {higher(knn)} and its adversarial "
+    f"silhouette {higher(silhouette)}, for one training seed and without a test of the difference. The contrastive "
+    "term asks for tight classes behind the projection head, so a higher silhouette alone is no proof of robustness.",
 ]
 if len(growth):
+
+    def ends(column, images):
+        first, last = (with_interval(growth[column].iloc[k], len(labels[images])) for k in (0, -1))
+        return f"{first} (untrained) to {last}"
+
     lines.append(
-        f"- In the short training the clean kNN accuracy went from {growth['clean kNN'].iloc[0]:.0%} (untrained) to "
-        f"{growth['clean kNN'].iloc[-1]:.0%}, the adversarial one from {growth['adversarial kNN'].iloc[0]:.0%} to "
-        f"{growth['adversarial kNN'].iloc[-1]:.0%}."
+        f"- In the short training the kNN accuracy on {len(watched_labels)} clean images went from "
+        f"{ends('clean kNN', watched)}, that on {len(labels[attacked])} adversarial ones from "
+        f"{ends('adversarial kNN', attacked)}. {growth_attack}."
     )
 shares = ", ".join(f"{plotting.method_name(m)} {moved[m][1]:.1%}" for m in METHODS)
 lines.append(
-    "\nThe claim (under PGD more than half of the features cross for the standard network, fewer than a quarter for each adversarially trained one; "
-    f"here {shares}) is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
+    "\nThe claim (under PGD more than half of the features cross for the standard network, fewer than a quarter for "
+    f"each adversarially trained one; here {shares}) "
+    f"is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
 notebook.say("\n".join(lines))
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 08 · Reproduction report
 #
-# **Claim: whether ANCHOR (our reconstruction) is more robust than PGD-AT in our CIFAR-10 study depends on the training seed: under PGD, McNemar's test
-# puts it ahead with one seed and behind with another (each p < 0.05), and the 95% interval over all seeds contains zero.** The last cells confirm or refute it.
+# **Claim: in our CIFAR-10 study it depends on the training seed whether ANCHOR (our reconstruction) counts as more robust than PGD-AT: under PGD, McNemar's
+# test puts it ahead (p < 0.05) with some seeds and not with others, and the 95% interval over all seeds contains zero.** The last cells confirm or refute it.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/08_reproduction_report.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
@@ -230,7 +230,7 @@ def _():
 # ## 2 CIFAR-10: the study that comes with the course
 #
 # Six methods, several training seeds each, on real CIFAR-10 images that went through JPEG once, half of the official
-# test set. The settings of each adversarially trained method are the best of four short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
+# test set. The settings of each adversarially trained method are the best of eight short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
 # title, abstract and summary; equations and hyper-parameters are ours. First, how far this is from full scale:
 
 # %%
@@ -292,7 +292,8 @@ limits = {
     for a, found in groups.items()
 }
 span = 1.06 * max(high - low for low, high in limits.values())
-figure, axes = plt.subplots(1, 3, figsize=(11, 5.4), sharey=True)
+rows = sum(len(estimates) + 0.8 for estimates in groups["pgd"].values())
+figure, axes = plt.subplots(1, 3, figsize=(11, 1.3 + 0.17 * rows), sharey=True)
 for axis, (attack, title) in zip(axes, ATTACKS.items(), strict=True):
     plotting.forest(axis, groups[attack], title=title)
     baseline = 100 * accuracy[attack]["pgd_at"].mean()
@@ -375,10 +376,14 @@ def one_seed_at_a_time(table, attack, baselines):
     return found
 
 
-def draw_differences(table, baselines, titles, height):
-    figure, axes = plt.subplots(1, len(titles), figsize=(11, height), sharey=True, squeeze=False, sharex=True)
+def draw_differences(table, baselines, titles):
+    found = {attack: one_seed_at_a_time(table, attack, baselines) for attack in titles}
+    rows = max(sum(len(estimates) + 0.8 for estimates in groups.values()) for groups in found.values())
+    figure, axes = plt.subplots(
+        1, len(titles), figsize=(11, 1.8 + 0.18 * rows), sharey=True, squeeze=False, sharex=True
+    )
     for axis, (attack, title) in zip(axes[0], titles.items(), strict=True):
-        plotting.forest(axis, one_seed_at_a_time(table, attack, baselines), title=title)
+        plotting.forest(axis, found[attack], title=title)
         axis.axvline(0, color="0.3", linewidth=1, zorder=0)
         axis.set_xlabel("ANCHOR minus baseline, points")
     words = ("ANCHOR ahead, p < 0.05", "ANCHOR behind, p < 0.05", "not told apart", "mean over seeds, t interval")
@@ -391,15 +396,15 @@ def draw_differences(table, baselines, titles, height):
 
 
 plotting.show(
-    draw_differences(study, BASELINES, ATTACKS, 5.6),
+    draw_differences(study, BASELINES, ATTACKS),
     "ANCHOR minus each baseline on CIFAR-10, clean, under PGD-20 and under the screen: for each training seed alone with its 95% interval over images, coloured by McNemar's test, and the mean over seeds with its t interval.",
     svg=True,
 )
 
 # %% [markdown]
 # **Reading the figure.** A numbered dot is what a study with only that seed would have reported: right of the line ANCHOR is ahead, and colour says that McNemar's test is below 0.05. The black diamond is the mean over the
-# seeds with eq. 4. Look for groups that hold a blue *and* an orange dot: there one study would have published "better" and another "worse", both with a
-# significant test, both perhaps right about their two networks. Compare the thin bars with the black one: the thin bars know the images and not the seeds. If seeds did not
+# seeds with eq. 4. Look for groups whose dots differ in colour, blue and orange above all: there one study would have published another verdict than the next, each with its test,
+# all perhaps right about their two networks. Compare the thin bars with the black one: the thin bars know the images and not the seeds. If seeds did not
 # matter, the dots of a group would lie within each other's bars, and the black bar would be hardly longer than theirs.
 
 # %%
@@ -806,7 +811,7 @@ if preset == "smoke":
 if len(table):
     here = {attack: report.attack_name(table, attack) for attack in ATTACKS if attack in set(table["attack"])}
     plotting.show(
-        draw_differences(table, [b for b in BASELINES if b in set(table["method"])], here, 4.2),
+        draw_differences(table, [b for b in BASELINES if b in set(table["method"])], here),
         "ANCHOR minus each baseline for the networks of this machine, clean, under PGD and under the screen, with 95% intervals over images, coloured by McNemar's test.",
         svg=True,
     )
@@ -832,13 +837,38 @@ if not (str(config.dataset).startswith("cifar10") and config.width == 64):
 #
 # ### What it costs
 #
-# One pass is a forward and a backward pass of one image through the network; seconds are those of one thread on a machine that did other things too, and only rough. At equal epochs the two-view methods train longer
+# One pass is a forward and a backward pass of one image through the network; seconds are those of one thread on machines that did other things too, not the same for all cells, and only rough (`python benchmarks/training_cost.py` lets the methods take turns on one machine). At equal epochs the two-view methods train longer
 # than PGD-AT; at equal time they would have to give up epochs.
 #
 # > **Commands.** `make sweep SWEEP=cifar10_cpu`, `make publish`.
 
 # %%
 display(report.cost_table(cells).set_index("method").round(2))
+
+# %% [markdown]
+# Is a lead of ANCHOR only its longer training? The study has a PGD-AT with more epochs, so many that it has no less of anything: images seen, passes, seconds. All else is as above.
+#
+# > **Commands.** `make sweep SWEEP=cifar10_equal_time`, `make publish`.
+
+# %%
+longer, longer_cells = report.read_cells(STUDY, "cifar10_equal_time")
+longer = longer[longer["checkpoint"] == "best"]
+longer_setting = longer_cells[0]["config"]
+equal_time = pd.concat([study[study["method"] == "anchor"], longer])
+equal_claims = report.claims_table(equal_time, report.EQUAL_TIME_CLAIMS)
+show_claims(equal_claims)
+more = {
+    a: report.compare(
+        pd.concat([longer, study[study["method"] == "pgd_at"].assign(method="shorter")]), "pgd_at", "shorter", a
+    )
+    for a in ATTACKS
+}
+notebook.say(
+    f"PGD-AT with {longer_setting['epochs']} epochs: {longer_setting['epochs'] * (longer_setting['attack_steps'] + 1)} passes for each training image, against "
+    f"{setting['epochs'] * (setting['attack_steps'] + 2)} of ANCHOR with {setting['epochs']} epochs. What the additional epochs gave PGD-AT itself: "
+    + "; ".join(f"{title}, {report.describe(more[a])}" for a, title in ATTACKS.items())
+    + "."
+)
 
 # %% [markdown]
 # ### What the networks look like inside
@@ -893,67 +923,74 @@ notebook.say(
 # %% [markdown]
 # ### Ablations
 #
-# One setting of ANCHOR is changed at a time, in short runs on held-out training images, one seed. With $\beta = 0$ it is SupCon-AT. *New classifier* is step 5 of the reconstruction, see below.
+# One setting of ANCHOR is changed at a time, in short runs on held-out training images, with the seeds of the study's first networks. With $\beta = 0$ it is SupCon-AT. *New classifier* is step 5 of the reconstruction, see below.
+#
+# > **Predict, then see.** Which change will matter more: the hardness $\beta$, the weight $\lambda$ of the contrastive term, its temperature $\tau$, or what cross-entropy sees?
 #
 # > **Commands.** `make sweep SWEEP=cifar10_ablations`, `make publish`.
 
 # %%
 _, ablations = report.read_cells(STUDY, "cifar10_ablations")
-runs = [
-    {"variant": c["variant"], "classifier": kind, **scores} for c in ablations for kind, scores in c["held_out"].items()
-]
-order = sorted(runs, key=lambda run: run["robust"])
-(base,) = (c["config"] for c in ablations if c["variant"] == "base")
-held_images = base["validation_images"]
 SYMBOLS = {"beta": "beta", "contrastive_weight": "lambda", "temperature": "tau"}
-settings = {c["variant"]: c["config"] for c in ablations}
+settings = {cell["variant"]: cell["config"] for cell in ablations}
+base = settings["base"]
 
 
-def name(run):
-    """What the variant changes."""
-    changed = {k: v for k, v in settings[run["variant"]].items() if base[k] != v}
+def change(variant, classifier):
+    """What a row changes, in words."""
+    changed = {k: v for k, v in settings[variant].items() if base[k] != v and k != "seed"}
     if changed.get("method") == "supcon_at":
-        return "beta = 0 (SupCon-AT)"
-    if "classifier_view" in changed:
-        return f"cross-entropy on {changed['classifier_view']} views"
-    return ", ".join(f"{SYMBOLS.get(k, k)} = {v:g}" for k, v in changed.items()) or "base"
+        words = ["beta = 0 (SupCon-AT)"]
+    elif "classifier_view" in changed:
+        words = [f"cross-entropy on {changed['classifier_view']} views"]
+    else:
+        words = [f"{SYMBOLS.get(k, k)} = {v:g}" for k, v in changed.items()]
+    return ", ".join([*words, *([] if classifier == "joint" else ["new classifier"])])
 
 
-ends = [my_wilson(held_images * run["robust"], held_images) for run in order]
-is_base = [run["variant"] == "base" and run["classifier"] == "joint" for run in order]
-(base_low, base_high), base_robust = next(
-    (end, run["robust"]) for end, run, this in zip(ends, order, is_base, strict=True) if this
-)
-figure, axis = plt.subplots(figsize=(8, 0.34 * len(order) + 1.1))
-axis.axvspan(100 * base_low, 100 * base_high, color=ORANGE, alpha=0.08, linewidth=0)
-axis.axvline(100 * base_robust, color=ORANGE, linestyle="--", linewidth=1)
-for height, (run, (low, high), this) in enumerate(zip(order, ends, is_base, strict=True)):
-    color = ORANGE if this else BLUE
-    axis.plot([100 * low, 100 * high], [height, height], color=color, alpha=0.4, linewidth=5, solid_capstyle="butt")
-    axis.plot(100 * run["robust"], height, "o", color=color, markersize=7)
-names = [name(run) + ("" if run["classifier"] == "joint" else ", new classifier") for run in order]
-axis.set_yticks(range(len(order)), names)
-axis.set_xlabel(
-    f"held-out accuracy under PGD-{base['validation_steps']}, epsilon {base['epsilon']:g}, {held_images} images"
-)
-axis.xaxis.set_major_formatter("{x:.0f}%")
+robust = pd.DataFrame(
+    [
+        {"variant": cell["variant"], "classifier": classifier, "seed": cell["seed"], "robust": scores["robust"]}
+        for cell in ablations
+        for classifier, scores in cell["held_out"].items()
+    ]
+).pivot(index=["variant", "classifier"], columns="seed", values="robust")
+gains = 100 * (robust - robust.loc["base", "joint"]).drop(("base", "joint"))
+gains = gains.loc[gains.mean(axis=1).sort_values().index]
+intervals = [report.mean_interval(row) for _, row in gains.iterrows()]
+names = [change(*key) for key in gains.index]
+figure, axis = plt.subplots(figsize=(8, 0.4 * len(gains) + 1.3))
+axis.axvline(0, color=ORANGE, linestyle="--", linewidth=1.2)
+axis.annotate("base", (0, len(gains) - 0.4), (4, 0), textcoords="offset points", color=ORANGE, va="bottom")
+for height, ((_, row), (mean, low, high)) in enumerate(zip(gains.iterrows(), intervals, strict=True)):
+    axis.plot([low, high], [height, height], color=BLUE, alpha=0.35, linewidth=5, solid_capstyle="butt")
+    axis.plot(row, [height] * len(row), "o", color=BLUE, markersize=4, alpha=0.6)
+    axis.plot(mean, height, "D", color=BLUE, markersize=7, markeredgecolor="white")
+axis.set_yticks(range(len(gains)), names)
+axis.set_ylim(-0.6, len(gains) + 0.1)
+axis.set_xlabel(f"held-out accuracy under PGD-{base['validation_steps']} minus the base's, points")
+axis.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}" if x else "0")
 axis.grid(False, axis="y")
 plotting.show(
     figure,
-    "Held-out robust accuracy of each ablation of ANCHOR with its 95% interval over images, sorted; the base setting and its interval are orange.",
+    "Held-out robust accuracy of each ablation of ANCHOR minus that of the base setting: a dot a training seed, a diamond for the mean over seeds and a bar for its 95% t interval, sorted by the mean; a dashed line at zero is the base.",
     svg=True,
 )
 
 # %% [markdown]
-# **Reading the figure.** One row a variant, sorted; bars are Wilson intervals over images, and the luck of the training seed is not in them. The base setting is orange, and its interval is drawn through all rows. A variant counts as
-# better or worse only where its bar leaves the orange band behind, and with this many variants one may do so by chance. (The
-# rule is cautious: all rows share their images, and a paired test, which needs the bits, would be sharper.) Sorted noise always looks like a trend: try to tell a story about the order, then imagine it reversed.
+# **Reading the figure.** One row a variant, sorted; a dot is one training seed, the diamond their mean, the bar its interval (eq. 4). The orange line is the base setting, against which each seed was compared with itself. A variant counts as
+# better or worse only where its bar leaves the line, and with so many variants one may do so by chance. Sorted noise always looks like a trend: try to tell a story about the order, then imagine it reversed.
+# If $\beta$ mattered at this scale, the rows that change it would lie apart from the line, in an order that follows $\beta$.
 
 # %%
-apart = [name for name, (low, high) in zip(names, ends, strict=True) if low > base_high or high < base_low]
+apart = [
+    f"{name} ({mean:+.1f} [{low:+.1f}, {high:+.1f}])"
+    for name, (mean, low, high) in zip(names, intervals, strict=True)
+    if low > 0 or high < 0
+]
 notebook.say(
-    f"Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, cross-entropy on the {base['classifier_view']} view. The intervals of {len(apart)} of {len(order) - 1} other rows "
-    f"lie apart from the base's{': ' + ', '.join(apart) if apart else ''}."
+    f"Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, cross-entropy on the {base['classifier_view']} view; held-out robust accuracy "
+    f"{100 * robust.loc['base', 'joint'].mean():.1f}%, mean over {robust.shape[1]} seeds, {base['validation_images']} images, epsilon {base['epsilon']:g}. The intervals of {len(apart)} of the {len(names)} rows leave zero out{': ' + '; '.join(apart) if apart else ''}."
 )
 
 # %% [markdown]
@@ -993,9 +1030,11 @@ literature = pd.DataFrame(
         ("LetheSec", "PGD-AT", 82.57, 51.28, np.nan, np.nan),
         ("LetheSec", "TRADES", 80.86, 51.23, np.nan, np.nan),
         ("LetheSec", "MART", 78.59, 54.87, np.nan, np.nan),
+        ("LetheSec", "AT-AWP", 82.30, 54.73, np.nan, np.nan),
         ("MAIR", "PGD-AT", np.nan, np.nan, 52.73, 48.67),
         ("MAIR", "TRADES", np.nan, np.nan, 53.47, 49.45),
         ("MAIR", "MART", np.nan, np.nan, 54.73, 47.51),
+        ("MAIR", "AT-AWP", np.nan, np.nan, 55.52, 50.80),
     ],
     columns=["source", "method", "clean %", "PGD-20 %", "PGD-10 %", "AutoAttack %"],
 ).set_index(["source", "method"])
@@ -1064,10 +1103,12 @@ plotting.show(
     "Accuracies of this course's small networks, filled marks, in one block; accuracies that two other repositories report for full-size networks, hollow marks, in two blocks below.",
     svg=True,
 )
-published = literature["AutoAttack %"].dropna()
+published = literature.xs("MAIR")["AutoAttack %"].drop("AT-AWP")
 notebook.say(
-    f"The published AutoAttack accuracies of the three methods lie within {published.max() - published.min():.1f} points of each other. {n_seeds} seeds with the spread of our study would show a difference from {100 * smallest_shown(spreads['screen'], n_seeds):.1f} points on "
-    f"(screen, {n_images['screen']:,} images). What the spread is at full scale and with more images, neither source says."
+    f"The AutoAttack accuracies that MAIR states for {', '.join(published.index)} lie within {published.max() - published.min():.1f} points of each other. {n_seeds} seeds with the spread of our study would show a difference from {100 * smallest_shown(spreads['screen'], n_seeds):.1f} points on "
+    f"(screen, {n_images['screen']:,} images). What the spread is at full scale and with more images, neither source says. "
+    f"AT-AWP, PGD-AT with perturbed weights (Wu et al., 2020), stands {literature.loc[('MAIR', 'AT-AWP'), 'AutoAttack %'] - published['PGD-AT']:.1f} points above PGD-AT there: "
+    "what a change outside the loss can do."
 )
 
 # %% [markdown]
@@ -1089,14 +1130,16 @@ notebook.say(
 
 # %%
 ahead, behind = sides("pgd", "pgd_at")
-confirmed = ahead > 0 and behind > 0 and holds_zero
+confirmed = 0 < ahead < n_seeds and holds_zero
 notebook.say(
     "\n".join(
         [
             f"- CIFAR-10 study, {study['seed'].nunique()} training seeds, {len(study_claims)} claims: {in_words(study_counts)}.",
             f"- Preset `{preset}`, {table['seed'].nunique()} training seed(s), {len(claims)} claims: {in_words(counts_here)}.",
             f"- ANCHOR against PGD-AT under {ATTACKS['pgd']} (L-inf epsilon {setting['epsilon']:g}, {setting['eval_steps']} steps of {setting['eval_step_size']:g}, {setting['eval_restarts']} restart, any iterate, {n_images['pgd']:,} images, "
-            f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}. Such opposite answers occur in {len(split)} of {len(alone)} comparisons.",
+            f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}. One seed ahead and another behind occurs in {len(split)} of {len(alone)} comparisons.",
+            f"- Against a PGD-AT of {longer_setting['epochs']} epochs, with no less training time than ANCHOR: {ATTACKS['pgd']} {report.describe(report.compare(equal_time, 'anchor', 'pgd_at', 'pgd'))}; "
+            f"screen {report.describe(report.compare(equal_time, 'anchor', 'pgd_at', 'screen'))}.",
             f"- With the measured spread, {n_seeds} seeds show differences from {100 * smallest_shown(spreads['pgd'], n_seeds):.1f} points on; one point takes {for_one_point['pgd']} seeds (80% power). In the simulation, McNemar's test on one seed raises a false alarm in {at_study[0]:.0%} of studies.",
             f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by the study's file.",
         ]
@@ -1129,11 +1172,11 @@ metrics |= {
 notebook.finish("08", preset, config, metrics)
 
 # %% [markdown]
-# **Limits.** The claims are our reading of an abstract and a summary; the equations and hyper-parameters are ours. Three seeds know their own spread badly: with two degrees of freedom the true $\sigma$ may be half or several times what was measured, and
-# everything in "more images or more seeds?" inherits that; pooling over four baselines helps less than it seems, because all four comparisons share ANCHOR's runs. The simulation takes seeds for normal and disagreeing images for independent. Student's interval over three seeds assumes normality too, and cannot check it.
+# **Limits.** The claims are our reading of an abstract and a summary; the equations and hyper-parameters are ours. A handful of seeds knows its own spread badly: the true $\sigma$ may be half or twice what was measured, and
+# everything in "more images or more seeds?" inherits that; pooling over four baselines helps less than it seems, because all four comparisons share ANCHOR's runs. The simulation takes seeds for normal and disagreeing images for independent. Student's interval over so few seeds assumes normality too, and cannot check it.
 # All seeds are tested on the same images, so what these images have in favour of one method is not in that interval either. And the settings were chosen with one seed.
 #
 # **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Croce & Hein, *Reliable evaluation of adversarial robustness*, arXiv 2003.01690 · Bouthillier et al., *Accounting for variance in machine learning
-# benchmarks*, arXiv 2103.03098 · Agresti & Min, *Simple improved confidence intervals for comparing matched proportions*, Statistics in Medicine 24, 2005 · McNemar, Psychometrika 12, 1947 · Wilson, JASA 22, 1927 · Student, *The probable error of a mean*, Biometrika 6, 1908.
+# benchmarks*, arXiv 2103.03098 · Wu, Xia & Wang, *Adversarial weight perturbation helps robust generalization*, arXiv 2004.05884 · Agresti & Min, *Simple improved confidence intervals for comparing matched proportions*, Statistics in Medicine 24, 2005 · McNemar, Psychometrika 12, 1947 · Wilson, JASA 22, 1927 · Student, *The probable error of a mean*, Biometrika 6, 1908.
 #
-# **Next:** your own claim. Write it into `report.CLAIMS`, run `make sweep` with more seeds than three, and read the verdict, whichever way it falls. Back to the [list of notebooks](../README.md#the-notebooks).
+# **Next:** your own claim. Write it into `report.CLAIMS`, run `make sweep` with more seeds than ours, and read the verdict, whichever way it falls. Back to the [list of notebooks](../README.md#the-notebooks).
