@@ -230,7 +230,7 @@ def _():
 # ## 2 CIFAR-10: the study that comes with the course
 #
 # Six methods, several training seeds each, on real CIFAR-10 images that went through JPEG once, half of the official
-# test set. The settings of each adversarially trained method are the best of eight short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
+# test set. The settings of each adversarially trained method are the best of eight short trials by robust accuracy on held-out *training* images (section 4; MART's are its second best, because its best trial came in after its networks). ANCHOR here is a **reconstruction**: of the paper we had its
 # title, abstract and summary; equations and hyper-parameters are ours. First, how far this is from full scale:
 
 # %%
