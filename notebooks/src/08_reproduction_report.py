@@ -230,7 +230,7 @@ def _():
 # ## 2 CIFAR-10: the study that comes with the course
 #
 # Six methods, several training seeds each, on real CIFAR-10 images that went through JPEG once, half of the official
-# test set. The settings of each adversarially trained method are the best of eight short trials by robust accuracy on held-out *training* images (section 4; MART's are its second best, because its best trial came in after its networks). ANCHOR here is a **reconstruction**: of the paper we had its
+# test set. The settings of each adversarially trained method are the best of eight short trials by robust accuracy on held-out *training* images (section 4). ANCHOR here is a **reconstruction**: of the paper we had its
 # title, abstract and summary; equations and hyper-parameters are ours. First, how far this is from full scale:
 
 # %%
@@ -578,7 +578,10 @@ for axis, attack in zip(axes, ("pgd", "screen"), strict=True):
             zorder=4,
         )
         position = max(y, position * 1.3)  # labels that would overlap are pushed apart
-        axis.annotate(plotting.method_name(baseline), (n_seeds * 1.1, position), color=color, va="center", fontsize=10)
+        axis.annotate(
+            plotting.method_name(baseline), (n_seeds * 1.1, position), color=color, va="center", fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8},
+        )  # fmt: skip
     axis.set(xscale="log", yscale="log", ylim=(0.05, 40), xlim=(1.9, 31), xlabel="training seeds a method")
     axis.set_xticks([2, 3, 5, 10, 20, 30], ["2", "3", "5", "10", "20", "30"])
     axis.xaxis.set_minor_locator(plt.NullLocator())
