@@ -849,7 +849,7 @@ if not (str(config.dataset).startswith("cifar10") and config.width == 64):
 display(report.cost_table(cells).set_index("method").round(2))
 
 # %% [markdown]
-# Is a lead of ANCHOR only its longer training? The study has a PGD-AT with more epochs, so many that it has no less of anything: images seen, passes, seconds. All else is as above.
+# Is a lead of ANCHOR only its longer training? The study has a PGD-AT with more epochs, so many that it has about ANCHOR's seconds, and more images seen and more passes. All else is as above.
 #
 # > **Commands.** `make sweep SWEEP=cifar10_equal_time`, `make publish`.
 
@@ -1141,7 +1141,7 @@ notebook.say(
             f"- Preset `{preset}`, {table['seed'].nunique()} training seed(s), {len(claims)} claims: {in_words(counts_here)}.",
             f"- ANCHOR against PGD-AT under {ATTACKS['pgd']} (L-inf epsilon {setting['epsilon']:g}, {setting['eval_steps']} steps of {setting['eval_step_size']:g}, {setting['eval_restarts']} restart, any iterate, {n_images['pgd']:,} images, "
             f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}. One seed ahead and another behind occurs in {len(split)} of {len(alone)} comparisons.",
-            f"- Against a PGD-AT of {longer_setting['epochs']} epochs, with no less training time than ANCHOR: {ATTACKS['pgd']} {report.describe(report.compare(equal_time, 'anchor', 'pgd_at', 'pgd'))}; "
+            f"- Against a PGD-AT of {longer_setting['epochs']} epochs, with about ANCHOR's training time: {ATTACKS['pgd']} {report.describe(report.compare(equal_time, 'anchor', 'pgd_at', 'pgd'))}; "
             f"screen {report.describe(report.compare(equal_time, 'anchor', 'pgd_at', 'screen'))}.",
             f"- With the measured spread, {n_seeds} seeds show differences from {100 * smallest_shown(spreads['pgd'], n_seeds):.1f} points on; one point takes {for_one_point['pgd']} seeds (80% power). In the simulation, McNemar's test on one seed raises a false alarm in {at_study[0]:.0%} of studies.",
             f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by the study's file.",
