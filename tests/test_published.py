@@ -113,6 +113,17 @@ def test_tables_in_the_readme_are_those_of_the_study():
     assert publish.tables("cifar10_cpu") in (ROOT / "README.md").read_text()
 
 
+def test_without_the_equal_time_sweep_the_other_tables_remain(monkeypatch, tmp_path):
+    whole = publish.tables("cifar10_cpu")
+    found = json.loads(publish.STUDY.read_text())
+    del found["sweeps"][publish.EQUAL_TIME]
+    monkeypatch.setattr(publish, "STUDY", tmp_path / "study.json")
+    publish.STUDY.write_text(json.dumps(found))
+    rest = publish.tables("cifar10_cpu")
+    assert whole.startswith(rest)
+    assert publish.EQUAL_TIME not in rest
+
+
 def test_nothing_of_the_machine_is_in_the_published_files():
     for path in models.PRETRAINED_DIR.iterdir():
         text = path.read_bytes().decode("latin-1")

@@ -52,18 +52,15 @@ history.round(3)
 
 
 # %%
-def best_epoch(metrics: pd.DataFrame) -> dict[str, float]:
+def best_epoch(run: training.Run) -> dict[str, float]:
     """Held-out accuracies of the checkpoint that was kept."""
-    order = ["robust_accuracy", "clean_accuracy"]
-    if config.method in training.ON_CLEAN_IMAGES:
-        order.reverse()
-    best = metrics.sort_values(order, kind="stable").iloc[-1]
-    return {"epoch": int(best["epoch"]), "clean": best["clean_accuracy"], "robust": best["robust_accuracy"]}
+    kept = run.model("best").metadata
+    return {"epoch": kept["epoch"], "clean": kept["clean_accuracy"], "robust": kept["robust_accuracy"]}
 
 
-held_out = {"joint": best_epoch(history)}
+held_out = {"joint": best_epoch(run)}
 if finetune:
-    held_out["frozen encoder, new classifier"] = best_epoch(training.finetune(run, dataset=dataset).metrics())
+    held_out["frozen encoder, new classifier"] = best_epoch(training.finetune(run, dataset=dataset))
 pd.DataFrame(held_out).T
 
 # %% [markdown]

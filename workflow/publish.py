@@ -96,9 +96,6 @@ def tables(sweep: str) -> str:
     """The study's tables as Markdown, from study.json alone."""
     table, cells = report.read_cells(STUDY, sweep)
     table = report.with_screen(table[table["checkpoint"] == "best"])
-    longer_table, longer_cells = report.read_cells(STUDY, EQUAL_TIME)
-    longer = longer_cells[0]["config"]
-    equal_time = pd.concat([table[table["method"] == "anchor"], longer_table[longer_table["checkpoint"] == "best"]])
     settings = "; ".join(report.setting(table, a) for a in ("clean", "pgd", "screen", "autoattack"))
     parts = [
         report.method_table(table).to_markdown(index=False),
@@ -107,9 +104,17 @@ def tables(sweep: str) -> str:
         "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
         report.cost_table(cells).round(2).to_markdown(index=False),
         "Passes are forward-and-backward passes of one image through the network; seconds are one thread of shared CPUs, not the same for all cells, and only rough. What an epoch of each method costs, the methods taking turns on one machine: `python benchmarks/training_cost.py`.",
-        f"An epoch of ANCHOR takes longer. Against a PGD-AT of {longer['epochs']} epochs in place of {cells[0]['config']['epochs']} (`make sweep SWEEP={EQUAL_TIME}`):",
-        report.claims_table(equal_time, report.EQUAL_TIME_CLAIMS).drop(columns="tested by").to_markdown(index=False),
     ]
+    longer_table, longer_cells = report.read_cells(STUDY, EQUAL_TIME)
+    if longer_cells:
+        longer = longer_cells[0]["config"]
+        equal_time = pd.concat([table[table["method"] == "anchor"], longer_table[longer_table["checkpoint"] == "best"]])
+        parts += [
+            f"An epoch of ANCHOR takes longer. Against a PGD-AT of {longer['epochs']} epochs in place of {cells[0]['config']['epochs']} (`make sweep SWEEP={EQUAL_TIME}`):",
+            report.claims_table(equal_time, report.EQUAL_TIME_CLAIMS)
+            .drop(columns="tested by")
+            .to_markdown(index=False),
+        ]
     return "\n\n".join(parts)
 
 

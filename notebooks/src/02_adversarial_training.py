@@ -847,9 +847,7 @@ few = config.replace(
 )
 few_run = training.fit(few)
 curve = few_run.metrics()
-# As in training: clean accuracy breaks ties, and of what is still equal the earliest counts.
-ranking = list(zip(curve["robust_accuracy"], curve["clean_accuracy"], strict=True))
-best_epoch = int(curve["epoch"][ranking.index(max(ranking))])
+best_epoch = few_run.model("best").metadata["epoch"]
 last_epoch = int(curve["epoch"].iloc[-1])
 
 figure, axis = plt.subplots(figsize=(8, 3.8))
