@@ -29,6 +29,7 @@ tutorial: setup  ## run all notebooks with the preset (PRESET=cpu), results in r
 	$(BIN)/python -m anchor_utils.run $(PRESET)
 
 notebook: setup  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter trust notebooks/*.ipynb  # else JupyterLab hides the SVG figures until their cells are run
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed

@@ -11,11 +11,14 @@ __all__ = [
     "attacks",
     "config",
     "data",
+    "downloads",
     "embeddings",
     "evaluation",
     "losses",
     "models",
+    "notebook",
     "plotting",
+    "report",
     "training",
 ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -128,21 +129,18 @@ def pgd(
         ValueError: an argument is out of its range, or the images are not in [0, 1].
 
     Warns:
-        VanishedGradientWarning: in more than a tenth of all image-steps the gradient was exactly zero.
+        VanishedGradientWarning: in more than a tenth of all image-steps the gradient was exactly zero and the image not
+            yet broken.
     """
     check_images(images, labels)
     check_epsilon(epsilon, norm)
+    check_steps(step_size, steps, restarts, random_start)
     loss_function = _loss_function(loss)
-    arguments = {"step_size": step_size, "steps": steps, "restarts": restarts, "keep": keep, "model_mode": model_mode}
-    for name, fits, allowed in (
-        ("step_size", 0 < step_size < float("inf"), "a finite number above 0"),
-        ("steps", steps >= 1, "1 or more"),
-        ("restarts", restarts >= 1 and (restarts == 1 or random_start), "1, or more together with random_start=True"),
-        ("keep", keep in ("final", "worst"), "'final' or 'worst'"),
-        ("model_mode", model_mode in ("eval", "unchanged"), "'eval' or 'unchanged'"),
-    ):
-        if not fits:
-            raise ValueError(f"{name}={arguments[name]!r}: allowed is {allowed}")
+    if keep not in ("final", "worst"):
+        raise ValueError(f"keep={keep!r}: allowed is 'final' or 'worst'")
+    if model_mode not in ("eval", "unchanged"):
+        raise ValueError(f"model_mode={model_mode!r}: allowed is 'eval' or 'unchanged'")
+    labels = labels.long()  # torch's losses take no smaller integers
     autocast_dtype = resolve_precision(precision, images.device)
 
     # Half-precision images are attacked in float32 and rounded at the end.
@@ -162,6 +160,9 @@ def pgd(
 
     def remember(point: Tensor, losses: Tensor, fooled: Tensor) -> None:
         nonlocal best, best_loss, best_fooled
+        # NaN logits (overflow in half precision) compare with nothing: such a point must not displace a real one.
+        broken = losses.isnan()
+        losses, fooled = losses.masked_fill(broken, -torch.inf), fooled & ~broken
         worse = losses > best_loss
         if best_fooled is not None:
             worse = (fooled & ~best_fooled) | (worse & (fooled == best_fooled))
@@ -179,13 +180,17 @@ def pgd(
                 with torch.enable_grad():
                     losses, fooled = forward(point)
                     # The sum, not the mean: a mean divides each image's gradient by N and feeds underflow.
-                    (gradient,) = torch.autograd.grad(losses.sum(), point)
+                    # No path back to the pixels (a detach on the way, say) counts as zero: a warning, not an error.
+                    gradient = None
+                    if losses.requires_grad:
+                        (gradient,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
+                    gradient = torch.zeros_like(point) if gradient is None else gradient
                 # Infinity or NaN (overflow in half precision) gives no direction either.
                 gradient = gradient.where(gradient.isfinite(), 0)
                 point = point.detach()
                 if keep == "worst":
                     remember(point, losses.detach(), fooled)
-                zero_gradients += (gradient.flatten(1) == 0).all(1).sum()
+                zero_gradients += ((gradient.flatten(1) == 0).all(1) & ~fooled).sum()
                 point = _project(point + step_size * _direction(gradient, norm), x, epsilon, norm)
             if keep == "worst" or restarts > 1:
                 with torch.no_grad():
@@ -307,6 +312,16 @@ def check_epsilon(epsilon: float, norm: str) -> None:
         raise ValueError(f"epsilon={epsilon}: allowed is [0, 1] in units of pixel intensity; 8/255 is 0.03137")
     if not 0 <= epsilon < float("inf"):
         raise ValueError(f"epsilon={epsilon}: allowed is a finite radius of 0 or more")
+
+
+def check_steps(step_size: float, steps: int, restarts: int, random_start: bool = True) -> None:
+    """Raise ValueError unless these are steps that PGD can take."""
+    if not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size={step_size}: allowed is a finite number above 0")
+    if not (isinstance(steps, Integral) and steps >= 1):
+        raise ValueError(f"steps={steps!r}: allowed is 1 or more, a whole number")
+    if not (isinstance(restarts, Integral) and restarts >= 1 and (restarts == 1 or random_start)):
+        raise ValueError(f"restarts={restarts!r}: allowed is 1, or more together with random_start=True")
 
 
 def _loss_function(loss: str | LossFunction) -> LossFunction:

@@ -16,7 +16,8 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm import tqdm
 
@@ -183,8 +184,10 @@ def _image_folder(path: Path, cache: Path) -> tuple[Split, Split, tuple[str, ...
             raise FileNotFoundError(
                 f"missing folder {str(folder)!r}; imagefolder:PATH needs PATH/train/CLASS/ and PATH/test/CLASS/"
             )
-    classes = tuple(sorted(entry.name for entry in (path / "train").iterdir() if entry.is_dir()))
-    test_classes = tuple(sorted(entry.name for entry in (path / "test").iterdir() if entry.is_dir()))
+    classes, test_classes = (
+        tuple(sorted(f.name for f in (path / part).iterdir() if f.is_dir() and not f.name.startswith(".")))
+        for part in ("train", "test")
+    )
     if not classes or classes != test_classes:
         raise ValueError(
             f"{str(path)!r}: train has the classes {list(classes)}, test has {list(test_classes)}; they must agree"
@@ -215,7 +218,7 @@ def _image_folder(path: Path, cache: Path) -> tuple[Split, Split, tuple[str, ...
             tensors = load_file(cached)
         except (FileNotFoundError, SafetensorError):  # not there, or cut off, by a full disk perhaps
             tensors = dict(zip(("train", "test"), _decode(listing["train"], listing["test"]), strict=True))
-            write_atomically(cached, lambda temporary: save_file(tensors, temporary))
+            write_atomically(cached, lambda temporary: temporary.write_bytes(to_bytes(tensors)))
         for old in set(cache.glob(f"imagefolder-{place}-*.safetensors")) - {cached}:
             old.unlink()
     splits = []

@@ -29,6 +29,8 @@ def extract(
     """
     if layer not in ("features", "projection"):
         raise ValueError(f"layer={layer!r}: allowed are 'features', 'projection'")
+    if not images.is_floating_point():
+        raise ValueError(f"images have dtype {images.dtype}: allowed is floating point in [0, 1]; divide uint8 by 255")
     device = next(model.parameters()).device
     parts = []
     with frozen(model, "eval"):

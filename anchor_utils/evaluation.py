@@ -1,8 +1,9 @@
 """Honest robust accuracy: attacks on test images, per-image outcomes, 95% intervals, gradient-masking checks.
 
 An *outcome* is one bit an image: True means still classified correctly after the attack. It is always decided in
-float32 on the network in eval mode; attacks compute their gradients in float32 too, unless asked otherwise. The
-network and the global random state are left as they were.
+float32 on the network in eval mode; attacks compute their gradients in float32 too, unless asked otherwise. (On NVIDIA
+GPUs from Ampere on, torch computes float32 convolutions in TF32 unless it is told not to.) The network and the global
+random state are left as they were.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils.attacks import check_epsilon, check_images, frozen, pgd, resolve_precision
+from anchor_utils.attacks import check_epsilon, check_images, check_steps, frozen, pgd, resolve_precision
 from anchor_utils.config import unknown_name
 from anchor_utils.data import Dataset, Split
 from anchor_utils.files import write_text
@@ -47,8 +48,8 @@ def evaluate(
     dataset: Dataset | Split,
     attacks: Sequence[str] = ("clean", "pgd"),
     *,
-    epsilon: float,
-    step_size: float,
+    epsilon: float | None = None,
+    step_size: float | None = None,
     steps: int = 20,
     restarts: int = 1,
     norm: attack_functions.Norm = "linf",
@@ -66,11 +67,13 @@ def evaluate(
         dataset: its test split is used, or the split itself.
         attacks: any of "clean"; "noise" (uniform on the ball); "fgsm"; "pgd"; "screen" (APGD-CE + APGD-T, a cheap
             stand-in for AutoAttack and never to be called so); "autoattack" (the standard version).
-        epsilon, step_size, steps, restarts, norm, loss: of the attacks, see :func:`anchor_utils.attacks.pgd`.
+        epsilon, step_size, steps, restarts, norm, loss: of the attacks, see :func:`anchor_utils.attacks.pgd`. Only
+            "clean" needs no epsilon; the step size is epsilon / 8 if not given.
         iterate: what counts against the model in "pgd": "final", only the last iterate of a run, or "any" iterate.
         images: use only the first so many images.
         precision: in which "screen" and "autoattack" query the network, as in :func:`anchor_utils.attacks.pgd`. Below
-            float32 an attack is faster and can be weaker; whether it succeeded is decided in float32 all the same.
+            float32 an attack is faster and can be weaker: it leaves alone what the network misreads in this precision
+            and not in float32, for example. Whether it succeeded is decided in float32 all the same.
         seed: of all attacks.
 
     Returns:
@@ -79,22 +82,36 @@ def evaluate(
         AutoAttack's own checks said), and outcomes: one bit an image in hexadecimal, see :func:`unpack_outcomes`.
 
     Raises:
-        ValueError: unknown attack, parameter out of range, or images not in [0, 1].
+        ValueError: unknown attack, parameter out of range, no images, or too few classes for AutoAttack.
     """
     for name in attacks:
         if name not in ATTACKS:
             raise ValueError(unknown_name("attack", name, list(ATTACKS)))
+    if epsilon is None:
+        if set(attacks) - {"clean"}:
+            raise ValueError("epsilon=None: allowed is a radius; only 'clean' needs none")
+        epsilon = 0.0
     check_epsilon(epsilon, norm)
+    step_size = epsilon / 8 or 1.0 if step_size is None else step_size
+    check_steps(step_size, steps, restarts)
+    if loss not in attack_functions.LOSSES:
+        raise ValueError(f"loss={loss!r}: allowed are {', '.join(map(repr, attack_functions.LOSSES))}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: allowed is 1 or more")
     if iterate not in ("final", "any"):
         raise ValueError(f"iterate={iterate!r}: allowed are 'final', 'any'")
     split = dataset.test if isinstance(dataset, Dataset) else dataset
+    if not len(split):
+        raise ValueError("dataset: allowed is one with test images, this one has none")
     if images is not None:
         if not 1 <= images <= len(split):
             raise ValueError(f"images={images}: allowed is 1 to {len(split)}, the images there are")
         split = split[:images]
-    device = next(model.parameters()).device
+    device = next(model.parameters(), split.images).device
     precision = str(resolve_precision(precision, device)).removeprefix("torch.")  # what "auto" meant, for the table
     x, y = split.inputs().to(device), split.labels.to(device)
+    if not STAGES.keys().isdisjoint(attacks):
+        _check_classes(model, x)
     common: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "seed": seed}
     rows = []
 
@@ -286,6 +303,13 @@ def _autoattack_session(seed: int) -> Iterator[_Messages]:
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))
 
 
+def _check_classes(model: nn.Module, images: Tensor) -> int:
+    classes = logits_of(model, images[:1]).shape[1]
+    if classes < 4:
+        raise ValueError(f"the model has {classes} classes: AutoAttack's targeted loss needs at least 4")
+    return classes
+
+
 def autoattack_outcomes(
     model: nn.Module,
     images: Tensor,
@@ -317,10 +341,8 @@ def autoattack_outcomes(
     if tuple(stages) != STAGES["autoattack"][: len(stages)]:
         raise ValueError(f"stages={tuple(stages)}: allowed is a beginning of {STAGES['autoattack']}")
     dtype = resolve_precision(precision, images.device)
+    classes = _check_classes(model, images)
     outcome = clean_outcomes(model, images, labels, batch_size)
-    classes = logits_of(model, images[:1]).shape[1]
-    if classes < 4:
-        raise ValueError(f"the model has {classes} classes: AutoAttack's targeted loss needs at least 4")
     results: dict[str, tuple[Tensor, float, str]] = {}
     with frozen(model, "eval"), _autoattack_session(seed) as messages:
         adversary = AutoAttack(
@@ -384,6 +406,7 @@ def gradient_masking_checks(
     if epsilon == 0:
         raise ValueError("epsilon=0: allowed is a radius above 0, there is nothing to check without an attack")
     step_size = epsilon / 8 if step_size is None else step_size
+    batches = list(zip(images.split(250), labels.split(250), strict=True))
     rows: list[dict[str, Any]] = []
 
     def accuracy(**changes: Any) -> float:
@@ -425,15 +448,10 @@ def gradient_masking_checks(
     if surrogate is None:
         add("a transferred attack is weaker than the white-box attack", None, "no surrogate model given")
     else:
-        transferred = pgd(
-            surrogate,
-            images,
-            labels,
-            epsilon=epsilon,
-            step_size=step_size,
-            steps=steps,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        settings: dict[str, Any] = {"epsilon": epsilon, "step_size": step_size, "steps": steps}
+        settings["generator"] = torch.Generator().manual_seed(seed)
+        with _vanishing_expected():
+            transferred = torch.cat([pgd(surrogate, *batch, **settings) for batch in batches])
         transfer = clean_outcomes(model, transferred, labels).float().mean().item()
         add(
             "a transferred attack is weaker than the white-box attack",
@@ -450,7 +468,7 @@ def gradient_masking_checks(
 
     before = attack_functions.cross_entropy(logits_of(model, images), labels)
     with _vanishing_expected():
-        nudged = attack_functions.fgsm(model, images, labels, epsilon=epsilon / 10)
+        nudged = torch.cat([attack_functions.fgsm(model, *batch, epsilon=epsilon / 10) for batch in batches])
     rising = (attack_functions.cross_entropy(logits_of(model, nudged), labels) > before).float().mean().item()
     add(
         "the loss rises along its gradient",

@@ -58,7 +58,15 @@ def _meaning(path: Path) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return repr(_tree(tree))
+
+
+def _tree(node: object) -> object:
+    """A syntax tree as lists, the same for every version of Python: ``ast.dump`` also names fields that are empty."""
+    if isinstance(node, ast.AST):
+        fields = [[name, _tree(value)] for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return [type(node).__name__, *fields]
+    return [_tree(item) for item in node] if isinstance(node, list) else repr(node)
 
 
 def _hash(*parts: str) -> str:

@@ -106,7 +106,7 @@ def trades_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor
     divergence = F.kl_div(
         adversarial_logits.log_softmax(1), clean_logits.log_softmax(1), reduction="batchmean", log_target=True
     )
-    return F.cross_entropy(clean_logits, labels) + beta * divergence
+    return F.cross_entropy(clean_logits, labels.long()) + beta * divergence
 
 
 def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 5.0) -> Tensor:
@@ -125,7 +125,7 @@ def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, 
         _full_precision(clean_logits).log_softmax(1),
         _full_precision(adversarial_logits).log_softmax(1),
     )
-    true = labels[:, None]
+    true = labels.long()[:, None]
     log_true = adversarial.gather(1, true).squeeze(1)
     wrong = adversarial.scatter(1, true, -torch.inf)  # log p_k of the other classes
     runner_up = wrong.argmax(1, keepdim=True)
@@ -165,7 +165,7 @@ def anchor_loss(
         temperature, beta, detach_weights: see :func:`hard_positive_supcon_loss`.
     """
     _check(logits, logit_labels, contrastive_weight=contrastive_weight)
-    cross_entropy = F.cross_entropy(_full_precision(logits), logit_labels)
+    cross_entropy = F.cross_entropy(_full_precision(logits), logit_labels.long())
     contrastive = hard_positive_supcon_loss(embeddings, embedding_labels, temperature, beta, detach_weights)
     return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive)
 

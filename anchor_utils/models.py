@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock
@@ -101,7 +101,8 @@ class AnchorNet(nn.Module):
         """Features (N, D) of images (N, C, H, W) in [0, 1]."""
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, {self.mean.shape[1]}, H, W)")
-        x = (images - self.mean) / self.std
+        # Images may be float64, and the network in half precision.
+        x = ((images - self.mean) / self.std).to(self.classifier.weight.dtype)
         x = self.stages(self.stem(x.contiguous(memory_format=torch.channels_last)))
         return x.mean((2, 3))
 
@@ -136,17 +137,23 @@ def fold_batchnorm(model: AnchorNet) -> AnchorNet:
         names = list(module._modules)
         for first, second in pairwise(names):
             convolution, norm = module._modules[first], module._modules[second]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 module._modules[first] = fuse_conv_bn_eval(convolution, norm)
                 module._modules[second] = nn.Identity()
     return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
-    """Write the weights as .safetensors, atomically, with architecture and `metadata` (JSON values) inside."""
+    """Write the weights as .safetensors, atomically, with architecture and `metadata` (JSON values) inside.
+
+    Raises:
+        ValueError: the name does not end in .safetensors, or the network comes from :func:`fold_batchnorm`.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r}: allowed is a name that ends in .safetensors")
+    if isinstance(model.stem[1], nn.Identity):
+        raise ValueError("model: allowed is a network with its BatchNorm layers, not fold_batchnorm's copy")
     text = {"architecture": json.dumps(model.architecture), "metadata": json.dumps(metadata or {})}
     write_tensors(path, model.state_dict(), text)
 
@@ -154,7 +161,8 @@ def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = N
 def write_tensors(path: Path, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
     """Write tensors and their metadata as a .safetensors file, atomically."""
     data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(data, temporary, metadata=text))
+    # Not save_file, whose files nobody but their owner may read.
+    write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(data, metadata=text)))
 
 
 def load(path: str | Path) -> AnchorNet:

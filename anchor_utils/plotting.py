@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ METHOD_NAMES = {
 }
 
 
+PIXELS_AN_INCH = 80  # of an SVG figure
+
+
 def use_style() -> None:
     """The course's look, from ``course.mplstyle`` beside this file."""
     plt.style.use(Path(__file__).with_name("course.mplstyle"))
@@ -47,19 +52,26 @@ def show(figure: Figure, alt: str, *, svg: bool = False, colors: int | None = No
 
     A PNG of many small marks becomes a third of its size when it is written with a palette of so many `colors`.
     """
-    from IPython.display import SVG, display
+    from IPython.display import SVG
 
     buffer = io.BytesIO()
     if svg:
         figure.savefig(buffer, format="svg", metadata={"Title": alt, "Date": None})
-        display(SVG(buffer.getvalue()))
+        # JupyterLab does not shrink an SVG to the window: at 96 pixels an inch a laptop would have to scroll.
+        text = re.sub(
+            r'(width|height)="([\d.]+)pt"',
+            lambda m: f'{m[1]}="{float(m[2]) * PIXELS_AN_INCH / 72:g}"',
+            buffer.getvalue().decode(),
+            count=2,
+        )
+        _display("image/svg+xml", SVG(text).data, alt)  # the <svg> alone, without the XML declaration
     else:
         figure.savefig(buffer, format="png")
         if colors is not None:
             picture = Image.open(buffer).convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE)
             buffer = io.BytesIO()
             picture.save(buffer, format="PNG", optimize=True)
-        _display_png(buffer.getvalue(), alt)
+        _display("image/png", base64.b64encode(buffer.getvalue()).decode(), alt)
     plt.close(figure)
 
 
@@ -89,14 +101,14 @@ def animate(
     durations = [milliseconds] * len(rest) + [hold]
     buffer = io.BytesIO()
     first.save(buffer, format="PNG", save_all=True, append_images=rest, duration=durations, loop=0)
-    _display_png(buffer.getvalue(), alt)
+    _display("image/png", base64.b64encode(buffer.getvalue()).decode(), alt)
 
 
-def _display_png(data: bytes, alt: str) -> None:
-    from IPython.display import Image as Picture
+def _display(kind: str, data: str, alt: str) -> None:
+    """A picture with its description where viewers may look for it: as metadata, and as the plain-text form."""
     from IPython.display import display
 
-    display(Picture(data, format="png", alt=alt))
+    display({kind: data, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
 
 
 def method_name(method: str) -> str:

@@ -57,7 +57,7 @@ def compare(table: pd.DataFrame, method: str, baseline: str, attack: str) -> dic
     seeds = sorted(bits[method].keys() & bits[baseline].keys())
     if not seeds:
         return None
-    size = min(len(outcome) for found in bits.values() for outcome in found.values())
+    size = min(len(found[seed]) for found in bits.values() for seed in seeds)
     ours, theirs = (np.stack([bits[name][seed][:size] for seed in seeds]) for name in (method, baseline))
     difference, low, high = mean_interval(ours.mean(1) - theirs.mean(1))
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())

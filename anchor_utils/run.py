@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from anchor_utils.config import Config, load_preset, presets, unknown_name
@@ -126,6 +127,9 @@ def run(preset: str, numbers: list[str] | None, changes: dict[str, Any], output:
             print(f"{path.stem} FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
             print("\n".join(error.traceback), file=sys.stderr)
             print(f"the notebook up to there is {target}", file=sys.stderr, flush=True)
+        except DeadKernelError as error:  # out of memory, most likely
+            failures.append(path.stem)
+            print(f"{path.stem} FAILED: {error}; the notebook up to there is {target}", file=sys.stderr, flush=True)
         else:
             book = nbformat.read(target, as_version=4)
             book.metadata["lock"] = hashes

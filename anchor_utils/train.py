@@ -16,7 +16,13 @@ from anchor_utils.config import load_preset, presets
 
 def parameters(pairs: list[list[str]] | None) -> dict[str, Any]:
     """``-p name value`` pairs with the values read as YAML: 3 is a number, true a boolean, 8/255 a text."""
-    return {name: yaml.safe_load(value) for name, value in pairs or []}
+    found = {}
+    for name, value in pairs or []:
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"{name}={value!r}: allowed is a value in YAML, such as 3, true, text or [1, 2]") from None
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -81,9 +82,12 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the configuration does not fit the data set, or `path` holds another configuration.
+        ValueError: the configuration does not fit the data set, `dataset` is not the one that it names, or `path`
+            holds another configuration.
         FloatingPointError: the loss became infinite or NaN; names the step and the last good checkpoint.
     """
+    if path is None and dataset is not None and dataset.name != config.dataset:  # the folder is named after `config`
+        raise ValueError(f"dataset.name={dataset.name!r}: allowed is that of the configuration, {config.dataset!r}")
     path = Path(config.runs_dir) / config.run_name() if path is None else Path(path)
     if _finished(path, config.training_fields()):
         return Run(path, config)
@@ -175,7 +179,13 @@ def finetune(
 
 def _accelerator(config: Config) -> Accelerator:
     # Left to itself, Accelerate would also take an Apple GPU, on which nothing here has been tried.
-    return Accelerator(cpu=config.device == "cpu" or not torch.cuda.is_available())
+    # Its precision and accumulation of gradients are not for the user's own Accelerate settings to change: the run's
+    # name and files say what was trained.
+    return Accelerator(
+        cpu=config.device == "cpu" or not torch.cuda.is_available(),
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
 
 
 def load_data(config: Config) -> Dataset:
@@ -526,7 +536,10 @@ def _resume(
     device = next(model.parameters()).device
     with safe_open(path / "resume.safetensors", framework="pt", device=str(device)) as file:
         progress = json.loads(file.metadata()["progress"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # Copies: the optimizer must not hold on to the file, which is written anew after the next epoch.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if progress["fields"] != json.loads(json.dumps(fields)):
+        raise ValueError(f"run folder {str(path)!r} holds the state of another run; choose another folder")
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     momentum = {int(n.removeprefix("momentum.")): t for n, t in tensors.items() if n.startswith("momentum.")}
     state = {index: {"momentum_buffer": buffer} for index, buffer in momentum.items()}

@@ -73,6 +73,11 @@ def _variant(cells: list[nbformat.NotebookNode], exercises: str) -> Iterator[nbf
         raise ValueError(f"no cell with the tag 'solution' after the exercise\n{solved}")
 
 
+def alt_text(output: nbformat.NotebookNode) -> str:
+    """The description of a figure; empty for other outputs."""
+    return next((about["alt"] for about in output.get("metadata", {}).values() if "alt" in about), "")
+
+
 def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The source notebook with the outputs of the executed one and nothing of the machine that ran it."""
     if executed.metadata.get("lock") != lock(source, PRESET):
@@ -90,13 +95,15 @@ def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbf
                 output.execution_count = number
             if "text" in output:
                 output["text"] = MACHINE_PATH.sub("", output["text"])
+        if found := [alt_text(output) for output in cell.outputs if alt_text(output)]:
+            cell.metadata["mystnb"] = {"image": {"alt": " ".join(found)}}  # where the site looks for it
     return source
 
 
 def readme_picture(book: nbformat.NotebookNode) -> bytes:
     """The figure of notebook 01 that the README shows, found by its alt text."""
     pictures = [o for cell in book.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    (chosen,) = [o for o in pictures if o.metadata["image/png"]["alt"].startswith("Rows of the same images")]
+    (chosen,) = [o for o in pictures if alt_text(o).startswith("Rows of the same images")]
     return base64.b64decode(chosen.data["image/png"])
 
 

@@ -586,13 +586,75 @@ def test_more_than_a_tenth_of_dead_images_warns(dead, warns):
             alive = (torch.arange(len(x)) >= dead).float().view(-1, 1)
             return super().forward(x) * alive
 
-    images, labels = images_and_labels(20)
+    images, _ = images_and_labels(20)
+    labels = Dead()(images).argmax(1)  # all still right, so that all are to be moved
     call = lambda: fgsm(Dead(), images, labels, epsilon=0.1)  # noqa: E731
     if warns:
         with pytest.warns(VanishedGradientWarning, match="15%"):
             call()
     else:
         no_warning(call)
+
+
+def test_a_target_that_is_reached_needs_no_gradient_any_more():
+    class Loud(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 3000 * super().forward(x)
+
+    images, _ = images_and_labels(inside=0.3)
+    target = 1 - Loud()(images).argmax(1)
+    settings = {"epsilon": 0.3, "step_size": 0.1, "steps": 20, "targeted": True}
+    adversarial = no_warning(lambda: pgd(Loud(), images, target, **settings))
+    assert Loud()(adversarial).argmax(1).eq(target).all()
+
+
+@pytest.mark.parametrize("cut", [lambda x: x.detach(), lambda x: x.detach() + 0 * x])
+def test_a_model_without_a_gradient_warns_and_does_not_crash(cut):
+    class Cut(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(cut(x))
+
+    images, _ = images_and_labels()
+    labels = Cut()(images).argmax(1)
+    with pytest.warns(VanishedGradientWarning, match="100%"):
+        adversarial = pgd(Cut(), images, labels, epsilon=0.1, step_size=0.1, steps=2, random_start=False)
+    torch.testing.assert_close(adversarial, images)
+
+
+def test_a_point_with_nan_logits_does_not_displace_one_that_succeeds():
+    class Sometimes(Linear):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x) * (torch.nan if self.calls == 2 else 1)
+
+    images, _ = images_and_labels(inside=0.3)
+    labels = Linear()(images).argmax(1)
+    settings = {"epsilon": 0.3, "step_size": 0.1, "random_start": False, "keep": "worst"}
+    with warnings.catch_warnings(action="ignore"):
+        adversarial = pgd(Sometimes(), images, labels, **settings, steps=4)
+    exact = pgd(Linear(), images, labels, **settings, steps=3)  # one step is lost, where there was no gradient
+    assert Linear()(exact).argmax(1).ne(labels).any()
+    torch.testing.assert_close(adversarial, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_any_integer_names_a_class(dtype):
+    images, labels = images_and_labels()
+    settings = {"epsilon": 0.1, "step_size": 0.05, "steps": 2, "random_start": False}
+    expected = pgd(Linear(), images, labels, **settings)
+    assert torch.equal(pgd(Linear(), images, labels.to(dtype), **settings), expected)
+
+
+@pytest.mark.parametrize(("images_dtype", "model_dtype"), [("float64", "float32"), ("float32", "bfloat16")])
+def test_images_and_network_may_differ_in_precision(images_dtype, model_dtype):
+    images, labels = images_and_labels(classes=10, shape=(3, 8, 8))
+    images = images.to(getattr(torch, images_dtype))
+    model = AnchorNet(width=4, projection_dim=8).to(getattr(torch, model_dtype))
+    adversarial = pgd(model, images, labels, epsilon=0.1, step_size=0.05, steps=2)
+    assert adversarial.dtype == images.dtype
+    assert (adversarial - images).abs().max() <= 0.1 + 1e-6
 
 
 class Overflowing(nn.Module):
@@ -726,6 +788,7 @@ BAD_ARGUMENTS = [
     ({"step_size": 0}, "step_size=0: allowed is a finite number above 0"),
     ({"step_size": math.nan}, "step_size=nan"),
     ({"steps": 0}, "steps=0: allowed is 1 or more"),
+    ({"steps": 2.5}, "steps=2.5: allowed is 1 or more, a whole number"),
     ({"restarts": 0}, "restarts=0: allowed is 1"),
     ({"restarts": 2, "random_start": False}, "restarts=2: .*random_start"),
     ({"loss": "mse"}, "loss='mse': allowed are 'ce', 'margin' or a function"),

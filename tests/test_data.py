@@ -196,6 +196,11 @@ def test_image_folder_keeps_every_pixel(folder):
     assert pairs == set(pixels)
 
 
+def test_hidden_folders_are_no_classes(folder):
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    assert load_folder(folder).classes == ("ant", "bee")
+
+
 def test_the_first_images_of_an_image_folder_are_a_fair_sample(tmp_path):
     """Read class by class, the beginning of a split would hold one class only."""
     folder = tmp_path / "images"
@@ -357,12 +362,13 @@ def test_truncated_cache_is_decoded_again(folder, decoded, size):
 
 
 def test_a_failure_leaves_nothing_in_the_cache(folder, monkeypatch):
-    def full(_, path):
-        path.write_bytes(b"half")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:4])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "save_file", full)
+        patch.setattr("pathlib.Path.write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             load_folder(folder)
     assert {file.name for file in (folder.parent / "cache").iterdir()} <= {".lock"}

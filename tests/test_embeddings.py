@@ -38,6 +38,11 @@ def test_extract_gives_normalised_vectors_and_leaves_the_model(tiny_run, few_dig
     np.testing.assert_allclose(vectors, expected / expected.norm(dim=1, keepdim=True), atol=1e-5)
 
 
+def test_extract_refuses_pixels_from_0_to_255(tiny_run, few_digits):
+    with pytest.raises(ValueError, match=r"images have dtype torch.uint8: .*divide uint8 by 255"):
+        extract(tiny_run.model(), few_digits.test.images)
+
+
 def test_extract_refuses_an_unknown_layer(tiny_run, few_digits):
     with pytest.raises(ValueError, match=r"layer='logits': allowed are 'features', 'projection'"):
         extract(tiny_run.model(), few_digits.test[:2].inputs(), layer="logits")

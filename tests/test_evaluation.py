@@ -28,6 +28,7 @@ from anchor_utils.evaluation import (
     unpack_outcomes,
     wilson,
 )
+from anchor_utils.models import AnchorNet
 
 CHECKS = [
     "more steps are never weaker",
@@ -161,6 +162,12 @@ def test_same_seed_same_bits_whatever_the_batches(tiny_net, few):
         ({"iterate": "all"}, r"iterate='all': allowed are 'final', 'any'"),
         ({"images": 41}, r"images=41: allowed is 1 to 40"),
         ({"images": 0}, r"images=0: allowed is 1 to 40"),
+        ({"steps": 0}, r"steps=0: allowed is 1 or more"),
+        ({"step_size": -1}, r"step_size=-1: allowed is a finite number above 0"),
+        ({"restarts": 0}, r"restarts=0: allowed is 1"),
+        ({"loss": "mse"}, r"loss='mse': allowed are 'ce', 'margin'"),
+        ({"batch_size": 0}, r"batch_size=0: allowed is 1 or more"),
+        ({"epsilon": None}, r"epsilon=None: allowed is a radius"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_model_runs(tiny_net, few, changes, message):
@@ -173,6 +180,18 @@ def test_bad_arguments_are_refused_before_the_model_runs(tiny_net, few, changes,
             evaluate(tiny_net, few, **{"epsilon": 0.1, "step_size": 0.1, **changes})
     finally:
         handle.remove()
+
+
+def test_clean_accuracy_needs_no_epsilon_and_pgd_no_step_size(tiny_net, few):
+    (clean,) = evaluate(tiny_net, few, ("clean",))["correct"]
+    assert clean == clean_outcomes(tiny_net, few.inputs(), few.labels).sum()
+    table = evaluate(tiny_net, few, ("pgd",), epsilon=0.4, steps=1)
+    assert table["step_size"].tolist() == [pytest.approx(0.05)]
+
+
+def test_no_images_are_refused(tiny_net, few):
+    with pytest.raises(ValueError, match="dataset: allowed is one with test images"):
+        evaluate(tiny_net, few[:0], ("clean",))
 
 
 @pytest.mark.parametrize("function", [clean_outcomes, lambda *a: autoattack_outcomes(*a, epsilon=0.1)])
@@ -389,6 +408,13 @@ def test_colour_images_and_five_classes(norm, epsilon, stages):
     assert 0 < survivors[-1] <= survivors[0] <= 6
     assert len(survivors) == stages
     assert not any("target classes" in notes for _, _, notes in found.values())
+
+
+def test_too_few_classes_are_refused_before_other_attacks_take_their_time(monkeypatch):
+    monkeypatch.setattr(evaluation, "pgd_outcomes", lambda *_, **__: pytest.fail("PGD ran first"))
+    split = Split(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="3 classes"):
+        evaluate(AnchorNet(num_classes=3, width=4, in_channels=1), split, ("pgd", "screen"), epsilon=0.1)
 
 
 def test_three_classes_are_refused():

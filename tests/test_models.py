@@ -250,19 +250,39 @@ def test_nothing_but_the_file_is_left_in_the_folder_also_when_overwriting(tmp_pa
     assert torch.equal(load(path).classifier.weight, network(1).classifier.weight)
 
 
-def fail_half_way(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    Path(path).write_bytes(b"half a file")
+def fail_half_way(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data[:11])
     raise OSError("No space left on device")
 
 
 def test_a_save_that_fails_half_way_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, monkeypatch):
     path = tmp_path / "net.safetensors"
     save(network(0), path)
-    monkeypatch.setattr(models, "save_file", fail_half_way)
+    monkeypatch.setattr(Path, "write_bytes", fail_half_way)
     with pytest.raises(OSError, match="No space left"):
         save(network(1), path)
     assert torch.equal(load(path).classifier.weight, network(0).classifier.weight)
     assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_whoever_may_read_other_new_files_may_read_a_network(tmp_path):
+    save(network(0), tmp_path / "net.safetensors")
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_folded_network_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="not fold_batchnorm's copy"):
+        save(models.fold_batchnorm(network(0)), tmp_path / "net.safetensors")
+
+
+def test_synchronised_batchnorm_is_folded_too():
+    model = network(0).eval()
+    folded = models.fold_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(network(0)).eval())
+    assert not [layer for layer in folded.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(folded(images), model(images), atol=1e-4, rtol=1e-4)
 
 
 def test_metadata_that_is_not_json_is_refused_before_anything_is_written(tmp_path):

@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 import yaml
+from nbclient.exceptions import DeadKernelError
 
 import build
 from anchor_utils import lock, run
@@ -109,9 +110,12 @@ def test_every_figure_is_read_and_described(source):
     pictures = [o for o in outputs(book) if {"image/png", "image/svg+xml"} & set(o.get("data", {}))]
     assert len(pictures) >= prose(book).count("**Reading the figure.**") >= 2
     for output in pictures:
-        svg = output.data.get("image/svg+xml")
-        alt = re.search(r"<dc:title>(.+?)</dc:title>", svg)[1] if svg else output.metadata["image/png"]["alt"]
+        alt = build.alt_text(output)
         assert len(alt) > 30
+        assert output.data["text/plain"] == alt
+    for cell in book.cells:
+        described = [build.alt_text(output) for output in cell.get("outputs", []) if build.alt_text(output)]
+        assert not described or cell.metadata["mystnb"]["image"]["alt"] == " ".join(described)
 
 
 @every_notebook
@@ -208,6 +212,7 @@ def test_one_notebook_runs_alone(tmp_path):
         (["smoke", "-p", "epsilon", "8/255"], "epsilon='8/255'"),
         (["smoke", "-p", "dataset", "mnist"], "dataset='mnist'"),
         (["smoke", "-p", "method", "magic"], "method='magic'"),
+        (["smoke", "-p", "method", "a: b: c"], "method='a: b: c': allowed is a value in YAML"),
         (["smoke", "-p", "dataset", "imagefolder:/no/such/folder"], "there is no folder '/no/such/folder'"),
     ],
 )
@@ -225,6 +230,15 @@ def test_a_failing_notebook_gives_its_error_and_a_nonzero_exit(tmp_path, capfd):
     error = capfd.readouterr().err
     assert "01_adversarial_examples FAILED" in error
     assert "missing folder" in error
+
+
+def test_a_kernel_that_dies_does_not_stop_the_notebooks_after_it(tmp_path, monkeypatch, capsys):
+    def die(*_, **__):
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(run.papermill, "execute_notebook", die)
+    assert run.run("smoke", ["01", "02"], {}, tmp_path) == 2
+    assert "02_adversarial_training FAILED: Kernel died" in capsys.readouterr().err
 
 
 def test_runner_passes_a_field_on_as_an_override():

@@ -1,6 +1,8 @@
 """Figures: each is drawn on small arrays, and what stands in it is read back."""
 
+import base64
 import io
+import re
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -64,7 +66,7 @@ def test_style_is_white_with_reproducible_svg():
 def test_animation_plays_in_every_browser_and_holds_the_last_frame(monkeypatch):
     """Read back by Pillow: the frames in order, their times, an endless loop, and a plain PNG for those who cannot."""
     shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr("IPython.display.display", lambda data, **others: shown.append((data, others)))
 
     def figures():
         for k in range(4):
@@ -74,10 +76,10 @@ def test_animation_plays_in_every_browser_and_holds_the_last_frame(monkeypatch):
             yield figure
 
     plotting.animate(figures(), "a bar that grows", milliseconds=50, hold=700)
-    (picture,) = shown
-    assert picture.alt == "a bar that grows"
+    ((picture, others),) = shown
+    assert picture["text/plain"] == others["metadata"]["image/png"]["alt"] == "a bar that grows"
     assert not plt.get_fignums()
-    film = PIL.Image.open(io.BytesIO(picture.data))
+    film = PIL.Image.open(io.BytesIO(base64.b64decode(picture["image/png"])))
     assert (film.format, film.n_frames, film.info["loop"]) == ("PNG", 4, 0)
     blue, durations = [], []
     for k in range(4):
@@ -95,22 +97,30 @@ def test_show_displays_and_closes_the_figure(monkeypatch, svg):
     import IPython.display
 
     displayed = []
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-    figure = plt.figure()
+    monkeypatch.setattr(IPython.display, "display", lambda data, **others: displayed.append((data, others)))
+    figure = plt.figure(figsize=(6, 3))
     plotting.show(figure, "a picture of nothing", svg=svg)
-    (shown,) = displayed
+    ((shown, others),) = displayed
+    kind = "image/svg+xml" if svg else "image/png"
+    assert shown["text/plain"] == "a picture of nothing"
+    assert others == {"raw": True, "metadata": {kind: {"alt": "a picture of nothing"}}}
     if svg:
-        assert "<title>a picture of nothing</title>" in shown.data
+        assert "<title>a picture of nothing</title>" in shown[kind]
+        root = re.search(r"<svg[^>]*>", shown[kind])[0]
+        assert 'width="480"' in root
+        assert 'height="240"' in root
+        assert 'viewBox="0 0 432 216"' in root
     else:
-        assert shown.alt == "a picture of nothing"
-        assert shown.data.startswith(b"\x89PNG")
+        assert base64.b64decode(shown[kind]).startswith(b"\x89PNG")
     assert not plt.fignum_exists(figure.number)
 
 
 @pytest.mark.parametrize("animated", [False, True])
 def test_a_palette_keeps_rare_colours(monkeypatch, animated):
     shown = []
-    monkeypatch.setattr(plotting, "_display_png", lambda data, alt: shown.append(Image.open(io.BytesIO(data))))
+    monkeypatch.setattr(
+        plotting, "_display", lambda kind, data, alt: shown.append(Image.open(io.BytesIO(base64.b64decode(data))))
+    )
     figures = []
     for _ in range(2):
         figure, axis = plt.subplots(figsize=(2, 2))

@@ -76,6 +76,8 @@ def test_different_numbers_of_images_are_compared_on_the_common_ones():
     table = rows({("anchor", 0): np.array([True] * 20 + [False] * 20), ("mart", 0): np.array([True] * 20)})
     found = report.compare(table, "anchor", "mart", "pgd")
     assert (found["images"], found["difference"]) == (20, 0)
+    table = rows({("anchor", 0): np.ones(40, bool), ("mart", 0): np.ones(40, bool), ("mart", 1): np.ones(4, bool)})
+    assert report.compare(table, "anchor", "mart", "pgd")["images"] == 40  # a seed that only one has costs no images
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,34 @@ def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tm
     assert run.metrics().drop(columns="seconds").equals(tiny_run.metrics().drop(columns="seconds"))
 
 
+def test_the_state_of_another_run_is_not_taken_up(tiny, few_digits, tmp_path, monkeypatch):
+    original, calls = training.batch_loss, itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "batch_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds the state of another run"):
+        fit(tiny.replace(seed=1), path=tmp_path, dataset=few_digits, progress=False)
+
+
+def test_accelerates_own_settings_do_not_change_what_is_trained(tiny, tiny_run, few_digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert same(weights(fit(tiny, path=tmp_path, dataset=few_digits, progress=False)), weights(tiny_run))
+
+
+def test_another_data_set_than_the_configurations_is_refused(tiny, few_digits, tmp_path):
+    config = tiny.replace(dataset="cifar10", runs_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"dataset.name='mnist5k': allowed is that of the configuration, 'cifar10'"):
+        fit(config, dataset=few_digits, progress=False)
+
+
 def test_every_epoch_is_kept_on_request(tiny, tiny_run, few_digits, tmp_path):
     config = tiny.replace(keep_epochs=True, runs_dir=str(tmp_path))
     assert config.training_fields() == tiny.training_fields()
