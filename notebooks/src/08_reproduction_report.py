@@ -556,7 +556,7 @@ for axis, attack in zip(axes, ("pgd", "screen"), strict=True):
     axis.fill_between(counts, 0.05, half_width, color=GREY, alpha=0.18, linewidth=0)
     axis.plot(counts, half_width, color=BLACK)
     axis.plot(counts, sure, color=BLACK, linestyle="--")
-    axis.annotate("found 80% of the time", (7.2, np.interp(7, counts, sure) * 1.12), fontsize=9.5)
+    axis.annotate("found 80% of the time", (11, np.interp(11, counts, sure) * 1.2), fontsize=9.5)
     axis.annotate("cannot be seen", (2.1, 0.065), fontsize=9.5, color="0.4")
     axis.annotate(
         "interval leaves\nout zero", (12, np.interp(12, counts, half_width)), (13, np.interp(13, counts, half_width) / 3.2),
