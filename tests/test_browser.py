@@ -16,9 +16,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 WIDTH = 1100  # pixels: JupyterLab's notebook on a laptop
 
 # Writes into the page what came of each figure: its own width, and where its right edge lies.
-MEASURE = """<script>addEventListener("load", async () => {
+MEASURE = """<script>addEventListener("load", () => {  // by then all images in the page are there
   const images = [...document.querySelectorAll(".jp-OutputArea-output img")];
-  await Promise.all(images.map((image) => image.decode().catch(() => {})));
   const report = document.createElement("pre");
   report.id = "report";
   report.textContent = JSON.stringify(images.map((i) => [i.naturalWidth, i.getBoundingClientRect().right]));
