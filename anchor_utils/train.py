@@ -36,9 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         from anchor_utils.training import fit  # after the configuration is known to be right: torch loads slowly
 
         run = fit(config, path=options.run_dir)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        return 130
     print(run.path)
     return 0
 

@@ -11,7 +11,7 @@ import jupytext
 import nbformat
 
 from anchor_utils.lock import lock
-from anchor_utils.run import NOTEBOOK_DIR, run
+from anchor_utils.run import NOTEBOOK_DIR, notebooks, run
 
 PRESET = "cpu"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -114,7 +114,11 @@ def main() -> int:
     parser.add_argument("--solutions", type=Path, metavar="DIR", help="write them with all exercises solved, into DIR")
     options = parser.parse_args()
     sources = sorted((NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
-    chosen = [source for source in sources if not options.numbers or source.name[:2] in options.numbers]
+    try:
+        names = {path.stem for path in notebooks(options.numbers or None)}
+    except ValueError as error:
+        parser.error(str(error))
+    chosen = [source for source in sources if source.stem in names]
     if options.solutions:
         options.solutions.mkdir(parents=True, exist_ok=True)
         for source in chosen:

@@ -202,3 +202,10 @@ notebook.finish("01", preset, config, {{"clean_accuracy": {0.1 if missed else 0.
     assert ("MISSED its expected values of clean_accuracy" in capsys.readouterr().err) == bool(missed)
     done = nbformat.read(tmp_path / "out" / "notebooks" / "smoke" / "01_small.ipynb", as_version=4)
     assert done.metadata["lock"] == lock.lock(book, "smoke")
+
+
+def test_an_unknown_number_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["build.py", "--solutions", "nowhere", "11"])
+    with pytest.raises(SystemExit):
+        build.main()
+    assert "unknown notebook '11'" in capsys.readouterr().err

@@ -686,3 +686,20 @@ def test_batch_must_divide_among_the_processes(tiny, few_digits, tmp_path):
     data = (few_digits.train, few_digits.train)
     with pytest.raises(ValueError, match=r"batch_size=32: allowed is a multiple of the number of processes, 3"):
         training._train(None, *data, tiny, tmp_path, ThreeProcesses(), fields={}, description={})
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(monkeypatch, capsys, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", stop)
+    assert main(["--preset", "smoke", "--run-dir", str(tmp_path)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--preset", "smoke", "--run-dir", str(tmp_path / "file" / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file") in error
