@@ -10,8 +10,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from anchor_utils.config import unknown_name
 from anchor_utils.lock import lock
-from anchor_utils.run import NOTEBOOK_DIR, notebooks, run
+from anchor_utils.run import NOTEBOOK_DIR, run
 
 PRESET = "cpu"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -75,7 +76,8 @@ def _variant(cells: list[nbformat.NotebookNode], exercises: str) -> Iterator[nbf
 
 def alt_text(output: nbformat.NotebookNode) -> str:
     """The description of a figure; empty for other outputs."""
-    return next((about["alt"] for about in output.get("metadata", {}).values() if "alt" in about), "")
+    kinds = [kind for kind in ("image/png", "image/svg+xml") if kind in output.get("data", {})]
+    return output.metadata[kinds[0]]["alt"] if kinds else ""
 
 
 def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -114,11 +116,12 @@ def main() -> int:
     parser.add_argument("--solutions", type=Path, metavar="DIR", help="write them with all exercises solved, into DIR")
     options = parser.parse_args()
     sources = sorted((NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
-    try:
-        names = {path.stem for path in notebooks(options.numbers or None)}
-    except ValueError as error:
-        parser.error(str(error))
-    chosen = [source for source in sources if source.stem in names]
+    known = {source.name[:2]: source for source in sources}  # not the notebooks: a new one is built from its source
+    for number in options.numbers:
+        if number.zfill(2) not in known:
+            parser.error(unknown_name("notebook", number, list(known)))
+    wanted = {number.zfill(2) for number in options.numbers} or known.keys()
+    chosen = [source for number, source in known.items() if number in wanted]
     if options.solutions:
         options.solutions.mkdir(parents=True, exist_ok=True)
         for source in chosen:
