@@ -44,6 +44,7 @@ class Config(BaseModel):
     crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(2, description="pixels, random-crop augmentation")
     flip: bool = Field(False, description="random horizontal flips; wrong for digits")
     width: Annotated[int, Field(ge=1, le=256)] = Field(8, description="channels of the first stage; ResNet-18 has 64")
+    stem_stride: Literal[1, 2] = Field(1, description="2: feature maps of half the side, a quarter of the work")
     projection_dim: Count = 64
 
     # What is trained: method
@@ -131,7 +132,8 @@ class Config(BaseModel):
         fields = self.model_dump(exclude=_NOT_TRAINED)
         for name in _unused_fields(self.method):
             del fields[name]
-        return fields
+        # A field that came later is left out at its default, so that runs from before it keep their names.
+        return {k: v for k, v in fields.items() if k not in _LATER or v != type(self).model_fields[k].default}
 
     def run_name(self) -> str:
         """Folder name of the run: readable parts and a hash of all training fields."""
@@ -139,6 +141,7 @@ class Config(BaseModel):
         return f"{name}-epochs" if self.keep_epochs else name
 
 
+_LATER = {"stem_stride"}
 _NOT_TRAINED = {
     *(
         "test_images",

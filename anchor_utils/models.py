@@ -23,8 +23,22 @@ _IN_WHEEL = Path(__file__).resolve().parent / "pretrained"
 PRETRAINED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "data" / "pretrained"
 
 
+class Shortcut(nn.Conv2d):
+    """The 1x1 convolution of stride 2 beside the first block of a stage, as every second pixel and stride 1.
+
+    The same function. As one convolution of stride 2 with few input channels, oneDNN gets its weight gradient in
+    channels-last layout wrong or crashes (fewer than 8 channels on AVX2).
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, ::2, ::2])
+
+
 class AnchorNet(nn.Module):
-    """ResNet-18 modified for 32x32 images: a 3x3 stem of stride 1 and no max-pooling.
+    """ResNet-18 modified for small images: a 3x3 stem and no max-pooling.
 
     Takes images in [0, 1] of shape (N, C, H, W); the normalisation by `mean` and `std` is inside, so an attack
     works on pixels and its epsilon means what it says.
@@ -36,6 +50,7 @@ class AnchorNet(nn.Module):
         projection_dim: P, outputs of the projection head, a two-layer perceptron as in SupCon (arXiv 2004.11362,
             section 3.1); 0 leaves the head out.
         mean, std: of the training pixels, one value a channel.
+        stem_stride: 1, as usual for CIFAR-10, or 2, which halves the side of every feature map: a quarter of the work.
     """
 
     mean: Tensor
@@ -49,6 +64,7 @@ class AnchorNet(nn.Module):
         projection_dim: int = 128,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         mean = [0.0] * in_channels if mean is None else [float(value) for value in mean]
@@ -58,6 +74,8 @@ class AnchorNet(nn.Module):
                 raise ValueError(f"{name}={value}: allowed is 1 or more")
         if projection_dim < 0:
             raise ValueError(f"projection_dim={projection_dim}: allowed is 0 (no projection head) or more")
+        if stem_stride not in (1, 2):
+            raise ValueError(f"stem_stride={stem_stride}: allowed are 1, 2")
         if len(mean) != in_channels or len(std) != in_channels or not min(std) > 0:
             raise ValueError(
                 f"mean={mean}, std={std}: need one value for each of in_channels={in_channels}, std above 0"
@@ -70,11 +88,14 @@ class AnchorNet(nn.Module):
             "projection_dim": projection_dim,
             "mean": mean,
             "std": std,
+            "stem_stride": stem_stride,
         }
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, width, 3, stride=stem_stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
         )
         self.stages = nn.Sequential(
             _stage(width, width, 1),
@@ -119,10 +140,8 @@ class AnchorNet(nn.Module):
 
 def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     shortcut = None
-    if stride != 1 or in_channels != channels:
-        shortcut = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-        )
+    if stride == 2:
+        shortcut = nn.Sequential(Shortcut(in_channels, channels), nn.BatchNorm2d(channels))
     return nn.Sequential(BasicBlock(in_channels, channels, stride, shortcut), BasicBlock(channels, channels))
 
 

@@ -103,6 +103,7 @@ def fit(
             config.projection_dim,
             dataset.mean,
             dataset.std,
+            config.stem_stride,
         )
     if model.projection is not None and config.method not in CONTRASTIVE:
         model.projection.requires_grad_(False)
