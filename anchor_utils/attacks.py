@@ -6,6 +6,7 @@ model. The labels passed in are the true ones (or the targets), never the model'
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -271,7 +272,7 @@ def frozen(model: nn.Module, model_mode: str) -> Iterator[None]:
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
-    """The dtype that `precision` means on `device`; "auto" is the fastest that the hardware computes natively."""
+    """The dtype that `precision` means on `device`; "auto" is the fastest that is computed natively there."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: allowed are {', '.join(PRECISIONS)}")
     if precision != "auto":
@@ -280,8 +281,13 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if kind == "cpu":
+        # The CPU says what it has, oneDNN what it will use: ONEDNN_MAX_CPU_ISA may have asked it for less. Of these two
+        # levels oneDNN says yes as well, but it emulates.
         capabilities = torch.cpu.get_capabilities()
-        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+        emulated = limit.upper() in ("AVX512_CORE", "AVX512_CORE_VNNI")
+        if native and not emulated and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return torch.bfloat16
     return torch.float32
 

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -752,18 +755,43 @@ def test_a_named_precision_is_taken_at_its_word(name, device):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
+    ("capabilities", "onednn", "expected"),
     [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx2": True, "avx512_bf16": False}, torch.float32),
-        ({}, torch.float32),
+        ({"avx512_bf16": True}, True, torch.bfloat16),
+        ({"amx_bf16": True}, True, torch.bfloat16),
+        ({"amx_bf16": True}, False, torch.float32),
+        ({"avx2": True, "avx512_bf16": False}, True, torch.float32),
+        ({}, True, torch.float32),
     ],
     ids=str,
 )
-def test_auto_on_a_cpu_asks_the_hardware(monkeypatch, capabilities, expected):
+def test_auto_on_a_cpu_asks_the_hardware_and_onednn(monkeypatch, capabilities, onednn, expected):
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn, raising=False)
     assert resolve_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ({}, None),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "torch.float32"),
+        ({"DNNL_MAX_CPU_ISA": "avx2"}, "torch.float32"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "torch.float32"),  # bfloat16 is emulated there
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, None),
+    ],
+    ids=str,
+)
+def test_auto_is_what_onednn_was_allowed(limit, expected):
+    """In a process of its own: oneDNN reads the variable once. None: what the hardware has."""
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_MAX_CPU_ISA")} | limit
+    code = "from anchor_utils.attacks import resolve_precision; print(resolve_precision('auto', 'cpu'))"
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == (expected or ("torch.bfloat16" if native else "torch.float32"))
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
