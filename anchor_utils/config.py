@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -25,6 +26,7 @@ UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Step = Annotated[float, Field(gt=0, le=1)]
 
 
 class Config(BaseModel):
@@ -35,7 +37,8 @@ class Config(BaseModel):
     :class:`ValueError` with the name, the value and what is allowed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: True is no number, "3" is no number, 1 is no truth value.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     # What is trained: data and network
     dataset: str = Field("mnist5k", description="one of DATASETS or imagefolder:PATH")
@@ -59,7 +62,7 @@ class Config(BaseModel):
 
     # What is trained: the inner problem (eq. 4)
     epsilon: UnitInterval = Field(0.3, description="L-infinity radius in units of pixel intensity [0, 1]")
-    step_size: Positive = 0.1
+    step_size: Step = 0.1
     attack_steps: Count = 7
     epsilon_warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training steps in which epsilon and step size rise linearly to their values"
@@ -81,7 +84,7 @@ class Config(BaseModel):
 
     # What is evaluated
     test_images: Count = 1000
-    eval_step_size: Positive = 0.03
+    eval_step_size: Step = 0.03
     eval_steps: Count = 20
     eval_restarts: Count = 1
     eval_precision: Literal["float32", "auto", "bfloat16", "float16"] = Field(
@@ -101,8 +104,10 @@ class Config(BaseModel):
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
-        if name in DATASETS or (name.startswith("imagefolder:") and name != "imagefolder:"):
+        if name in DATASETS:
             return name
+        if name.startswith("imagefolder:") and (folder := name.rstrip("/\\")) != "imagefolder:":
+            return folder  # with and without a slash at its end it is the same folder, and the same run
         raise ValueError(f"allowed are {', '.join(DATASETS)} and imagefolder:PATH")
 
     @model_validator(mode="after")
@@ -199,20 +204,57 @@ def unknown_name(what: str, name: str, allowed: list[str]) -> str:
 
 
 def readable(error: ValidationError) -> str:
-    """Pydantic's findings as one line each: argument, value, what is allowed."""
+    """Pydantic's findings as one line: argument, value, what is allowed, and what was probably meant."""
+    properties = Config.model_json_schema()["properties"]
     lines = []
     for item in error.errors():
+        own = item["msg"].removeprefix("Value error, ")  # what a validator of ours said
         if not item["loc"]:
-            lines.append(item["msg"].removeprefix("Value error, "))
+            lines.append(own)
             continue
-        message = item["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        lines.append(f"{'.'.join(map(str, item['loc']))}={item['input']!r}: {message}")
+        name, value = str(item["loc"][0]), item["input"]
+        allowed = own if item["type"] == "value_error" else f"allowed is {_in_words(properties[name])}"
+        allowed += ", finite" if item["type"] == "finite_number" else ""
+        line = f"{name}={value!r}: {allowed}{_meant(name, value)}"
+        lines += [] if line in lines else [line]  # for "a number or null" pydantic finds two misfits
     return "; ".join(lines)
 
 
+_TYPES = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+
+
+def _in_words(schema: dict[str, Any]) -> str:
+    """What the JSON schema of a field allows."""
+    if "anyOf" in schema:
+        return ", or ".join(map(_in_words, schema["anyOf"]))
+    if "enum" in schema:
+        return ", ".join(map(repr, schema["enum"]))
+    bounds = [f"{words} {schema[key]:.15g}" for key, words in _BOUNDS.items() if key in schema]
+    return ", ".join([_TYPES.get(schema["type"], schema["type"]), *bounds])
+
+
+def _meant(name: str, value: Any) -> str:
+    """The number that a text spells, or that a size in units of 0 to 255 is in [0, 1]; else nothing."""
+    if isinstance(value, str) and (spelt := re.fullmatch(r"([\d.eE+-]+)(?:/([\d.]+))?", value.strip())):
+        try:
+            number = float(spelt[1]) / float(spelt[2] or 1)
+        except (ValueError, ZeroDivisionError):
+            return ""
+        return f"; {value!r} is a text, write {number:.6g}"
+    return epsilon_hint(value) if name in ("epsilon", "step_size", "eval_step_size") else ""
+
+
+def epsilon_hint(value: Any) -> str:
+    """What to add to the message about a radius or step in units of 0 to 255, where 0 to 1 is allowed; else nothing."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 255:
+        return f"; did you mean {value:g}/255 = {value / 255:.3g}?"
+    return ""
+
+
 def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text.rsplit("/", 1)[-1]).strip("-")
+    last = re.split(r"[/\\]", text)[-1]  # also of a path that was written on Windows
+    return "".join(c if c.isalnum() else "-" for c in last).strip("-") or "images"
 
 
 def presets() -> list[str]:
@@ -222,13 +264,30 @@ def presets() -> list[str]:
     return [name for name in known if name in found] + sorted(found - set(known))
 
 
+def read_yaml(what: str, text: str | bytes) -> Any:
+    """What a YAML text says; ValueError that names `what` if it is none."""
+    try:
+        return yaml.safe_load(text)
+    # A date that does not exist, or a tower of brackets, is no YAMLError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what}: allowed is YAML, such as 3, true, text or [1, 2]; {error}") from None
+
+
+def as_fields(what: str, found: Any) -> dict[str, Any]:
+    """`found` itself if it maps names to values; else a ValueError that begins with `what`."""
+    if isinstance(found, dict) and all(isinstance(name, str) for name in found):
+        return found
+    raise ValueError(f"{what}: allowed is a mapping of fields to values, such as {{epochs: 3}}")
+
+
 def preset_values(name: str) -> dict[str, Any]:
     """The fields that the YAML file of a preset sets, unvalidated."""
     if name not in presets():
         raise ValueError(unknown_name("preset", name, presets()))
-    values: dict[str, Any] = yaml.safe_load((PRESET_DIR / f"{name}.yaml").read_text())
-    values.pop("preset")
-    return values
+    path = PRESET_DIR / f"{name}.yaml"
+    what = f"preset file {str(path)!r}"
+    values = as_fields(what, read_yaml(what, path.read_bytes()))
+    return {field: value for field, value in values.items() if field != "preset"}
 
 
 def load_preset(name: str, **overrides: Any) -> Config:
