@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,10 +32,31 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 of shape (N, C, H, W), and their labels, int64 of shape (N,)."""
+    """Images, uint8 of shape (N, C, H, W), and their labels, of shape (N,), of any integer type; kept as int64.
+
+    Raises:
+        ValueError: images or labels of another shape or type, or a negative label.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"images of {images.dtype} and shape {tuple(images.shape)}: allowed is torch.uint8 of shape (N, C, H, W); "
+                "floats in [0, 1] become that with (images * 255).round().to(torch.uint8)"
+            )
+        integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not integer or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"labels of {labels.dtype} and shape {tuple(labels.shape)}: allowed is an integer type and "
+                f"shape ({len(images)},), one label an image"
+            )
+        object.__setattr__(self, "labels", labels.long())
+        if (self.labels < 0).any():
+            raise ValueError(f"labels={_some(labels[labels < 0])}: allowed is 0 or more")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,12 +71,19 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
 
+    def identity(self) -> dict[str, Any]:
+        """The number of images, and 16 hexadecimal digits that change with any pixel, label or their order."""
+        return {"images": len(self), "sha256": _sha256(self.images, self.labels)[:16]}
+
 
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test split, the names of the classes, and the training pixels' statistics.
 
     `mean` and `std` have one value a channel, for pixels scaled to [0, 1].
+
+    Raises:
+        ValueError: a label that is not in 0 to K - 1 for K classes, or test images of another shape.
     """
 
     name: str
@@ -64,17 +93,66 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def hold_out(self, size: int, seed: int = 0) -> tuple[Dataset, Split]:
-        """Take `size` random training images away as a validation split.
+    def __post_init__(self) -> None:
+        k = len(self.classes)
+        for part, labels in (("train", self.train.labels), ("test", self.test.labels)):
+            if (wrong := labels[labels >= k]).numel():
+                hint = "; labels start at 0, so subtract 1" if labels.min() == 1 and labels.max() == k else ""
+                raise ValueError(f"{part}.labels={_some(wrong)}: allowed is 0 to {k - 1}, for {k} classes{hint}")
+        shape, test_shape = self.train.images.shape[1:], self.test.images.shape[1:]
+        if shape != test_shape:
+            raise ValueError(
+                f"test.images of shape {tuple(test_shape)}: allowed is {tuple(shape)}, that of the training images"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What the data set is, in JSON's types: its name, classes, image shape, and what the splits hold."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "image": list(self.train.images.shape[1:]),
+            "train": self.train.identity(),
+            "test": self.test.identity(),
+        }
+
+    def summary(self) -> str:
+        """:meth:`identity` in one line for people. The fingerprint is that of the content, wherever it lies."""
+        identity = self.identity()
+        content = json.dumps({key: value for key, value in identity.items() if key != "name"}).encode()
+        return (
+            f"{self.name}: {len(self.classes)} classes, {len(self.train):,} training and {len(self.test):,} test images "
+            f"of {'x'.join(map(str, identity['image']))}, fingerprint {hashlib.sha256(content).hexdigest()[:8]}"
+        )
+
+    def hold_out(self, validation_images: int, seed: int = 0) -> tuple[Dataset, Split]:
+        """Take random training images away as a validation split.
 
         Returns:
             The data set without them, and the validation split. Test images are never touched.
         """
-        if not 0 < size < len(self.train):
-            raise ValueError(f"size={size}: allowed is 1 to {len(self.train) - 1}, below the number of training images")
+        if not 0 < validation_images < len(self.train):
+            raise ValueError(
+                f"validation_images={validation_images}: allowed is 1 to {len(self.train) - 1}, "
+                "below the number of training images"
+            )
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
-        held_out, rest = order[:size].sort().values, order[size:].sort().values
+        held_out, rest = order[:validation_images].sort().values, order[validation_images:].sort().values
         return replace(self, train=self.train[rest]), self.train[held_out]
+
+
+def _some(labels: Tensor) -> str:
+    """The first few of the different values."""
+    values = [str(value) for value in labels.unique().tolist()]
+    return ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
+
+
+def _sha256(*tensors: Tensor) -> str:
+    """Checksum of shapes and values."""
+    checksum = hashlib.sha256()
+    for tensor in tensors:
+        checksum.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        checksum.update(tensor.cpu().contiguous().numpy())
+    return checksum.hexdigest()
 
 
 def load_dataset(

@@ -89,7 +89,7 @@ def test_hold_out_takes_training_images_away(digits):
 
 @pytest.mark.parametrize("size", [0, -1, 4000])
 def test_hold_out_of_a_bad_size_is_refused(digits, size):
-    with pytest.raises(ValueError, match=rf"size={size}: allowed is 1 to 3999"):
+    with pytest.raises(ValueError, match=rf"validation_images={size}: allowed is 1 to 3999"):
         digits.hold_out(size)
 
 
