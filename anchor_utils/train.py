@@ -9,23 +9,29 @@ import argparse
 import sys
 from typing import Any
 
-import yaml
-
-from anchor_utils.config import load_preset, presets
+from anchor_utils.config import as_fields, load_preset, presets, read_yaml
 
 
 def parameters(pairs: list[list[str]] | None) -> dict[str, Any]:
-    """``-p name value`` pairs with the values read as YAML: 3 is a number, true a boolean, 8/255 a text."""
-    found = {}
-    for name, value in pairs or []:
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"{name}={value!r}: allowed is a value in YAML, such as 3, true, text or [1, 2]") from None
+    """``-p name value`` pairs with the values read as YAML: 3 is a number, true a boolean, 8/255 a text.
+
+    ``-p overrides '{epochs: 3}'`` is the same as ``-p epochs 3``.
+
+    Raises:
+        ValueError: a value is no YAML, a name is given twice, or `overrides` is no mapping.
+    """
+    found: dict[str, Any] = {}
+    for name, text in pairs or []:
+        value = read_yaml(f"{name}={text!r}", text)
+        for field, each in (as_fields(f"{name}={text!r}", value) if name == "overrides" else {name: value}).items():
+            if field in found:
+                raise ValueError(f"{field}={each!r}: allowed is one value, and {field}={found[field]!r} is also given")
+            found[field] = each
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: trained; 1: the training diverged; 2: bad input; 130: interrupted."""
     parser = argparse.ArgumentParser(prog="python -m anchor_utils.train", description="Train one model.")
     parser.add_argument("--preset", required=True, help=f"one of {', '.join(presets())}")
     parser.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set a field of the preset")
@@ -38,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         run = fit(config, path=options.run_dir)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        print("\ninterrupted; the same command goes on from the last saved state", file=sys.stderr)
         return 130
     print(run.path)
     return 0

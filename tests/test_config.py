@@ -15,6 +15,7 @@ OTHER_VALUES = {
     "crop_padding": 1,
     "flip": True,
     "width": 4,
+    "stem_stride": 2,
     "projection_dim": 32,
     "seed": 1,
     "temperature": 0.2,
@@ -56,7 +57,8 @@ OTHER_VALUES = {
 # The radius, the step and `validation_steps` score the checkpoints, whatever the method; `projection_dim` shifts the
 # random numbers that initialise the network.
 EVERY_METHOD = {
-    *("dataset", "train_images", "validation_images", "crop_padding", "flip", "width", "projection_dim", "seed"),
+    *("dataset", "train_images", "validation_images", "crop_padding", "flip", "width", "stem_stride"),
+    *("projection_dim", "seed"),
     *("epsilon", "step_size", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "schedule"),
     *("warmup", "precision", "validation_steps", "keep_epochs"),
 }
