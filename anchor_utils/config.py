@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from anchor_utils.checks import epsilon_hint, text_hint
+
 Method = Literal["standard", "pgd_at", "trades", "mart", "supcon", "supcon_at", "anchor"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
@@ -236,20 +238,7 @@ def _in_words(schema: dict[str, Any]) -> str:
 
 def _meant(name: str, value: Any) -> str:
     """The number that a text spells, or that a size in units of 0 to 255 is in [0, 1]; else nothing."""
-    if isinstance(value, str) and (spelt := re.fullmatch(r"([\d.eE+-]+)(?:/([\d.]+))?", value.strip())):
-        try:
-            number = float(spelt[1]) / float(spelt[2] or 1)
-        except (ValueError, ZeroDivisionError):
-            return ""
-        return f"; {value!r} is a text, write {number:.6g}"
-    return epsilon_hint(value) if name in ("epsilon", "step_size", "eval_step_size") else ""
-
-
-def epsilon_hint(value: Any) -> str:
-    """What to add to the message about a radius or step in units of 0 to 255, where 0 to 1 is allowed; else nothing."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 1 < value <= 255:
-        return f"; did you mean {value:g}/255 = {value / 255:.3g}?"
-    return ""
+    return text_hint(value) or (epsilon_hint(value) if name in ("epsilon", "step_size", "eval_step_size") else "")
 
 
 def _slug(text: str) -> str:

@@ -14,7 +14,7 @@ import anchor_utils
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-BASE = ("files", "downloads")  # how files are written and fetched; below everything
+BASE = ("checks", "files", "downloads")  # callers' slips, how files are written and fetched; below everything
 GROUND = ("config", "data", "models", "attacks", "losses")
 UPPER = ("training", "evaluation", "embeddings")
 
