@@ -1,11 +1,25 @@
 """The configuration: what it refuses, and which fields decide the name of a run."""
 
+import math
+
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from anchor_utils import config as config_module
 from anchor_utils import data
-from anchor_utils.config import DATASETS, METHODS, PRESET_DIR, Config, load_preset, preset_values, presets
+from anchor_utils.config import (
+    DATASETS,
+    METHODS,
+    PRESET_DIR,
+    Config,
+    epsilon_hint,
+    load_preset,
+    preset_values,
+    presets,
+)
 
 # For every field but the method a value that is not the default.
 OTHER_VALUES = {
@@ -105,7 +119,17 @@ def test_run_name_tells_methods_apart_and_is_a_folder_name():
         ({"epsilon": 1.5}, ["epsilon=1.5", "at most 1"]),
         ({"epsilon": -0.1}, ["epsilon=-0.1", "at least 0"]),
         ({"epsilon": float("nan")}, ["epsilon=nan", "finite"]),
-        ({"epsilon": "8/255"}, ["epsilon='8/255'", "number"]),
+        ({"epsilon": "8/255"}, ["epsilon='8/255'", "number", "write 0.0313725"]),
+        ({"learning_rate": "1e-3"}, ["learning_rate='1e-3'", "number, above 0", "write 0.001"]),
+        ({"epsilon": "8/0"}, ["epsilon='8/0': allowed is a number, at least 0, at most 1"]),
+        ({"epsilon": 8}, ["epsilon=8", "at most 1", "did you mean 8/255 = 0.0314?"]),
+        ({"step_size": 2}, ["step_size=2", "at most 1", "did you mean 2/255 = 0.00784?"]),
+        ({"epsilon": True}, ["epsilon=True", "allowed is a number"]),
+        ({"epochs": True}, ["epochs=True", "allowed is a whole number, at least 1"]),
+        ({"epochs": 2.0}, ["epochs=2.0", "allowed is a whole number, at least 1"]),
+        ({"flip": 1}, ["flip=1", "allowed is true or false"]),
+        ({"learning_rate": float("inf")}, ["learning_rate=inf", "finite"]),
+        ({"train_images": "all"}, ["train_images='all'", "allowed is a whole number, at least 1, or null"]),
         ({"batch_size": 1}, ["batch_size=1", "at least 2"]),
         ({"seed": -1}, ["seed=-1"]),
         ({"step_size": 0}, ["step_size=0", "above 0"]),
@@ -119,6 +143,35 @@ def test_bad_values_raise_one_value_error_that_says_what_is_allowed(values, word
     assert not isinstance(caught.value, ValidationError)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0.5, 1, 256, -8, "8", True])
+def test_the_hint_at_units_of_0_to_255_is_for_numbers_in_them(value):
+    assert epsilon_hint(value) == ""
+    assert epsilon_hint(16) == "; did you mean 16/255 = 0.0627?"
+
+
+@pytest.mark.parametrize(
+    ("folder", "begin"),
+    [
+        ("/data/flowers", "flowers-anchor"),
+        ("/data/flowers/", "flowers-anchor"),
+        ("/data/flowers//", "flowers-anchor"),
+        ("C:\\data\\my flowers\\", "my-flowers-anchor"),
+        ("/data/___", "images-anchor"),
+        ("/data/caf\udce9", "caf-anchor"),
+    ],
+)
+def test_a_run_folder_has_a_name_whatever_the_image_folder_is_called(folder, begin):
+    name = Config(dataset=f"imagefolder:{folder}").run_name()
+    assert name.startswith(begin)
+    assert all(c.isalnum() or c == "-" for c in name)
+
+
+def test_a_slash_at_the_end_makes_no_other_run():
+    with_slash, without = (Config(dataset=f"imagefolder:/data/flowers{end}") for end in ("/", ""))
+    assert with_slash == without
+    assert with_slash.run_name() == without.run_name()
 
 
 def test_unknown_preset_names_the_close_one_and_all():
@@ -157,3 +210,50 @@ def test_preset_parses_and_names_itself(name):
 
 def test_configuration_and_loader_know_the_same_data_sets():
     assert data.NAMES == DATASETS
+
+
+@pytest.fixture
+def preset_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_module, "PRESET_DIR", tmp_path)
+    return tmp_path / "own.yaml"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"- epochs",
+        b"epochs",
+        b"epochs: [",
+        b"\xff\xfe\x00",
+        b"1: 2",
+        b"epochs: !!python/name:os.system",
+        b"[" * 5000,
+    ],
+)
+def test_a_damaged_preset_is_named(preset_file, content):
+    preset_file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"preset file '.*own\.yaml': allowed is"):
+        load_preset("own")
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+names = st.sampled_from([*Config.model_fields, "preset"]) | st.text(max_size=5) | st.integers()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(names, yaml_values, max_size=3))
+def test_any_mapping_in_a_preset_is_a_configuration_or_our_own_error(preset_file, values):
+    preset_file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    try:
+        numbers, message = load_preset("own").model_dump().values(), None
+    except ValidationError:
+        raise AssertionError("pydantic's own error came through") from None
+    except ValueError as error:
+        numbers, message = [], str(error)
+    assert all(math.isfinite(value) for value in numbers if isinstance(value, float))
+    assert message is None or any(word in message for word in ("=", "unknown parameter", "own.yaml"))
