@@ -2,15 +2,26 @@
 
 import gzip
 import hashlib
+import json
+import math
 import os
+import pickle
+import re
 import shutil
+import tempfile
 import threading
+import warnings
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from torchvision import datasets
 
 from anchor_utils import data
@@ -107,7 +118,7 @@ def test_failed_download_says_what_to_do(monkeypatch, tmp_path, error):
         raise error
 
     monkeypatch.setattr(datasets.FashionMNIST, "download", fail)
-    with pytest.raises(FileNotFoundError, match=r"^name='fashion_mnist': could not be downloaded: ") as caught:
+    with pytest.raises(FileNotFoundError, match=r"^name='fashion_mnist': could not be downloaded or read: ") as caught:
         load_dataset("fashion_mnist", tmp_path)
     message = str(caught.value)
     for text in (str(error), "mnist5k", repr(str(tmp_path / "FashionMNIST" / "raw")), datasets.FashionMNIST.mirrors[0]):
@@ -135,30 +146,145 @@ def test_fashion_mnist_placed_by_hand_is_used_without_network(monkeypatch, tmp_p
     assert loaded.test.labels.tolist() == [9, 4]
 
 
-def test_torchvision_arrays_become_channels_first(monkeypatch, tmp_path):
-    class Fake:
-        classes = ("cat", "dog")
-        base_folder, train_list, test_list = "fake", [["a", "1"]], [["b", "2"]]
-        meta = {"filename": "c", "md5": "3"}  # noqa: RUF012
+# Pickles
 
-        def __init__(self, root, train, download):
-            assert (root, download) == (str(tmp_path), False)
-            self.data = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3) + (0 if train else 1)
-            self.targets = [1, 0]
 
-    def provide(archive, *arguments):
-        assert archive.name == "cifar-10-python.tar.gz"
-        assert arguments == (tmp_path, "fake", {"a": "1", "b": "2", "c": "3"})
+class Attack:
+    """Unpickled, it calls `function`."""
 
-    monkeypatch.setattr(datasets, "CIFAR10", Fake)
-    monkeypatch.setattr(data, "provide", provide)
-    loaded = load_dataset("cifar10", tmp_path)
-    assert loaded.train.images.shape == (2, 3, 4, 5)
-    assert torch.equal(loaded.train.images[1, 2, 3], torch.tensor([107, 110, 113, 116, 119], dtype=torch.uint8))
-    assert torch.equal(loaded.test.images, loaded.train.images + 1)
-    assert loaded.train.labels.tolist() == [1, 0]
-    assert loaded.classes == ("cat", "dog")
-    assert len(loaded.mean) == 3
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_arrays_in_plain_containers_are_unpickled(tmp_path):
+    content = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [1, 2], "names": ("a", "b")}
+    (tmp_path / "batch").write_bytes(pickle.dumps(content))
+    again = data._unpickle(tmp_path / "batch")
+    assert np.array_equal(again.pop("data"), content.pop("data"))
+    assert again == content
+
+
+def test_an_array_pickled_by_python_2_is_read(tmp_path):
+    """As in the real archives: text is a string of bytes, and the module has the name it had then."""
+    (tmp_path / "batch").write_bytes(
+        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02K\x03\x86"
+        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\x02\xfd\xfe\xfftbs."
+    )
+    array = data._unpickle(tmp_path / "batch")["data"]
+    assert array.dtype == np.uint8
+    assert array.tolist() == [[0, 1, 2], [253, 254, 255]]
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        (lambda file: Attack(os.mkdir, str(file)), "posix.mkdir"),
+        (lambda file: Attack(open, str(file), "w"), "_?io.open"),
+        (lambda file: Attack(eval, f"open({str(file)!r}, 'w')"), "builtins.eval"),
+        (lambda file: Attack(np.save, str(file), 1), r"numpy.*save"),
+        (lambda file: {"data": [Attack(os.system, f"touch {file}")]}, "posix.system"),
+    ],
+)
+def test_pickle_that_would_run_something_is_refused(tmp_path, attack, named):
+    (tmp_path / "batch").write_bytes(pickle.dumps(attack(tmp_path / "done")))
+    with pytest.raises(ValueError, match=rf"a pickle asks for {named}: allowed are numpy arrays"):
+        data._unpickle(tmp_path / "batch")
+    assert not (tmp_path / "done").exists()
+
+
+# What a split and a data set are
+
+
+def some(*shape, dtype=torch.uint8):
+    return torch.arange(math.prod(shape)).reshape(shape).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_become_int64(dtype):
+    labels = Split(some(3, 1, 2, 2), some(3, dtype=dtype)).labels
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            some(3, 1, 2, 2) / 12,
+            some(3),
+            r"images of torch.float32 .* \(images \* 255\)\.round\(\)\.to",
+        ),
+        (some(3, 1, 2, 2).long(), some(3), r"images of torch.int64 .*: allowed is torch.uint8 of shape \(N, C, H, W\)"),
+        (some(3, 2, 2), some(3), r"images of torch.uint8 and shape \(3, 2, 2\): allowed is"),
+        (some(3, 1, 2, 2), some(4), r"labels of torch.uint8 and shape \(4,\): .*shape \(3,\), one label an image"),
+        (some(3, 1, 2, 2), some(3, 1), r"labels of torch.uint8 and shape \(3, 1\): allowed is"),
+        (some(3, 1, 2, 2), torch.ones(3), r"labels of torch.float32 .*: allowed is an integer type"),
+        (some(3, 1, 2, 2), torch.ones(3).bool(), r"labels of torch.bool .*: allowed is an integer type"),
+        (some(3, 1, 2, 2), torch.tensor([0, -100, 1]), r"labels=-100: allowed is 0 or more"),
+    ],
+)
+def test_what_is_no_split_is_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Split(images, labels)
+
+
+def small(train_labels, test_labels, classes="abc", test_shape=(1, 2, 2)) -> Dataset:
+    splits = [
+        Split(some(len(labels), *shape), torch.tensor(labels))
+        for labels, shape in ((train_labels, (1, 2, 2)), (test_labels, test_shape))
+    ]
+    return Dataset("small", *splits, tuple(classes), (0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1, 3, 7], [0]), r"^train.labels=3, 7: allowed is 0 to 2, for 3 classes$"),
+        (([0, 1], [*range(9)]), r"^test.labels=3, 4, 5, 6, 7, \.\.\.: allowed"),
+        (([1, 2, 3], [0]), r"^train.labels=3: allowed is 0 to 2, .*labels start at 0, so subtract 1$"),
+        (([0], [0], "abc", (3, 2, 2)), r"^test.images of shape \(3, 2, 2\): allowed is \(1, 2, 2\)"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small(*arguments)
+
+
+def test_identity_changes_with_every_pixel_label_and_order_and_with_nothing_else():
+    first = small([0, 1, 2], [0, 1])
+    expected = {"name": "small", "classes": ["a", "b", "c"], "image": [1, 2, 2]}
+    assert first.identity() == json.loads(json.dumps(first.identity())) == {**first.identity(), **expected}
+    assert first.identity()["train"] == {"images": 3, "sha256": first.train.identity()["sha256"]}
+    assert len(first.train.identity()["sha256"]) == 16
+    assert first.identity() == small([0, 1, 2], [0, 1]).identity()
+    changed = first.train.images.clone()
+    changed[2, 0, 1, 1] += 1
+    variants = [
+        first.train,
+        Split(changed, first.train.labels),
+        Split(first.train.images, torch.tensor([0, 1, 1])),
+        first.train[torch.tensor([1, 0, 2])],
+        first.train[:2],
+        Split(first.train.images.reshape(3, 2, 2, 1), first.train.labels),
+    ]
+    assert len({variant.identity()["sha256"] for variant in variants}) == len(variants)
+    channels_last = Split(first.train.images.to(memory_format=torch.channels_last), first.train.labels.int())
+    assert channels_last.identity() == first.train.identity()
+
+
+def test_summary_says_it_in_one_line(digits):
+    fingerprint = digits.summary().rpartition(" ")[2]
+    assert digits.summary() == (
+        f"mnist5k: 10 classes, 4,000 training and 1,000 test images of 1x28x28, fingerprint {fingerprint}"
+    )
+    assert re.fullmatch(r"[0-9a-f]{8}", fingerprint)
+    moved, renamed = replace(digits, name="imagefolder:x"), replace(digits, classes=tuple("abcdefghij"))
+    assert moved.summary().endswith(fingerprint)
+    assert not renamed.summary().endswith(fingerprint)
+    assert not replace(digits, test=digits.test[:999]).summary().endswith(fingerprint)
 
 
 # Image folders
@@ -216,8 +342,12 @@ def test_the_first_images_of_an_image_folder_are_a_fair_sample(tmp_path):
 
 def test_image_folder_makes_grey_images_colour_and_skips_other_files(folder):
     Image.fromarray(np.full((6, 4), 9, np.uint8)).save(folder / "train" / "ant" / "2.PNG")
-    (folder / "train" / "ant" / "notes.txt").write_text("not an image")
-    images = load_folder(folder).train.images
+    for name in ("notes.txt", "more.TXT", "README"):
+        (folder / "train" / "ant" / name).write_text("not an image")
+    shutil.copy(folder / "train" / "ant" / "0.png", folder / "test" / "of no class.png")
+    with pytest.warns(UserWarning, match=r"left out files .*: 2 '\.txt', 1 '', 1 '\.png'$") as caught:
+        images = load_folder(folder).train.images
+    assert len(caught) == 1
     assert images.shape == (5, 3, 6, 4)
     assert images.flatten(1).eq(9).all(1).sum() == 1
 
@@ -232,11 +362,237 @@ def test_missing_folder_is_named(folder, missing):
     assert str(path / missing) in str(caught.value)
 
 
-def test_folder_without_images_is_named(folder):
+def test_classes_without_images_are_named_with_what_they_hold(folder):
     for file in (folder / "test").rglob("*.png"):
-        file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no \.png or \.jpg images below .*test"):
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(ValueError, match=r"no image in 'test/ant'; 'test/bee'; .*\.png, .*there are also 2 '\.heic'"):
         load_folder(folder)
+
+
+def test_folders_within_classes_are_named(folder):
+    for part in ("train", "test"):
+        (folder / part / "ant" / "images").mkdir()
+        for file in (folder / part / "ant").glob("*.png"):
+            file.rename(file.parent / "images" / file.name)
+    with pytest.raises(ValueError, match=r"folders within classes: '.*train.ant.images'; '.*test.ant.images'"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._0.png"])
+def test_litter_of_operating_systems_is_no_data(folder, name, recwarn):
+    for where in (folder / "train" / "ant", folder / "train", folder):
+        (where / name).parent.mkdir(exist_ok=True)
+        (where / name).write_bytes(b"litter")
+    loaded = load_folder(folder)
+    assert (loaded.classes, len(loaded.train)) == (("ant", "bee"), 4)
+    assert not [w for w in recwarn if "left out" in str(w.message)]
+
+
+def test_a_slash_at_the_end_makes_no_difference(folder, decoded):
+    first = load_folder(folder)
+    second = load_dataset(f"imagefolder:{folder}/", folder.parent)
+    assert len(decoded) == 1
+    assert first.identity()["train"] == second.identity()["train"]
+
+
+GRADIENT = np.linspace(0, 255, 24).round().astype(np.uint8).reshape(6, 4)
+
+
+def only(folder, image, name="0.png", **options) -> np.ndarray:
+    """Make `image` the only test image of "ant"; how it arrives, (H, W, 3)."""
+    (folder / "test" / "ant" / "0.png").unlink()
+    image.save(folder / "test" / "ant" / name, **options)
+    test = load_folder(folder).test
+    return test.images[test.labels == 0][0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.PNG", "0.webp", "0.bmp", "0.gif", "0.tif", "0.tiff", "0.jpg", "0.JPEG"])
+def test_every_format_is_read(folder, name):
+    options = {"lossless": True} if name == "0.webp" else {}
+    pixels = only(folder, Image.fromarray(GRADIENT), name, **options)
+    assert np.abs(pixels - GRADIENT[:, :, None].astype(int)).max() <= (12 if "j" in name.lower() else 0)
+
+
+def test_classes_in_different_formats_are_told(folder):
+    with pytest.warns(UserWarning, match=r"file formats: 'ant' BMP, PNG; 'bee' PNG$"):
+        only(folder, Image.fromarray(GRADIENT), "0.bmp")
+
+
+def test_of_an_animation_the_first_frame_is_read(folder):
+    frames = [Image.fromarray(np.full((6, 4), value, np.uint8)) for value in (50, 100)]
+    assert (only(folder, frames[0], "0.gif", save_all=True, append_images=frames[1:]) == 50).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_every_mode_becomes_rgb(folder, mode):
+    picture = np.random.default_rng(1).integers(0, 2, (6, 4, 1), np.uint8) * np.array([255, 255, 255], np.uint8)
+    image = Image.fromarray(picture).convert(mode)
+    assert np.array_equal(only(folder, image, "0.tif" if mode == "CMYK" else "0.png"), picture)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA"])
+def test_transparent_pixels_are_white(folder, mode):
+    mask = np.random.default_rng(1).integers(0, 2, (6, 4), np.uint8) * 255
+    image, options = Image.new("L", (4, 6)), {}  # all black
+    if mode in ("LA", "RGBA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(mask))
+    else:  # one grey value or colour of the palette is transparent
+        image, options = Image.fromarray(np.where(mask, 0, 1).astype(np.uint8)), {"transparency": 1}
+        if mode == "P":
+            image.putpalette([0, 0, 0, 9, 9, 9])
+    pixels = only(folder, image, **options)
+    assert np.array_equal(pixels, np.repeat(255 - mask[:, :, None], 3, 2))
+
+
+def test_half_transparent_pixels_are_mixed_with_white(folder):
+    assert (only(folder, Image.new("RGBA", (4, 6), (0, 100, 200, 51))) == [204, 224, 244]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_the_camera_says(tmp_path, orientation):
+    upright = np.zeros((16, 16), np.uint8)
+    upright[:8, :8], upright[:8, 8:] = 255, 100  # light top left, grey top right
+    # How the pixels lie in the file, by the definition of the tag.
+    stored = [
+        *(upright, upright[:, ::-1], upright[::-1, ::-1], upright[::-1]),
+        *(upright.T, np.rot90(upright), upright[::-1, ::-1].T, np.rot90(upright, -1)),
+    ][orientation - 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for file in ("train/a", "test/a"):
+        (tmp_path / "images" / file).mkdir(parents=True)
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "images" / file / "0.jpg", exif=exif, quality=100)
+    pixels = load_folder(tmp_path / "images").test.images[0, 0].int().numpy()
+    assert np.abs(pixels - upright).max() < 5
+
+
+# Images of more than 8 bits
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.tif"])
+@pytest.mark.parametrize("white", [65535, 4095, 255])
+def test_sixteen_bits_become_eight(folder, name, white):
+    deep = np.linspace(0, white, 24).round().astype(np.uint16).reshape(6, 4)
+    pixels = only(folder, Image.fromarray(deep), name)
+    assert np.array_equal(pixels, np.repeat((deep / white * 255).round().astype(np.uint8)[:, :, None], 3, 2))
+    assert len(np.unique(pixels)) == 24
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_wide_numbers_become_eight_bits(folder, dtype, white):
+    deep = np.linspace(0, white, 24).astype(dtype).reshape(6, 4)
+    pixels = only(folder, Image.fromarray(deep), "0.tif")
+    assert np.abs(pixels - deep[:, :, None] / white * 255).max() <= 0.51
+
+
+def test_deep_images_share_one_scale(folder):
+    """Scaled by its own largest value, the dark image would look like the bright one."""
+    for name, value in (("ant", 200), ("bee", 60000)):
+        Image.fromarray(np.full((6, 4), value, np.uint16)).save(folder / "test" / name / "0.png")
+    test = load_folder(folder).test
+    assert [test.images[test.labels == label].unique().tolist() for label in (0, 1)] == [[1], [233]]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 70000), (float("nan"),) * 2, (0, float("inf"))])
+def test_values_without_a_scale_are_refused(folder, low, high):
+    deep = np.full((6, 4), low, np.float32)
+    deep[0, 0] = high
+    with pytest.raises(ValueError, match=rf"ant.0.tif' has values from {low:g} to {high:g}; allowed is 0 to 65535"):
+        only(folder, Image.fromarray(deep), "0.tif")
+
+
+# What must not get in
+
+
+@pytest.mark.parametrize("limit", ["side", "total", "Pillow's"])
+def test_images_that_are_too_large_are_refused_before_they_are_decoded(folder, monkeypatch, limit):
+    if limit == "total":
+        monkeypatch.setattr(data, "MAX_BYTES", 6 * 6 * 4 * 3 - 1)
+    elif limit == "Pillow's":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    monkeypatch.setattr(data, "_pixels", lambda image: pytest.fail("decoded") if limit != "side" else np.asarray(image))
+    image = Image.new("RGB", (5000, 1) if limit == "side" else (4, 6))
+    expected = {"side": "has 5000x1 pixels: allowed are 4096 a side", "total": "has 4x6 pixels", "Pillow's": "bomb"}
+    with pytest.raises(ValueError, match=rf"ant.0.png'.*{expected[limit]}"):
+        only(folder, image)
+
+
+def test_only_readers_of_images_are_started(folder):
+    """Pillow reads EPS by running Ghostscript."""
+    (folder / "train" / "ant" / "0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 6\n")
+    with pytest.raises(ValueError, match=r"broken image .*cannot identify image file"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "dangling", "loop"])
+def test_what_is_no_file_is_named(folder, kind):
+    path = folder / "train" / "ant" / "2.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("2.png" if kind == "loop" else "nowhere")
+    with pytest.raises((ValueError, OSError), match=r"ant.2\.png'"):
+        load_folder(folder)
+
+
+def test_names_that_are_not_utf8_work_or_are_told(folder):
+    name = os.fsdecode(b"\xe4.png")
+    shutil.copy(folder / "train" / "ant" / "0.png", folder / "train" / "ant" / name)
+    assert len(load_folder(folder).train) == 5
+    (folder / "train" / "ant" / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="broken image") as caught:
+        load_folder(folder)
+    assert r"\udce4.png" in str(caught.value)
+    str(caught.value).encode()  # can be printed
+    for part in ("train", "test"):
+        (folder / part / "ant").rename(folder / part / name)
+    with pytest.raises(ValueError, match=r"classes \['\\udce4\.png'\]: allowed are printable UTF-8 names"):
+        load_folder(folder)
+
+
+FILES = st.sampled_from(["0.png", "1.PNG", "2.jpg", "3.webp", "4.gif", "5.bmp", "6.tif", "7.txt", "._8.png", "ä\n.png"])
+CONTENTS = st.one_of(
+    st.tuples(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "CMYK"]), st.integers(1, 2)),
+    st.binary(max_size=40),
+    st.just("folder"),
+)
+FOLDERS = st.dictionaries(st.sampled_from(["a", "b", "é"]), st.dictionaries(FILES, CONTENTS, max_size=3), max_size=2)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(train=FOLDERS, test=FOLDERS, mirror=st.booleans(), cut=st.none() | st.integers(0, 80))
+def test_any_tree_is_loaded_whole_or_refused_in_our_words(tmp_path, train, test, mirror, cut):
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = Path(folder) / "images"
+        usable = Counter()
+        for part, tree in (("train", train), ("test", train if mirror else test)):
+            (root / part).mkdir(parents=True)
+            for class_name, files in tree.items():
+                (root / part / class_name).mkdir()
+                for name, content in files.items():
+                    file = root / part / class_name / name
+                    if content == "folder":
+                        file.mkdir()
+                    elif isinstance(content, bytes):
+                        file.write_bytes(content)
+                    else:
+                        kind = "TIFF" if content[0] in ("I", "F", "CMYK") else "PNG"
+                        Image.new(content[0], (content[1], 2)).save(file, kind)
+                        file.write_bytes(file.read_bytes()[:cut])
+                    usable[part] += not name.startswith(".") and not name.endswith("txt")
+        refusal = ""
+        try:
+            loaded = load_folder(root)
+        except ValueError as error:
+            refusal = str(error)
+        if refusal:
+            assert re.search("must agree|no image in|folders within|broken image|all must be of one size", refusal)
+        else:
+            assert (len(loaded.train), len(loaded.test)) == (usable["train"], usable["test"])
+            assert all(min(counts(split)) > 0 for split in (loaded.train, loaded.test))
 
 
 def test_classes_must_agree(folder):
@@ -361,17 +717,54 @@ def test_truncated_cache_is_decoded_again(folder, decoded, size):
     assert cached(folder).read_bytes() == whole
 
 
-def test_a_failure_leaves_nothing_in_the_cache(folder, monkeypatch):
-    def full(path, content):
-        with path.open("wb") as file:
-            file.write(content[:4])
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("damage", ["flipped", "another", "folder"])
+def test_cache_that_holds_something_else_is_not_believed(folder, decoded, damage):
+    first, file = load_folder(folder), cached(folder)
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "flipped":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "another":
+        save_file({"train": first.train.images, "test": first.test.images}, file)
+    else:
+        file.mkdir()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        second = load_folder(folder)
+    assert len(caught) == (damage == "folder")  # it cannot be replaced
+    assert len(decoded) == 2
+    assert first.identity() == second.identity()
+    if damage != "folder":
+        assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("fails", ["mkdir", "lock", "no locks", "write"])
+def test_where_nothing_can_be_kept_the_images_are_decoded_each_time(folder, monkeypatch, decoded, fails):
+    def fail(path, *_, **__):
+        if fails == "write":
+            with path.open("wb") as file:
+                file.write(b"half")
+        raise NotImplementedError("flock") if fails == "no locks" else OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
-            load_folder(folder)
-    assert {file.name for file in (folder.parent / "cache").iterdir()} <= {".lock"}
+        target = {"mkdir": "pathlib.Path.mkdir", "write": "pathlib.Path.write_bytes"}
+        patch.setattr(target.get(fails, "anchor_utils.data.FileLock"), fail)
+        with pytest.warns(UserWarning, match=r"decoded images cannot be kept in '.*cache'.*(flock|No space left)"):
+            first = load_folder(folder)
+    cache = folder.parent / "cache"
+    assert not cache.exists() or {file.name for file in cache.iterdir()} <= {".lock"}
+    assert load_folder(folder).identity() == first.identity()
+    assert len(decoded) == 2
+
+
+def test_a_cache_that_can_only_be_read_is_read(folder, monkeypatch, recwarn):
+    first = load_folder(folder)
+    monkeypatch.setattr(data, "FileLock", lambda _: pytest.fail("tried to write"))
+    assert load_folder(folder).identity() == first.identity()
+    assert not recwarn.list
+
+
+def test_broken_images_leave_nothing_in_the_cache(folder):
     (folder / "train" / "ant" / "0.png").write_bytes(b"")
     with pytest.raises(ValueError, match="broken image"):
         load_folder(folder)
