@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pooch
 import requests
@@ -25,6 +24,7 @@ ORIGINAL = "https://www.cs.toronto.edu/~kriz"
 TIMEOUT = (10.0, 30.0)  # seconds, to connect and between two packets; a slow download is no failed one
 TRIES = 10  # at one server, as long as each try changes what is there
 CHUNK = 2**16  # bytes
+UNPACKED = 2**30  # bytes that an archive may hold; these hold a fifth of it
 
 
 @dataclass(frozen=True)
@@ -193,21 +193,29 @@ def _download(url: str, output: str, archive: Archive, part: Path) -> None:
 
 
 def _extract(path: Path, folder: Path, md5s: Mapping[str, str]) -> None:
-    """Replace the files in `folder` by those of the same folder in the archive `path`, each at once."""
+    """Replace the files in `folder` that `md5s` names by those of that folder in the archive `path`, each at once."""
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    # The checksum vouches for the archive; the filter, which Python has since 3.11.4, is a second guard.
-    guard: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    temporary.mkdir()
+    # The checksum vouches for the archive. As a second guard only the files that are needed are written, under names
+    # from here: nothing reaches out of the folder, follows a link or fills the disk.
+    wanted = {f"{folder.name}/{name}": temporary / name for name in md5s}
     try:
         with tarfile.open(path) as archive:
-            archive.extractall(temporary, **guard)
-        if found := damage(temporary / folder.name, md5s):
+            for member in archive:
+                if member.offset_data + member.size > UNPACKED:
+                    raise OSError(f"{str(path)!r} unpacks to more than {UNPACKED:,} bytes, which is what is allowed")
+                content = archive.extractfile(member) if member.name in wanted and member.isreg() else None
+                if content is not None:
+                    with wanted[member.name].open("wb") as target:
+                        shutil.copyfileobj(content, target)
+        if found := damage(temporary, md5s):
             raise OSError(f"extracted from {str(path)!r}, yet {'; '.join(found)}")
         if folder.exists():
-            for file in (temporary / folder.name).iterdir():
+            for file in temporary.iterdir():
                 file.replace(folder / file.name)
         else:
-            (temporary / folder.name).rename(folder)
+            temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

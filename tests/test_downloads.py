@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import re
+import shutil
 import socket
 import tarfile
 import threading
@@ -468,17 +469,17 @@ def test_corrupt_extracted_file_is_named_and_replaced(name, damage, has_archive,
 
 
 def test_interrupted_extraction_leaves_no_half_folder(server, tmp_path, monkeypatch):
-    def interrupted(self, path, **_):
-        self.extract(self.getmembers()[0], path, filter="data")
+    def interrupted(source, target):
+        target.write(source.read(100))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tarfile.TarFile, "extractall", interrupted)
+        patch.setattr(shutil, "copyfileobj", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_dataset("cifar10", tmp_path)
     assert {file.name for file in tmp_path.iterdir()} - {".lock"} == {"cifar-10-python.tar.gz"}
-    killed = tmp_path / ".cifar-10-batches-py.part" / "cifar-10-batches-py"  # as a power failure would leave it
-    killed.mkdir(parents=True)
+    killed = tmp_path / ".cifar-10-batches-py.part"  # as a power failure would leave it
+    killed.mkdir()
     (killed / "data_batch_1").write_bytes(b"half")
     (killed / "other").write_bytes(b"of another version")
     check(tmp_path, server)
@@ -486,14 +487,57 @@ def test_interrupted_extraction_leaves_no_half_folder(server, tmp_path, monkeypa
     assert len(server.log) == 1
 
 
-def test_archive_that_reaches_out_of_its_folder_is_refused(tmp_path):
-    path = tmp_path / "evil.tar.gz"
-    path.write_bytes(packed({"../../out": b"evil"}))
-    (tmp_path / "root").mkdir()
-    with pytest.raises(tarfile.OutsideDestinationError):
-        downloads._extract(path, tmp_path / "root" / "folder", {})
-    assert not (tmp_path / "out").exists()
-    assert list((tmp_path / "root").iterdir()) == []
+def member(name, kind=tarfile.REGTYPE, link="", content=b"evil"):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, len(content) if kind == tarfile.REGTYPE else 0
+    return info, io.BytesIO(content)
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        *[
+            [member(name)]
+            for name in ("../../out", "../folder2/wanted", "/{tmp}/out", "folder/../../out", "folder/more")
+        ],
+        [member("folder/wanted", tarfile.SYMTYPE, "{tmp}/outside")],
+        [member("folder/wanted", tarfile.LNKTYPE, "{tmp}/outside")],
+        [member("folder", tarfile.SYMTYPE, "{tmp}"), member("folder/outside")],
+        [member("folder/wanted", tarfile.SYMTYPE, "{tmp}/outside"), member("folder/wanted")],
+        *[[member("folder/wanted", kind)] for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)],
+    ],
+)
+def test_only_wanted_files_leave_an_archive_and_nothing_else_does(evil, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside").write_bytes(b"mine")
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
+        for info, content in evil:
+            info = info.replace(
+                name=info.name.format(tmp=tmp_path), linkname=info.linkname.format(tmp=tmp_path), deep=False
+            )
+            archive.addfile(info, content if info.size else None)
+    with contextlib.suppress(OSError):  # what is wanted is not there
+        downloads._extract(tmp_path / "evil.tar.gz", root / "folder", {"wanted": hashlib.md5(b"evil").hexdigest()})
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "outside", "evil.tar.gz"}
+    assert (tmp_path / "outside").read_bytes() == b"mine"
+    written = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
+    assert [str(path) for path in written] == (
+        ["folder/wanted"] if len(evil) == 2 and "wanted" in evil[1][0].name else []
+    )
+    assert not any((root / path).is_symlink() for path in written)
+
+
+@pytest.mark.parametrize("place", ["wanted", "elsewhere"])
+def test_archive_that_would_fill_the_disk_is_refused_before_that(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "UNPACKED", 10**6)
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: pytest.fail("written"))
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(packed({f"folder/{place}": bytes(10**6)}))
+    assert path.stat().st_size < 10**4
+    with pytest.raises(OSError, match=r"bomb.tar.gz' unpacks to more than 1,000,000 bytes"):
+        downloads._extract(path, tmp_path / "folder", {"wanted": "0"})
+    assert [file.name for file in tmp_path.iterdir()] == ["bomb.tar.gz"]
 
 
 # No network
