@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -177,11 +178,39 @@ def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = N
     write_tensors(path, model.state_dict(), text)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
-    """Write tensors and their metadata as a .safetensors file, atomically."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], text: dict[str, str], *, keep: Path | None = None) -> None:
+    """Write tensors and text as a .safetensors file with a checksum, atomically; the old file stays as `keep`."""
     data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = to_bytes(data, metadata={**text, "sha256": _checksum(data, text)})
     # Not save_file, whose files nobody but their owner may read.
-    write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(data, metadata=text)))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content), keep=keep)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, on the CPU, and the text of a .safetensors file.
+
+    Raises:
+        ValueError: the file is damaged; whoever calls names it. One without a checksum, by another program or from before there were any, is
+            taken as it is.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata() or {}
+            # Copies: nothing may hold on to a file that is written anew.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # safetensors raises many types
+        raise ValueError(f"no whole .safetensors file: {error}") from error
+    if text.pop("sha256", None) not in (None, _checksum(tensors, text)):
+        raise ValueError("its content does not have the checksum that it was written with")
+    return tensors, text
+
+
+def _checksum(tensors: dict[str, Tensor], text: dict[str, str]) -> str:
+    checksum = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        checksum.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        checksum.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return checksum.hexdigest()
 
 
 def load(path: str | Path) -> AnchorNet:
@@ -195,10 +224,13 @@ def load(path: str | Path) -> AnchorNet:
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        model = AnchorNet(**json.loads(text["architecture"]))
+        tensors, text = read_tensors(path)
+        architecture = json.loads(text["architecture"])
+        with torch.device("meta"):  # takes no memory, whatever sizes a file asks for
+            shapes = {name: value.shape for name, value in AnchorNet(**architecture).state_dict().items()}
+        if shapes != {name: value.shape for name, value in tensors.items()}:
+            raise ValueError("its tensors are not those of its architecture")
+        model = AnchorNet(**architecture)
         model.metadata = json.loads(text["metadata"])
         # Stored in half precision or not, a network computes in float32.
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})

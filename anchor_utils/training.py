@@ -2,8 +2,9 @@
 
 A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``best.safetensors`` (best robust accuracy
 on held-out *training* images, clean accuracy breaking ties; the other way round for methods that train on clean
-images only) and ``last.safetensors``. While a run is under way, ``resume.safetensors`` holds its state after the last
-finished epoch. With ``keep_epochs`` there is also ``epoch-NNN.safetensors`` for every epoch, from the untrained 0 on.
+images only) and ``last.safetensors``. While a run is under way, ``resume.safetensors`` holds its state, written after
+every epoch and every few minutes, and ``resume-before.safetensors`` the state before that. With ``keep_epochs`` there
+is also ``epoch-NNN.safetensors`` for every epoch, from the untrained 0 on.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,11 +36,12 @@ from anchor_utils.attacks import frozen, pgd, resolve_precision
 from anchor_utils.config import Config, digest
 from anchor_utils.data import Dataset, Split, augment, load_dataset
 from anchor_utils.evaluation import clean_outcomes, logits_of, pgd_outcomes
-from anchor_utils.files import write_text
+from anchor_utils.files import alone_in, write_text
 from anchor_utils.models import AnchorNet
 
 CONTRASTIVE = ("supcon", "supcon_at", "anchor")
 ON_CLEAN_IMAGES = ("standard", "supcon")
+SAVE_SECONDS = 120.0  # at most so much training is lost when the machine goes down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,16 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """One row an epoch: losses, learning rate, training accuracy, held-out clean and robust accuracy, seconds."""
-        return pd.DataFrame(_read_metrics(self.path))
+        file = self.path / "metrics.jsonl"
+        try:
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            if len(rows) != self.config.epochs:
+                raise ValueError(f"it has {len(rows)} of {self.config.epochs} epochs")
+        except ValueError as error:
+            raise ValueError(
+                f"{str(file)!r} is damaged ({error}); restore it, or delete the folder to train anew"
+            ) from None
+        return pd.DataFrame(rows)
 
 
 def epoch_name(epoch: int) -> str:
@@ -72,8 +86,11 @@ def fit(
     loss on two clean views; the classifier is a linear probe that passes no gradient to the encoder), "supcon_at"
     (ANCHOR with beta = 0) and "anchor" (eq. 3 of the reconstruction).
 
-    The same configuration on the same machine with the same number of threads gives the same weights, whether or
-    not the run was interrupted. Under ``accelerate launch`` the processes share each batch.
+    The same configuration on the same machine with the same number of threads gives the same weights and metrics, but
+    for the seconds, whether or not the run was interrupted, also by a kill while it was writing. It goes on from its
+    state at most `SAVE_SECONDS` before; Ctrl-C saves the state after the step under way (pressed again, it stops at
+    once). Under ``accelerate launch`` the processes share each batch; the state is then saved after each epoch only,
+    since every process draws its own random numbers.
 
     Args:
         config: what to train; see :class:`anchor_utils.config.Config`.
@@ -82,18 +99,18 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the configuration does not fit the data set, `dataset` is not the one that it names, or `path`
-            holds another configuration.
+        ValueError: the configuration does not fit the data set, `dataset` is not the one that it names, `path` holds a
+            run of another configuration or of other data, is in use by another process, or has damaged files.
+        OSError: the run folder cannot be written (full disk, no permission); what is in it stays whole.
         FloatingPointError: the loss became infinite or NaN; names the step and the last good checkpoint.
     """
     if path is None and dataset is not None and dataset.name != config.dataset:  # the folder is named after `config`
         raise ValueError(f"dataset.name={dataset.name!r}: allowed is that of the configuration, {config.dataset!r}")
     path = Path(config.runs_dir) / config.run_name() if path is None else Path(path)
-    if _finished(path, config.training_fields()):
+    dataset = load_data(config) if dataset is None else _fitting(config, dataset)
+    what = {"training": config.training_fields(), "data": dataset.identity()}
+    if _finished(path, what):
         return Run(path, config)
-    accelerator = _accelerator(config)
-    dataset = load_data(config) if dataset is None else dataset
-    training, validation = dataset.hold_out(config.validation_images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = AnchorNet(
@@ -107,17 +124,7 @@ def fit(
         )
     if model.projection is not None and config.method not in CONTRASTIVE:
         model.projection.requires_grad_(False)
-    _train(
-        model,
-        training.train,
-        validation,
-        config,
-        path,
-        accelerator,
-        fields=config.training_fields(),
-        description={"method": config.method, "dataset": dataset.name, "classes": dataset.classes},
-        progress=progress,
-    )
+    _train(model, dataset, config, path, what=what, method=config.method, progress=progress)
     return Run(path, config)
 
 
@@ -132,15 +139,20 @@ def finetune(
     """Train a new linear classifier on the frozen encoder of a finished run (step 5 of the reconstruction).
 
     The projection head is dropped. The encoder stays in eval mode without gradients, so every weight and every
-    BatchNorm statistic keeps its bits.
+    BatchNorm statistic keeps its bits. Interrupted, it goes on as :func:`fit` does.
 
     Args:
         run: what :func:`fit` returned; its best checkpoint is the start.
         config: supplies the optimisation and attack settings; the run's own if not given.
         adversarial: train on PGD examples; False trains on clean images, a linear probe.
+
+    Raises:
+        As :func:`fit`; ValueError also if the run was trained on other classes or images of another shape.
     """
     config = run.config if config is None else config
-    model = run.model("best")
+    dataset = load_data(config) if dataset is None else _fitting(config, dataset)
+    data, model = dataset.identity(), run.model("best")
+    _check_data(run.path, model.metadata, data, ("classes", "image"))
     architecture = {**model.architecture, "projection_dim": 0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -156,25 +168,11 @@ def finetune(
         epochs=config.finetune_epochs,
         learning_rate=config.finetune_learning_rate,
     )
-    fields = {**config.training_fields(), "encoder": run.path.name}
-    path = run.path / f"{'finetune' if adversarial else 'probe'}-{digest(fields)}"
-    if _finished(path, fields):
-        return Run(path, config)
-    accelerator = _accelerator(config)
-    dataset = load_data(config) if dataset is None else dataset
-    training, validation = dataset.hold_out(config.validation_images)
-    _train(
-        tuned,
-        training.train,
-        validation,
-        config,
-        path,
-        accelerator,
-        fields=fields,
-        description={"method": f"{run.config.method}+{path.name}", "dataset": dataset.name, "classes": dataset.classes},
-        frozen_encoder=True,
-        progress=progress,
-    )
+    what = {"training": {**config.training_fields(), "encoder": run.path.name}, "data": data}
+    path = run.path / f"{'finetune' if adversarial else 'probe'}-{digest(what['training'])}"
+    if not _finished(path, what):
+        method = f"{run.config.method}+{path.name}"
+        _train(tuned, dataset, config, path, what=what, method=method, frozen_encoder=True, progress=progress)
     return Run(path, config)
 
 
@@ -190,10 +188,43 @@ def _accelerator(config: Config) -> Accelerator:
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set that a configuration names, with its number of training and test images."""
-    dataset = load_dataset(config.dataset, config.data_root, train_images=config.train_images)
-    if config.test_images > len(dataset.test):
-        raise ValueError(f"test_images={config.test_images}: allowed is 1 to {len(dataset.test)}, the images there are")
+    """The data set that a configuration names, with its number of training images.
+
+    Raises:
+        ValueError: the configuration does not fit the data; names every field that does not, and what is allowed.
+    """
+    try:
+        dataset = load_dataset(config.dataset, config.data_root, train_images=config.train_images)
+    except ValueError:
+        if config.train_images is None:
+            raise
+        # More than there are is reported with all else that does not fit; what is wrong with the data comes up again.
+        dataset = load_dataset(config.dataset, config.data_root)
+    return _fitting(config, dataset)
+
+
+def _fitting(config: Config, dataset: Dataset) -> Dataset:
+    """The data set, if the configuration fits it."""
+    train, test, held_out, batch = len(dataset.train), len(dataset.test), config.validation_images, config.batch_size
+    left = train - held_out if held_out < train else train - 1
+    misfits = [
+        (
+            len(dataset.classes) < 2,
+            f"dataset={config.dataset!r}: allowed are 2 classes or more, this has {len(dataset.classes)}",
+        ),
+        (
+            config.train_images is not None and config.train_images > train,
+            f"train_images={config.train_images}: allowed is 1 to {train}, the training images there are",
+        ),
+        (
+            held_out >= train,
+            f"validation_images={held_out}: allowed is 1 to {train - 1}, below the number of training images",
+        ),
+        (batch > left, f"batch_size={batch}: allowed is up to {left}, the training images left beside validation"),
+        (config.test_images > test, f"test_images={config.test_images}: allowed is 1 to {test}, the images there are"),
+    ]
+    if wrong := [message for misfit, message in misfits if misfit]:
+        raise ValueError("; ".join(wrong))
     return dataset
 
 
@@ -312,24 +343,99 @@ class _Heads(nn.Module):
         return logits.float(), embeddings
 
 
+@dataclasses.dataclass
+class _Progress:
+    """How far a run has come. With weights, momentum and the generator's state, all that it needs to go on."""
+
+    epoch: int = 0  # finished ones
+    batch: int = 0  # finished ones of the epoch under way
+    seconds: float = 0.0  # of that epoch
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # over its batches
+    best: list[float] = dataclasses.field(default_factory=lambda: [-1.0, -1.0])
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # the lines of metrics.jsonl
+
+
 def _train(
+    model: AnchorNet,
+    dataset: Dataset,
+    config: Config,
+    path: Path,
+    *,
+    what: dict[str, Any],
+    method: str,
+    frozen_encoder: bool = False,
+    progress: bool = True,
+) -> None:
+    """Train as this one process of the run folder, or beside the main process that has it."""
+    accelerator = _accelerator(config)
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size={config.batch_size}: allowed is a multiple of the number of processes, "
+            f"{accelerator.num_processes}"
+        )
+    description = {"method": method, "dataset": dataset.name, "classes": dataset.classes, **what}
+    training, validation = dataset.hold_out(config.validation_images)
+    # Of several processes each would stop at a step of its own, and the others wait for it.
+    waiting: AbstractContextManager[list[int]] = (
+        _interrupts_wait() if accelerator.num_processes == 1 else nullcontext([])
+    )
+    alone: AbstractContextManager[None] = alone_in(path) if accelerator.is_main_process else nullcontext()
+    with alone, waiting as interrupts:
+        accelerator.wait_for_everyone()
+        if not _finished(path, what):  # by another process, in the meantime
+            _train_alone(
+                model,
+                training.train,
+                validation,
+                config,
+                path,
+                accelerator,
+                interrupts,
+                what=what,
+                description=description,
+                frozen_encoder=frozen_encoder,
+                progress=progress,
+            )
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[list[int]]:
+    """Ctrl-C is noted in the list, for the loop to stop where its state is whole; the second stops at once."""
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else someone else has a use for it
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if noted:
+        raise KeyboardInterrupt
+
+
+def _train_alone(
     model: AnchorNet,
     training: Split,
     validation: Split,
     config: Config,
     path: Path,
     accelerator: Accelerator,
+    interrupts: list[int],
     *,
-    fields: dict[str, Any],
+    what: dict[str, Any],
     description: dict[str, Any],
-    frozen_encoder: bool = False,
-    progress: bool = True,
+    frozen_encoder: bool,
+    progress: bool,
 ) -> None:
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    if config.batch_size > len(training):
-        raise ValueError(f"batch_size={config.batch_size}: allowed is up to {len(training)}, the training images left")
-    if config.batch_size % world:
-        raise ValueError(f"batch_size={config.batch_size}: allowed is a multiple of the number of processes, {world}")
     dtype = resolve_precision(config.precision, device)
     if device.type == "cuda":
         # Reproducible convolutions; the autotuner may pick another algorithm on the next run.
@@ -349,81 +455,88 @@ def _train(
 
     steps_per_epoch = len(training) // config.batch_size
     steps = config.epochs * steps_per_epoch
-    first_epoch, best, history = 0, (-1.0, -1.0), []
-    if (path / "resume.safetensors").exists():
-        first_epoch, best = _resume(path, fields, model, optimizer, scaler)
-        history = _read_metrics(path)[:first_epoch]
-    elif accelerator.is_main_process:
-        write_text(path / "config.json", json.dumps({"training": fields, "config": config.model_dump()}, indent=1))
-        if config.keep_epochs:
+    at, random_state = _resume(path, what, model, optimizer, scaler)
+    if accelerator.is_main_process:
+        write_text(path / "config.json", json.dumps({**what, "config": config.model_dump()}, indent=1))
+        if config.keep_epochs and not (at.epoch or at.batch):
             models.save(model, path / f"{epoch_name(0)}.safetensors", {**description, "epoch": 0})
     accelerator.wait_for_everyone()
 
     bar = tqdm(
         total=steps,
-        initial=first_epoch * steps_per_epoch,
+        initial=at.epoch * steps_per_epoch + at.batch,
         desc=description["method"].split("-")[0],
         unit="step",
         mininterval=1.0,
         file=sys.stdout,
         disable=not (progress and accelerator.is_main_process),
     )
-    for epoch in range(first_epoch, config.epochs):
-        start = time.perf_counter()
-        order = torch.randperm(len(training), generator=_generator(config.seed, epoch))
-        generator = _generator(config.seed, epoch, 1 + rank)
+    saved = time.perf_counter()
+    while at.epoch < config.epochs:
+        start = time.perf_counter() - at.seconds
+        order = torch.randperm(len(training), generator=_generator(config.seed, at.epoch))
+        generator = _generator(config.seed, at.epoch, 1 + rank)
+        if at.batch:
+            generator.set_state(random_state)
         model.train(not frozen_encoder)
-        sums: dict[str, float] = {}
-        for batch in range(steps_per_epoch):
-            step = epoch * steps_per_epoch + batch
+        while at.batch < steps_per_epoch:
+            if interrupts or (world == 1 and time.perf_counter() - saved > SAVE_SECONDS):
+                at.seconds = time.perf_counter() - start
+                _save_state(path, what, at, generator, model, optimizer, scaler)
+                if interrupts:
+                    raise KeyboardInterrupt
+                saved = time.perf_counter()
+            step = at.epoch * steps_per_epoch + at.batch
             rate = learning_rate(config, step, steps)
             optimizer.param_groups[0]["lr"] = rate
-            chosen = order[batch * config.batch_size : (batch + 1) * config.batch_size][rank::world].to(device)
+            chosen = order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank::world].to(device)
             images, labels = training.images[chosen], training.labels[chosen]
             attack = _inner_problem(
                 model, config, generator, min(1.0, (step + 1) / (config.epsilon_warmup * steps + 1))
             )
             loss, parts, logits, logit_labels = batch_loss(config, forward, attack, images, labels, generator)
             if not math.isfinite(loss.item()):
-                raise _diverged(f"loss is {loss.item()}", step, steps, epoch, rate, path)
+                raise _diverged(f"loss is {loss.item()}", step, steps, at.epoch, rate, path)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(scaler.scale(loss))
             scaler.step(optimizer)
             scaler.update()
             hit = logits.detach().argmax(1).eq(logit_labels).float().mean()
             for name, value in {"loss": loss, **parts, "training_accuracy": hit}.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
+                at.sums[name] = at.sums.get(name, 0.0) + value.item()
+            at.batch += 1
             bar.update()
         if world > 1:  # running statistics are those of the first process, here and in the checkpoint
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         if not logits_of(model, validation.inputs()).isfinite().all():
-            raise _diverged("the network's output on held-out images is not finite", step, steps, epoch, rate, path)
+            raise _diverged("the network's output on held-out images is not finite", step, steps, at.epoch, rate, path)
         score = _validate(model, validation, config, accelerator)
-        row = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "learning_rate": rate}
-        row |= {name: value / steps_per_epoch for name, value in sums.items()}
+        row = {"epoch": at.epoch + 1, "step": (at.epoch + 1) * steps_per_epoch, "learning_rate": rate}
+        row |= {name: value / steps_per_epoch for name, value in at.sums.items()}
         row |= {**score, "seconds": round(time.perf_counter() - start, 2)}
-        history.append(row)
         bar.set_postfix_str(
             f"loss {row['loss']:.3f}, held-out clean {score['clean_accuracy']:.1%}, "
             f"robust {score['robust_accuracy']:.1%}"
         )
+        ranking = [score["robust_accuracy"], score["clean_accuracy"]]
+        if config.method in ON_CLEAN_IMAGES:  # never robust: the few survivors would pick an epoch at random
+            ranking = ranking[::-1]
+        better = ranking > at.best
+        at = _Progress(at.epoch + 1, best=max(ranking, at.best), history=[*at.history, row])
         if accelerator.is_main_process:
-            metadata = {**description, "training": fields, **row}
-            ranking = (score["robust_accuracy"], score["clean_accuracy"])
-            if config.method in ON_CLEAN_IMAGES:  # never robust: the few survivors would pick an epoch at random
-                ranking = ranking[::-1]
-            if ranking > best:
-                best = ranking
+            metadata = {**description, **row}
+            if better:
                 models.save(model, path / "best.safetensors", metadata)
             if config.keep_epochs:
-                models.save(model, path / f"{epoch_name(epoch + 1)}.safetensors", metadata)
-            write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-            if epoch + 1 < config.epochs:
-                _save_state(path, fields, epoch + 1, best, model, optimizer, scaler)
+                models.save(model, path / f"{epoch_name(at.epoch)}.safetensors", metadata)
+            write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in at.history))
+            if at.epoch < config.epochs:
+                _save_state(path, what, at, generator, model, optimizer, scaler)
             else:
                 models.save(model, path / "last.safetensors", metadata)
-                (path / "resume.safetensors").unlink(missing_ok=True)
+                _clear_states(path)
+        saved = time.perf_counter()
     bar.close()
     accelerator.wait_for_everyone()
 
@@ -496,29 +609,77 @@ def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
-def _finished(path: Path, fields: dict[str, Any]) -> bool:
-    """Whether the folder holds the finished run of these fields; refuses a folder that holds another run."""
+def _stored(path: Path) -> dict[str, Any]:
+    """What config.json in a run folder says."""
+    file = path / "config.json"
     try:
-        found = json.loads((path / "config.json").read_text())["training"]
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return {"training": {**stored["training"]}, "data": stored.get("data")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(file)!r} is damaged ({type(error).__name__}: {error}); restore it, or delete it: the run then goes "
+            "on from its saved state, or starts anew where there is none"
+        ) from None
+
+
+def _finished(path: Path, what: dict[str, Any]) -> bool:
+    """Whether the folder holds the finished run of these fields and data; refuses a folder that holds another run."""
+    try:
+        _check(path, _stored(path), what)
     except FileNotFoundError:
         return False
-    if found != json.loads(json.dumps(fields)):
-        different = sorted(name for name in fields if found.get(name) != fields[name])
+    if not (path / "last.safetensors").exists():
+        return False
+    with suppress(OSError):  # a folder that may only be read
+        _clear_states(path)
+    return True
+
+
+def _check(path: Path, found: dict[str, Any], what: dict[str, Any]) -> None:
+    """Raise ValueError unless the run that was found in a folder is the one that is wanted."""
+
+    def value(fields: dict[str, Any], name: str) -> Any:  # a run from before there was a field has its default
+        return fields.get(name, Config.model_fields[name].default if name in Config.model_fields else None)
+
+    old, new = found["training"], what["training"]
+    if different := sorted(name for name in old.keys() | new.keys() if value(old, name) != value(new, name)):
         raise ValueError(
             f"run folder {str(path)!r} holds a run with other values of {different}; choose another folder"
         )
-    return (path / "last.safetensors").exists()
+    _check_data(path, found, what["data"], ("classes", "image", "train"))
+
+
+def _check_data(path: Path, found: dict[str, Any], data: dict[str, Any], parts: tuple[str, ...]) -> None:
+    """Raise ValueError if a run was trained on other data. The name is none of it: a folder may move."""
+    trained_on = found.get("data") or data  # runs from before this was kept are taken as they are
+    different = {
+        {"classes": "classes", "image": "image shape", "train": "training images"}[part]: (trained_on[part], data[part])
+        for part in parts
+        if trained_on[part] != data[part]
+    }
+    if different:
+        changes = "; ".join(f"{name} {before} then, {now} now" for name, (before, now) in different.items())
+        raise ValueError(
+            f"run folder {str(path)!r} holds a run on other data than those of {data['name']!r} now: {changes}. "
+            "Restore the data, or choose another folder, or delete this one to train anew"
+        )
+
+
+def _states(path: Path) -> tuple[Path, Path]:
+    """The files with the state of a run under way: the newest, and the one before."""
+    return path / "resume.safetensors", path / "resume-before.safetensors"
+
+
+def _clear_states(path: Path) -> None:
+    for file in _states(path):
+        file.unlink(missing_ok=True)
 
 
 def _save_state(
     path: Path,
-    fields: dict[str, Any],
-    epoch: int,
-    best: tuple[float, float],
+    what: dict[str, Any],
+    at: _Progress,
+    generator: torch.Generator,
     model: AnchorNet,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -526,24 +687,40 @@ def _save_state(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
-    progress = {"epoch": epoch, "best": best, "fields": fields, "scaler": scaler.state_dict()}
-    models.write_tensors(path / "resume.safetensors", tensors, {"progress": json.dumps(progress)})
+    tensors["generator"] = generator.get_state()
+    text = {"progress": dataclasses.asdict(at), "run": what, "scaler": scaler.state_dict()}
+    newest, before = _states(path)
+    models.write_tensors(newest, tensors, {name: json.dumps(value) for name, value in text.items()}, keep=before)
 
 
 def _resume(
-    path: Path, fields: dict[str, Any], model: AnchorNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> tuple[int, tuple[float, float]]:
-    """Restore the state after the last finished epoch; returns how many epochs are done and the best score."""
-    device = next(model.parameters()).device
-    with safe_open(path / "resume.safetensors", framework="pt", device=str(device)) as file:
-        progress = json.loads(file.metadata()["progress"])
-        # Copies: the optimizer must not hold on to the file, which is written anew after the next epoch.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if progress["fields"] != json.loads(json.dumps(fields)):
-        raise ValueError(f"run folder {str(path)!r} holds the state of another run; choose another folder")
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    momentum = {int(n.removeprefix("momentum.")): t for n, t in tensors.items() if n.startswith("momentum.")}
-    state = {index: {"momentum_buffer": buffer} for index, buffer in momentum.items()}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    scaler.load_state_dict(progress["scaler"])
-    return progress["epoch"], (progress["best"][0], progress["best"][1])
+    path: Path, what: dict[str, Any], model: AnchorNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> tuple[_Progress, Tensor]:
+    """Restore the newest whole state; returns how far it is, and the state of the generator of random numbers."""
+    damaged = []
+    for file in _states(path):
+        if not file.exists():
+            continue
+        try:
+            tensors, text = models.read_tensors(file)
+            found, at = json.loads(text["run"]), _Progress(**json.loads(text["progress"]))
+        except (ValueError, KeyError, TypeError) as error:
+            damaged.append(f"{str(file)!r} is damaged ({type(error).__name__}: {error})")
+            continue
+        _check(path, found, what)
+        model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        momentum = {int(n.removeprefix("momentum.")): t for n, t in tensors.items() if n.startswith("momentum.")}
+        state = {index: {"momentum_buffer": buffer} for index, buffer in momentum.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        scaler.load_state_dict(json.loads(text["scaler"]))
+        if damaged:
+            _states(path)[0].unlink(missing_ok=True)  # lest the next state to be saved keeps it, in place of this one
+            warnings.warn(
+                f"{damaged[0]}; the run goes on from the state before it, step {at.batch} of epoch {at.epoch + 1}, and "
+                "what was trained since is trained again",
+                stacklevel=2,
+            )
+        return at, tensors["generator"]
+    if damaged:
+        raise ValueError(f"{' and '.join(damaged)}: restore a copy, or delete this to start the run anew")
+    return _Progress(), torch.empty(0)
