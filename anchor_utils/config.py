@@ -121,7 +121,7 @@ class Config(BaseModel):
             )
         return self
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         unknown = [name for name in values if name not in type(self).model_fields]
         if unknown:
             raise ValueError(unknown_name("parameter", unknown[0], list(type(self).model_fields)))
@@ -279,7 +279,7 @@ def preset_values(name: str) -> dict[str, Any]:
     return {field: value for field, value in values.items() if field != "preset"}
 
 
-def load_preset(name: str, **overrides: Any) -> Config:
+def load_preset(name: str, /, **overrides: Any) -> Config:
     """The configuration of a preset, with some fields replaced.
 
     Raises:

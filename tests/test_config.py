@@ -113,6 +113,8 @@ def test_run_name_tells_methods_apart_and_is_a_folder_name():
     ("values", "words"),
     [
         ({"epoch": 3}, ["parameter 'epoch'", "did you mean 'epochs'", "Allowed:", "learning_rate"]),
+        ({"self": 3}, ["parameter 'self'", "Allowed:"]),
+        ({"name": 3}, ["parameter 'name'", "Allowed:"]),
         ({"method": "anchr"}, ["method='anchr'", "'anchor'", "'pgd_at'"]),
         ({"dataset": "mnist"}, ["dataset='mnist'", "mnist5k", "imagefolder:PATH"]),
         ({"dataset": "imagefolder:"}, ["dataset='imagefolder:'", "imagefolder:PATH"]),
@@ -139,7 +141,7 @@ def test_run_name_tells_methods_apart_and_is_a_folder_name():
 )
 def test_bad_values_raise_one_value_error_that_says_what_is_allowed(values, words):
     with pytest.raises(ValueError, match=r"=|parameter") as caught:
-        Config(**values)
+        load_preset("cpu", **values)
     assert not isinstance(caught.value, ValidationError)
     for word in words:
         assert word in str(caught.value)
