@@ -223,7 +223,10 @@ def test_one_notebook_runs_alone(tmp_path):
         (["smoke", "-p", "models", "mine"], ["models='mine': allowed is 'train', 'pretrained'"]),
         (["smoke", "-p", "dataset", "imagefolder:/no/such/folder"], ["there is no folder '/no/such/folder'"]),
         (["smoke", "-p", "dataset", "imagefolder:{tmp}"], ["missing folder '{tmp}/train'"]),
-        (["smoke", "-p", "test_images", "1001", "-p", "train_images", "5000"], ["train_images=5000", "test_images=1001"]),
+        (
+            ["smoke", "-p", "test_images", "1001", "-p", "train_images", "5000"],
+            ["train_images=5000", "test_images=1001"],
+        ),
     ],
 )
 def test_runner_refuses_bad_input_before_any_notebook_starts(arguments, messages, tmp_path, capsys, monkeypatch):
