@@ -37,7 +37,6 @@ def in_project(path: str, folder: Path | None = None) -> str:
     """
     if (absolute := Path(path).expanduser()).is_absolute():
         return str(absolute)
-    path = path.removeprefix("../")
     folder = Path.cwd() if folder is None else folder
     around = (parent for parent in (folder, *folder.parents) if any(parent.glob("notebooks/[0-9][0-9]_*.ipynb")))
     return os.path.relpath(next(around, folder) / path, folder)
