@@ -10,12 +10,15 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from anchor_utils.checks import class_labels, epsilon_hint, text_hint
 
 Norm = Literal["linf", "l2"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -101,11 +104,11 @@ def pgd(
     around x and the box [0, 1].
 
     Args:
-        model: maps images to logits (N, K); any device.
-        images: (N, ...), floating point in [0, 1].
-        labels: (N,), integer: the true classes, or the wanted ones if `targeted`.
+        model: maps images to logits (N, K), K at least 2; any device.
+        images: (N, ...), floating point in [0, 1], on the model's device.
+        labels: (N,), of any integer type, 0 to K - 1: the true classes, or the wanted ones if `targeted`.
         epsilon: radius, in pixel units; at most 1 for "linf".
-        step_size: length of a step in the same norm, above 0.
+        step_size: length of a step in the same norm, above 0; at most 1 for "linf".
         steps: gradient steps, 1 or more.
         norm: "linf" or "l2".
         random_start: begin at a uniform point of the ball instead of the image.
@@ -127,21 +130,20 @@ def pgd(
         Modes, requires_grad, .grad and buffers of the model are as they were before.
 
     Raises:
-        ValueError: an argument is out of its range, or the images are not in [0, 1].
+        ValueError: an argument is out of its range, the images are not in [0, 1], or the model's answer is not (N, K).
 
     Warns:
         VanishedGradientWarning: in more than a tenth of all image-steps the gradient was exactly zero and the image not
             yet broken.
     """
-    check_images(images, labels)
+    labels, classes = check_inputs(model, images, labels), None
     check_epsilon(epsilon, norm)
-    check_steps(step_size, steps, restarts, random_start)
+    check_steps(step_size, steps, restarts, random_start, norm)
     loss_function = _loss_function(loss)
     if keep not in ("final", "worst"):
         raise ValueError(f"keep={keep!r}: allowed is 'final' or 'worst'")
     if model_mode not in ("eval", "unchanged"):
         raise ValueError(f"model_mode={model_mode!r}: allowed is 'eval' or 'unchanged'")
-    labels = labels.long()  # torch's losses take no smaller integers
     autocast_dtype = resolve_precision(precision, images.device)
 
     # Half-precision images are attacked in float32 and rounded at the end.
@@ -152,6 +154,10 @@ def pgd(
         """Loss to be increased, (N,), and whether the attack has succeeded, (N,); both from float32 logits."""
         with torch.autocast(x.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not torch.float32):
             logits = model(point)
+        nonlocal classes
+        if classes is None:  # once: looking at the labels waits for the device
+            classes = count_classes(logits, len(point))
+            class_labels(labels, len(labels), classes)
         logits = logits.to(x.dtype)
         fooled = logits.argmax(1).eq(labels) == targeted
         return sign * loss_function(logits, labels), fooled
@@ -292,38 +298,72 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
     return torch.float32
 
 
-def check_images(images: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless the images are floating point in [0, 1] and the labels match them."""
+def device_of(model: nn.Module, images: Tensor) -> torch.device:
+    """Where the model's parameters are; where the images are, if it has none."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: allowed is a torch.nn.Module that maps images to logits")
+    return next(chain(model.parameters(), model.buffers()), images).device
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise ValueError unless the images (N, ...) are floating point in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images are a {type(images).__name__}: allowed is a torch.Tensor")
     if not images.is_floating_point():
         raise ValueError(f"images have dtype {images.dtype}: allowed is floating point in [0, 1]; divide uint8 by 255")
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: allowed are {len(images)} integers, "
-            "one for each image"
-        )
+    if images.ndim < 2:
+        raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, ...), such as (N, C, H, W)")
     if images.numel():
         low, high = images.aminmax()
         if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"images lie in [{low.item():.4g}, {high.item():.4g}]: allowed is [0, 1]; "
-                "undo any normalisation, it belongs inside the model"
-            )
+            undo = "; undo any normalisation, it belongs inside the model" if low.isfinite() and high.isfinite() else ""
+            raise ValueError(f"images lie in [{low.item():.4g}, {high.item():.4g}]: allowed is [0, 1]{undo}")
+
+
+def check_inputs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The labels as int64; ValueError unless images (N, ...) in [0, 1], labels (N,) and model belong together."""
+    check_pixels(images)
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels are a {type(labels).__name__}: allowed is a torch.Tensor")
+    devices = device_of(model, images), images.device, labels.device
+    if len(set(devices)) > 1:
+        raise ValueError("model, images and labels are on {}, {} and {}: allowed is one device".format(*devices))
+    return class_labels(labels, len(images))
+
+
+def count_classes(logits: Any, images: int) -> int:
+    """K of logits (N, K); ValueError if that is not what the model returned for N images."""
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images or logits.shape[1] < 2:
+        raise ValueError(f"model returned {found} for {images} images: allowed are logits (N, K), K at least 2")
+    return logits.shape[1]
+
+
+def _number(value: Any) -> float:
+    """NaN, which no range holds, for what is not a number."""
+    try:
+        return float("nan" if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def check_epsilon(epsilon: float, norm: str) -> None:
     """Raise ValueError unless `norm` is known and epsilon is a radius in it."""
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm={norm!r}: allowed are 'linf', 'l2'")
-    if norm == "linf" and not 0 <= epsilon <= 1:
-        raise ValueError(f"epsilon={epsilon}: allowed is [0, 1] in units of pixel intensity; 8/255 is 0.03137")
-    if not 0 <= epsilon < float("inf"):
-        raise ValueError(f"epsilon={epsilon}: allowed is a finite radius of 0 or more")
+    if norm == "linf" and not 0 <= _number(epsilon) <= 1:
+        hint = text_hint(epsilon) or epsilon_hint(epsilon)
+        raise ValueError(f"epsilon={epsilon!r}: allowed is [0, 1] in units of pixel intensity{hint}")
+    if not 0 <= _number(epsilon) < float("inf"):
+        raise ValueError(f"epsilon={epsilon!r}: allowed is a finite radius of 0 or more{text_hint(epsilon)}")
 
 
-def check_steps(step_size: float, steps: int, restarts: int, random_start: bool = True) -> None:
+def check_steps(step_size: float, steps: int, restarts: int, random_start: bool = True, norm: str = "linf") -> None:
     """Raise ValueError unless these are steps that PGD can take."""
-    if not 0 < step_size < float("inf"):
-        raise ValueError(f"step_size={step_size}: allowed is a finite number above 0")
+    if not 0 < _number(step_size) < float("inf"):
+        raise ValueError(f"step_size={step_size!r}: allowed is a finite number above 0{text_hint(step_size)}")
+    if norm == "linf" and step_size > 1:
+        raise ValueError(f"step_size={step_size!r}: allowed is at most 1 for norm='linf'{epsilon_hint(step_size)}")
     if not (isinstance(steps, Integral) and steps >= 1):
         raise ValueError(f"steps={steps!r}: allowed is 1 or more, a whole number")
     if not (isinstance(restarts, Integral) and restarts >= 1 and (restarts == 1 or random_start)):

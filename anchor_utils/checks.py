@@ -40,8 +40,8 @@ def class_labels(labels: Tensor, count: int, classes: int | None = None) -> Tens
 
 def epsilon_hint(value: Any) -> str:
     """What to add to the message about a radius or step in units of 0 to 255, where 0 to 1 is allowed; else nothing."""
-    if isinstance(value, Real) and not isinstance(value, bool) and 1 < value <= 255:
-        return f"; did you mean {value:g}/255 = {float(value) / 255:.3g}?"
+    if isinstance(value, Real) and not isinstance(value, bool) and 1 < float(value) <= 255:
+        return f"; did you mean {float(value):g}/255 = {float(value) / 255:.3g}?"
     return ""
 
 

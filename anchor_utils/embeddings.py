@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from anchor_utils.attacks import frozen
+from anchor_utils.attacks import check_pixels, device_of, frozen
 from anchor_utils.models import AnchorNet
 
 
@@ -26,19 +26,21 @@ def extract(
     Args:
         model: evaluated in eval mode where its parameters are.
         images: (N, C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: unknown layer, images out of range, or a vector that is not finite.
     """
     if layer not in ("features", "projection"):
         raise ValueError(f"layer={layer!r}: allowed are 'features', 'projection'")
-    if not images.is_floating_point():
-        raise ValueError(f"images have dtype {images.dtype}: allowed is floating point in [0, 1]; divide uint8 by 255")
-    device = next(model.parameters()).device
+    check_pixels(images)
+    device = device_of(model, images)
     parts = []
     with frozen(model, "eval"):
         for batch in images.split(batch_size):
             features = model.encode(batch.to(device))
             vectors = model.project(features) if layer == "projection" else features
             parts.append(torch.nn.functional.normalize(vectors.float(), dim=1).cpu())
-    return torch.cat(parts).numpy()
+    return _checked(torch.cat(parts).numpy(), what=layer)
 
 
 def project_2d(vectors: np.ndarray, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
@@ -46,9 +48,20 @@ def project_2d(vectors: np.ndarray, *, perplexity: float = 30.0, seed: int = 0) 
 
     t-SNE has no map for new points: what is to be compared (clean and adversarial, say) must be fitted together.
     Distances between far clusters and the sizes of clusters carry no meaning (Wattenberg et al., Distill 2016).
+
+    Raises:
+        ValueError: the vectors are not finite, all the same, or have fewer than two dimensions; or `perplexity` does
+            not fit their number.
     """
+    vectors = _checked(vectors)
+    if vectors.shape[1] < 2:
+        raise ValueError(f"vectors have shape {vectors.shape}: allowed is (N, D), D at least 2")
     if not 0 < perplexity < len(vectors):
         raise ValueError(f"perplexity={perplexity}: allowed is above 0 and below the number of points, {len(vectors)}")
+    # Beyond these, float32 squares of distances are 0 or infinite, and scikit-learn's tree recurses until it crashes.
+    spread = float(np.ptp(vectors, 0).max())
+    if not 1e-15 < spread < 1e15:
+        raise ValueError(f"vectors differ by {spread:.3g} at most: allowed is 1e-15 to 1e15; a collapsed network?")
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
 
 
@@ -56,6 +69,10 @@ def knn_accuracy(
     vectors: np.ndarray, labels: np.ndarray, query: np.ndarray, query_labels: np.ndarray, *, neighbours: int = 10
 ) -> float:
     """Share of the queries (Q, D) whose class is that of most of their nearest `neighbours` among vectors (N, D)."""
+    vectors, query = _checked(vectors), _checked(query, "query")
+    labels, query_labels = _class_of_each(labels, vectors), _class_of_each(query_labels, query, "query_labels")
+    if query.shape[1] != vectors.shape[1]:
+        raise ValueError(f"query has {query.shape[1]} dimensions: allowed are {vectors.shape[1]}, as vectors have")
     if not 1 <= neighbours <= len(vectors):
         raise ValueError(f"neighbours={neighbours}: allowed is 1 to {len(vectors)}, the number of vectors")
     return float(KNeighborsClassifier(neighbours).fit(vectors, labels).score(query, query_labels))
@@ -70,7 +87,15 @@ def neighbourhood_metrics(
         silhouette: in [-1, 1], how much closer a point is to its own class than to the next one, in D dimensions.
         knn_accuracy: leave-one-out, in D dimensions.
         trustworthiness: in [0, 1], whether neighbours on the map are neighbours in D dimensions; with `map_2d` only.
+
+    Raises:
+        ValueError: vectors that are not finite, labels of another number or of a single class, too many neighbours.
     """
+    vectors = _checked(vectors)
+    labels = _class_of_each(labels, vectors)
+    classes = len(np.unique(labels))
+    if not 1 < classes < len(vectors):
+        raise ValueError(f"labels have {classes} classes: allowed are 2 to {len(vectors) - 1}, fewer than vectors")
     if not 1 <= neighbours < len(vectors) / 2:
         raise ValueError(f"neighbours={neighbours}: allowed is 1 to {(len(vectors) - 1) // 2}, below half the points")
     classifier = KNeighborsClassifier(neighbours).fit(vectors, labels)
@@ -82,5 +107,27 @@ def neighbourhood_metrics(
         "knn_accuracy": float((votes == labels).mean()),
     }
     if map_2d is not None:
+        map_2d = _checked(map_2d, "map_2d")
+        if len(map_2d) != len(vectors):
+            raise ValueError(f"map_2d has {len(map_2d)} points: allowed are {len(vectors)}, one for each vector")
         result["trustworthiness"] = float(trustworthiness(vectors, map_2d, n_neighbors=neighbours))
     return result
+
+
+def _checked(vectors: np.ndarray, what: str = "vectors") -> np.ndarray:
+    """The vectors as an array; ValueError unless they are (N, D), real and finite."""
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiub" or not vectors.shape[1]:
+        raise ValueError(f"{what} have shape {vectors.shape} and type {vectors.dtype}: allowed are numbers (N, D)")
+    if broken := int((~np.isfinite(vectors)).any(1).sum()):
+        raise ValueError(f"{what}: {broken} of {len(vectors)} are not finite, allowed is none; a network that diverged?")
+    return vectors
+
+
+def _class_of_each(labels: np.ndarray, vectors: np.ndarray, what: str = "labels") -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (len(vectors),) or labels.dtype.kind not in "iu" or (labels < 0).any():
+        raise ValueError(
+            f"{what} have shape {labels.shape} and type {labels.dtype}: allowed are {len(vectors)} integers, 0 or more"
+        )
+    return labels

@@ -1,13 +1,15 @@
 """Honest robust accuracy: attacks on test images, per-image outcomes, 95% intervals, gradient-masking checks.
 
 An *outcome* is one bit an image: True means still classified correctly after the attack. It is always decided in
-float32 on the network in eval mode; attacks compute their gradients in float32 too, unless asked otherwise. (On NVIDIA
+float32 on the network in eval mode, where an image with a logit that is not finite counts as misclassified; attacks
+compute their gradients in float32 too, unless asked otherwise. (On NVIDIA
 GPUs from Ampere on, torch computes float32 convolutions in TF32 unless it is told not to.) The network and the global
 random state are left as they were.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -28,13 +30,102 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils.attacks import check_epsilon, check_images, check_steps, frozen, pgd, resolve_precision
+from anchor_utils.attacks import (
+    check_epsilon,
+    check_inputs,
+    check_steps,
+    count_classes,
+    device_of,
+    frozen,
+    pgd,
+    resolve_precision,
+)
+from anchor_utils.checks import class_labels
 from anchor_utils.config import unknown_name
 from anchor_utils.data import Dataset, Split
 from anchor_utils.files import write_text
 
 ATTACKS = ("clean", "noise", "fgsm", "pgd", "screen", "autoattack")
 STAGES = {"screen": ("apgd-ce", "apgd-t"), "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square")}
+
+
+class NonFiniteLogitsWarning(UserWarning):
+    """Logits were infinite or NaN: the network diverged, or overflows."""
+
+
+class Journal:
+    """The finished parts of an evaluation, in a JSON file that is written anew after each; without a path in none.
+
+    Args:
+        identity: JSON values that say what the parts belong to.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to something else.
+    """
+
+    def __init__(self, path: str | Path | None = None, identity: dict[str, Any] | None = None) -> None:
+        self.path, self.identity = path and Path(path), identity or {}
+        self.parts: dict[str, dict[str, Any]] = {}
+        self.within = ""  # what the part at hand is a part of
+        self.reused = 0.0  # seconds that reused parts took when they were computed
+        self.broken = 0  # images so far with logits that are not finite
+        if not self.path or not self.path.exists():
+            return
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            checksum, found, self.parts = content["sha256"], content["identity"], content["parts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from None
+        if checksum != _sha256(found, self.parts):
+            raise self._damaged("its checksum does not fit")
+        differ = [name for name in {**found, **self.identity} if found.get(name) != self.identity.get(name)]
+        if differ:
+            changes = "; ".join(f"{name} is {self.identity.get(name)}, there {found.get(name)}" for name in differ)
+            raise ValueError(f"resume={str(path)!r}: allowed is a file of this evaluation, this one differs: {changes}")
+
+    def _damaged(self, reason: object) -> ValueError:
+        return ValueError(f"resume={str(self.path)!r}: this file is damaged ({reason}); delete it to begin anew")
+
+    def clock(self) -> float:
+        """Seconds, what reused parts took included."""
+        return time.perf_counter() + self.reused
+
+    def part(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `compute` returns, JSON values, or did return in an earlier process; may be called within `compute`."""
+        key = f"{self.within}{name}"
+        if key in self.parts:
+            self.reused += self.parts[key]["seconds"]
+            self.broken += self.parts[key]["broken"]
+            return self.parts[key]
+        outer, self.within = self.within, f"{key}/"
+        start, broken = self.clock(), self.broken
+        try:
+            found = compute()
+        finally:
+            self.within = outer
+        if self.path:  # the whole replaces its parts
+            self.parts = {name: part for name, part in self.parts.items() if not name.startswith(f"{key}/")}
+            self.parts[key] = {**found, "seconds": self.clock() - start, "broken": self.broken - broken}
+            content = {"sha256": _sha256(self.identity, self.parts), "identity": self.identity, "parts": self.parts}
+            write_text(self.path, json.dumps(content, default=float))
+        return found
+
+
+def _sha256(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=float).encode()).hexdigest()[:16]
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    checksum = hashlib.sha256(type(model).__qualname__.encode())
+    for name, value in model.state_dict().items():
+        checksum.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        checksum.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return checksum.hexdigest()[:16]
+
+
+def autoattack_possible(classes: int) -> bool:
+    """Whether "screen" and "autoattack" can be run: the targeted loss of both needs four classes."""
+    return classes >= 4
 
 
 def wilson(correct: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -59,6 +150,7 @@ def evaluate(
     precision: str = "float32",
     seed: int = 0,
     batch_size: int = 250,
+    resume: str | Path | None = None,
 ) -> pd.DataFrame:
     """Accuracy under each attack, as one tidy table.
 
@@ -75,14 +167,23 @@ def evaluate(
             float32 an attack is faster and can be weaker: it leaves alone what the network misreads in this precision
             and not in float32, for example. Whether it succeeded is decided in float32 all the same.
         seed: of all attacks.
+        resume: a JSON file that keeps what is finished, written after every `batch_size` images. The same call goes on
+            from there, after a crash say, and gives the same bits as without interruption, and a finished one returns
+            at once. The outcomes are those without `resume`, save for a `precision` below float32, where the blocks
+            that AutoAttack sees, and so its random numbers, can differ.
 
     Returns:
         One row an attack, and one for each stage of "screen" and "autoattack" (cumulative), with the columns attack,
         accuracy, low and high (95% Wilson interval), correct, images, the attack's parameters, seconds, notes (what
-        AutoAttack's own checks said), and outcomes: one bit an image in hexadecimal, see :func:`unpack_outcomes`.
+        AutoAttack's own checks said, and how many images had logits that are not finite), and outcomes: one bit an
+        image in hexadecimal, see :func:`unpack_outcomes`.
 
     Raises:
-        ValueError: unknown attack, parameter out of range, no images, or too few classes for AutoAttack.
+        ValueError: unknown attack, parameter out of range, no images, labels that are no outputs of the network, too
+            few classes for AutoAttack, or `resume` is damaged or the file of another evaluation.
+
+    Warns:
+        NonFiniteLogitsWarning: there were infinite or NaN logits; these images count as misclassified.
     """
     for name in attacks:
         if name not in ATTACKS:
@@ -93,7 +194,7 @@ def evaluate(
         epsilon = 0.0
     check_epsilon(epsilon, norm)
     step_size = epsilon / 8 or 1.0 if step_size is None else step_size
-    check_steps(step_size, steps, restarts)
+    check_steps(step_size, steps, restarts, norm=norm)
     if loss not in attack_functions.LOSSES:
         raise ValueError(f"loss={loss!r}: allowed are {', '.join(map(repr, attack_functions.LOSSES))}")
     if batch_size < 1:
@@ -107,50 +208,62 @@ def evaluate(
         if not 1 <= images <= len(split):
             raise ValueError(f"images={images}: allowed is 1 to {len(split)}, the images there are")
         split = split[:images]
-    device = next(model.parameters(), split.images).device
+    device = device_of(model, split.images)
     precision = str(resolve_precision(precision, device)).removeprefix("torch.")  # what "auto" meant, for the table
+    common: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "seed": seed}
+    parameters: dict[str, Any] = {"step_size": step_size, "steps": steps, "restarts": restarts, "loss": loss}
+    queries: dict[str, Any] = {**common, "precision": precision}
+    identity: dict[str, Any] = {}
+    if resume is not None:
+        identity = {"attacks": list(attacks), **queries, **parameters, "iterate": iterate, "batch_size": batch_size}
+        identity |= {"network": _weights_sha256(model), "images": split.identity()}
+    journal = Journal(resume, identity)
     x, y = split.inputs().to(device), split.labels.to(device)
     if not STAGES.keys().isdisjoint(attacks):
         _check_classes(model, x)
-    common: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "seed": seed}
-    rows = []
 
-    def add(attack: str, outcome: Tensor, seconds: float, notes: str = "", **parameters: Any) -> None:
+    def row(attack: str, outcome: Tensor, seconds: float, notes: str = "", **parameters: Any) -> dict[str, Any]:
         correct = int(outcome.sum())
         low, high = wilson(correct, len(outcome))
-        row = {"attack": attack, "accuracy": correct / len(outcome), "low": low, "high": high}
-        row |= {"correct": correct, "images": len(outcome), **parameters, "seconds": round(seconds, 1)}
-        rows.append({**row, "notes": notes, "outcomes": pack_outcomes(outcome)})
+        found = {"attack": attack, "accuracy": correct / len(outcome), "low": low, "high": high}
+        found |= {"correct": correct, "images": len(outcome), **parameters, "seconds": round(seconds, 1)}
+        return {**found, "notes": notes, "outcomes": pack_outcomes(outcome)}
 
-    for name in attacks:
-        start = time.perf_counter()
+    def rows(name: str) -> dict[str, Any]:
+        start, broken, stages = journal.clock(), journal.broken, {}
+        arguments: dict[str, Any] = {"batch_size": batch_size, "journal": journal}
+        shown: dict[str, Any] = {}
         if name == "clean":
-            add(name, clean_outcomes(model, x, y, batch_size), time.perf_counter() - start)
+            outcome = _attacked(model, x, y, None, **arguments)
         elif name == "noise":
-            outcome = noise_outcomes(model, x, y, epsilon=epsilon, norm=norm, seed=seed, batch_size=batch_size)
-            add(name, outcome, time.perf_counter() - start, **common)
+            shown = common
+            outcome = noise_outcomes(model, x, y, epsilon=epsilon, norm=norm, seed=seed, **arguments)
         elif name == "fgsm":
-            outcome = _attacked(
-                model,
-                x,
-                y,
-                batch_size,
-                lambda x, y: attack_functions.fgsm(model, x, y, epsilon=epsilon, norm=norm, loss=loss),
-            )
-            add(name, outcome, time.perf_counter() - start, **common, step_size=epsilon, steps=1, restarts=1)
+            shown = {**common, "step_size": epsilon, "steps": 1, "restarts": 1}
+
+            def fgsm(x: Tensor, y: Tensor) -> Tensor:
+                return attack_functions.fgsm(model, x, y, epsilon=epsilon, norm=norm, loss=loss)
+
+            outcome = _attacked(model, x, y, fgsm, **arguments)
         elif name == "pgd":
-            parameters: dict[str, Any] = {"step_size": step_size, "steps": steps, "restarts": restarts, "loss": loss}
-            outcome = pgd_outcomes(model, x, y, **common, **parameters, iterate=iterate, batch_size=batch_size)
-            add(name, outcome, time.perf_counter() - start, **common, **parameters, iterate=iterate)
+            shown = {**common, **parameters, "iterate": iterate}
+            outcome = pgd_outcomes(model, x, y, **shown, **arguments)
         else:
-            queries: dict[str, Any] = {**common, "precision": precision}
-            stages = autoattack_outcomes(model, x, y, **queries, stages=STAGES[name], batch_size=batch_size)
-            for stage, (outcome, seconds, notes) in stages.items():
-                add(f"{name}/{stage}", outcome, seconds, notes, **queries)
-            total = sum(seconds for _, seconds, _ in stages.values())
-            notes = "; ".join(dict.fromkeys(notes for _, _, notes in stages.values() if notes))
-            add(name, outcome, total, notes, **queries)
-    return pd.DataFrame(rows)
+            shown = queries
+            stages = autoattack_outcomes(model, x, y, **queries, stages=STAGES[name], **arguments)
+            outcome = [stage[0] for stage in stages.values()][-1]
+        notes = [notes for _, _, notes in stages.values() if notes]
+        if broken := journal.broken - broken:
+            notes.append(f"{broken} of {len(x)} images: logits are not finite")
+        table = [row(f"{name}/{stage}", *found, **shown) for stage, found in stages.items()]
+        table.append(row(name, outcome, journal.clock() - start, "; ".join(dict.fromkeys(notes)), **shown))
+        return {"rows": table}
+
+    table = [row for name in attacks for row in journal.part(name, lambda: rows(name))["rows"]]  # noqa: B023
+    if journal.broken:
+        found = "; ".join(f"{row['attack']}: {row['notes']}" for row in table if "not finite" in row["notes"])
+        warnings.warn(f"{found}. These images count as misclassified", NonFiniteLogitsWarning, stacklevel=2)
+    return pd.DataFrame(table)
 
 
 def join_images(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -185,24 +298,55 @@ def unpack_outcomes(text: str, images: int) -> np.ndarray:
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), in batches, in eval mode."""
+    parts = []
     with frozen(model, "eval"):
-        return torch.cat([model(batch) for batch in images.split(batch_size)])
+        for batch in images.split(batch_size):
+            parts.append(model(batch))
+            count_classes(parts[-1], len(batch))
+    return torch.cat(parts)
 
 
 def clean_outcomes(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> Tensor:
     """(N,) whether each unchanged image is classified correctly."""
-    check_images(images, labels)
-    return logits_of(model, images, batch_size).argmax(1).eq(labels)
+    return _attacked(model, images, labels, None, batch_size=batch_size)
+
+
+def _right(logits: Tensor, labels: Tensor, journal: Journal) -> Tensor:
+    """(N,) whether logits (N, K) name the class; argmax would take the first class where all are NaN."""
+    finite = logits.isfinite().all(1)
+    journal.broken += int((~finite).sum())
+    return logits.argmax(1).eq(labels) & finite
 
 
 def _attacked(
-    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, attack: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Callable[[Tensor, Tensor], Tensor] | None,
+    *,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    journal: Journal | None = None,
 ) -> Tensor:
-    """(N,) outcomes; only images that are classified correctly to begin with are attacked."""
-    outcome = clean_outcomes(model, images, labels, batch_size)
-    for index in outcome.nonzero().flatten().split(batch_size):
-        x, y = images[index], labels[index]
-        outcome[index] = logits_of(model, attack(x, y)).argmax(1).eq(y)
+    """(N,) outcomes; only images that are classified correctly to begin with are attacked, with `generator`."""
+    labels, journal = check_inputs(model, images, labels), journal or Journal()
+    logits = logits_of(model, images, batch_size)
+    labels = class_labels(labels, len(labels), logits.shape[1])
+    outcome = _right(logits, labels, journal)
+    if attack is None:
+        return outcome
+    for number, index in enumerate(outcome.nonzero().flatten().split(batch_size)):
+
+        def block() -> dict[str, Any]:
+            x, y = images[index], labels[index]  # noqa: B023
+            right = _right(logits_of(model, attack(x, y)), y, journal)
+            state = generator.get_state().numpy().tobytes().hex() if generator else ""
+            return {"outcomes": pack_outcomes(right), "generator": state}
+
+        part = journal.part(str(number), block)
+        outcome[index] = torch.from_numpy(unpack_outcomes(part["outcomes"], len(index))).to(outcome.device)
+        if generator:  # where it stood after this block, if that was another day
+            generator.set_state(torch.frombuffer(bytearray.fromhex(part["generator"]), dtype=torch.uint8))
     return outcome
 
 
@@ -215,12 +359,16 @@ def noise_outcomes(
     norm: attack_functions.Norm = "linf",
     seed: int = 0,
     batch_size: int = 250,
+    journal: Journal | None = None,
 ) -> Tensor:
     """(N,) outcomes under one uniform draw from the epsilon-ball: what no attack worth its name falls behind."""
+    check_epsilon(epsilon, norm)
     generator = torch.Generator().manual_seed(seed)
-    return _attacked(
-        model, images, labels, batch_size, lambda x, _: attack_functions.random_point(x, epsilon, norm, generator)
-    )
+
+    def attack(x: Tensor, _: Tensor) -> Tensor:
+        return attack_functions.random_point(x, epsilon, norm, generator)
+
+    return _attacked(model, images, labels, attack, batch_size=batch_size, generator=generator, journal=journal)
 
 
 def pgd_outcomes(
@@ -237,6 +385,7 @@ def pgd_outcomes(
     iterate: Literal["final", "any"] = "any",
     seed: int = 0,
     batch_size: int = 250,
+    journal: Journal | None = None,
 ) -> Tensor:
     """(N,) outcomes under PGD, in float32. With several restarts an image must survive all of them."""
     generator = torch.Generator().manual_seed(seed)
@@ -256,7 +405,7 @@ def pgd_outcomes(
             generator=generator,
         )
 
-    return _attacked(model, images, labels, batch_size, attack)
+    return _attacked(model, images, labels, attack, batch_size=batch_size, generator=generator, journal=journal)
 
 
 class _ForAutoAttack(nn.Module):
@@ -305,7 +454,7 @@ def _autoattack_session(seed: int) -> Iterator[_Messages]:
 
 def _check_classes(model: nn.Module, images: Tensor) -> int:
     classes = logits_of(model, images[:1]).shape[1]
-    if classes < 4:
+    if not autoattack_possible(classes):
         raise ValueError(f"the model has {classes} classes: AutoAttack's targeted loss needs at least 4")
     return classes
 
@@ -321,6 +470,7 @@ def autoattack_outcomes(
     stages: Sequence[str] = STAGES["autoattack"],
     precision: str = "float32",
     batch_size: int = 250,
+    journal: Journal | None = None,
 ) -> dict[str, tuple[Tensor, float, str]]:
     """AutoAttack, standard version (Croce & Hein, arXiv 2003.01690), with the outcome after each of its stages.
 
@@ -336,13 +486,15 @@ def autoattack_outcomes(
     """
     from pyautoattack import AutoAttack
 
-    check_images(images, labels)
+    labels, journal = check_inputs(model, images, labels), journal or Journal()
+    if not len(images):
+        raise ValueError("images: allowed is one or more")
     check_epsilon(epsilon, norm)
     if tuple(stages) != STAGES["autoattack"][: len(stages)]:
         raise ValueError(f"stages={tuple(stages)}: allowed is a beginning of {STAGES['autoattack']}")
     dtype = resolve_precision(precision, images.device)
     classes = _check_classes(model, images)
-    outcome = clean_outcomes(model, images, labels, batch_size)
+    outcome = _attacked(model, images, labels, None, batch_size=batch_size, journal=journal)
     results: dict[str, tuple[Tensor, float, str]] = {}
     with frozen(model, "eval"), _autoattack_session(seed) as messages:
         adversary = AutoAttack(
@@ -356,19 +508,27 @@ def autoattack_outcomes(
         adversary.apgd_targeted.n_target_classes = min(9, classes - 1)
         adversary.fab.n_target_classes = min(9, classes - 1)
         for stage in stages:
-            start = time.perf_counter()
-            messages.texts.clear()
+            start, said = journal.clock(), []
             standing = outcome.nonzero().flatten()
-            if len(standing):
-                adversary.attacks_to_run = [stage]
-                x, y = images[standing].contiguous(), labels[standing]
-                adversarial, _ = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
-                outcome = outcome.clone()
-                outcome[standing] = logits_of(model, adversarial, batch_size).argmax(1).eq(y)
+            outcome = outcome.clone()
+            blocks = standing.split(batch_size if journal.path else max(1, len(standing)))
+            for number, index in enumerate(blocks if len(standing) else ()):
+
+                def block() -> dict[str, Any]:
+                    messages.texts.clear()
+                    adversary.attacks_to_run = [stage]  # noqa: B023
+                    x, y = images[index].contiguous(), labels[index]  # noqa: B023
+                    adversarial, _ = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
+                    right = _right(logits_of(model, adversarial, batch_size), y, journal)
+                    return {"outcomes": pack_outcomes(right), "said": list(messages.texts)}
+
+                part = journal.part(f"{stage}/{number}", block)
+                outcome[index] = torch.from_numpy(unpack_outcomes(part["outcomes"], len(index))).to(outcome.device)
+                said += part["said"]
             lost = (len(standing) - int(outcome.sum())) / len(outcome)
             if stage == "square" and lost > 0.002:  # AutoAttack's own check, which needs all stages in one call
-                messages.texts.append(f"Square lowered the accuracy by {lost:.2%}: are the gradients masked?")
-            results[stage] = (outcome, time.perf_counter() - start, "; ".join(dict.fromkeys(messages.texts)))
+                said.append(f"Square lowered the accuracy by {lost:.2%}: are the gradients masked?")
+            results[stage] = (outcome, journal.clock() - start, "; ".join(dict.fromkeys(said)))
     return results
 
 
@@ -401,7 +561,9 @@ def gradient_masking_checks(
     Returns:
         A table with the columns check, passed (None: not run) and evidence.
     """
-    check_images(images, labels)
+    labels = check_inputs(model, images, labels)
+    if not len(images):
+        raise ValueError("images: allowed is one or more")
     check_epsilon(epsilon, "linf")
     if epsilon == 0:
         raise ValueError("epsilon=0: allowed is a radius above 0, there is nothing to check without an attack")
@@ -505,7 +667,7 @@ def _square_outcomes(
             _ForAutoAttack(model).eval(), norm="Linf", eps=epsilon, n_queries=queries, seed=seed, device=images.device
         )
         with torch.no_grad():
-            return _attacked(model, images, labels, 250, lambda x, y: square.perturb(x.contiguous(), y))
+            return _attacked(model, images, labels, lambda x, y: square.perturb(x.contiguous(), y), batch_size=250)
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str] = ("method", "attack")) -> pd.DataFrame:
@@ -534,5 +696,8 @@ def save_results(path: str | Path, table: pd.DataFrame, **context: Any) -> None:
 
 def read_results(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table that :func:`save_results` wrote, and its context."""
-    content = json.loads(Path(path).read_text())
-    return pd.DataFrame(content.pop("rows")), content
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return pd.DataFrame(content.pop("rows")), content
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"path={str(path)!r}: allowed is a whole file of save_results; {error!r}") from None

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anchor_utils.checks import class_labels
+
 
 def supcon_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
     """Supervised contrastive loss, L_out of Khosla et al. (arXiv 2004.11362, eq. 2), scaled by tau alone.
@@ -97,16 +99,16 @@ def trades_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor
 
     Args:
         clean_logits, adversarial_logits: (N, K).
-        labels: (N,), integer.
+        labels: (N,), of any integer type, 0 to K - 1.
         beta: 1 / lambda of the paper; 6 there. Finite and >= 0.
     """
-    _check(clean_logits, labels, beta=beta)
+    labels = _check(clean_logits, labels, logits=True, beta=beta)
     _check_pair(clean_logits, adversarial_logits, classes=1)
     clean_logits, adversarial_logits = _full_precision(clean_logits), _full_precision(adversarial_logits)
     divergence = F.kl_div(
         adversarial_logits.log_softmax(1), clean_logits.log_softmax(1), reduction="batchmean", log_target=True
     )
-    return F.cross_entropy(clean_logits, labels.long()) + beta * divergence
+    return F.cross_entropy(clean_logits, labels) + beta * divergence
 
 
 def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 5.0) -> Tensor:
@@ -116,16 +118,16 @@ def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, 
 
     Args:
         clean_logits, adversarial_logits: (N, K), K >= 2.
-        labels: (N,), integer.
+        labels: (N,), of any integer type, 0 to K - 1.
         beta: lambda of the paper; 5 there. Finite and >= 0.
     """
-    _check(clean_logits, labels, beta=beta)
+    labels = _check(clean_logits, labels, logits=True, beta=beta)
     _check_pair(clean_logits, adversarial_logits, classes=2)
     clean, adversarial = (
         _full_precision(clean_logits).log_softmax(1),
         _full_precision(adversarial_logits).log_softmax(1),
     )
-    true = labels.long()[:, None]
+    true = labels[:, None]
     log_true = adversarial.gather(1, true).squeeze(1)
     wrong = adversarial.scatter(1, true, -torch.inf)  # log p_k of the other classes
     runner_up = wrong.argmax(1, keepdim=True)
@@ -164,8 +166,8 @@ def anchor_loss(
         contrastive_weight: lambda, finite and >= 0.
         temperature, beta, detach_weights: see :func:`hard_positive_supcon_loss`.
     """
-    _check(logits, logit_labels, contrastive_weight=contrastive_weight)
-    cross_entropy = F.cross_entropy(_full_precision(logits), logit_labels.long())
+    labels = _check(logits, logit_labels, logits=True, contrastive_weight=contrastive_weight)
+    cross_entropy = F.cross_entropy(_full_precision(logits), labels)
     contrastive = hard_positive_supcon_loss(embeddings, embedding_labels, temperature, beta, detach_weights)
     return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive)
 
@@ -201,15 +203,15 @@ def _check_pair(clean_logits: Tensor, adversarial_logits: Tensor, classes: int) 
         )
 
 
-def _check(rows: Tensor, labels: Tensor, **scalars: float) -> None:
+def _check(rows: Tensor, labels: Tensor, logits: bool = False, **scalars: float) -> Tensor:
+    """The labels (M,) of rows (M, D) as int64; of logits (N, K) they are 0 to K - 1."""
     if rows.ndim != 2 or labels.shape != rows.shape[:1]:
         raise ValueError(
             f"shapes {tuple(rows.shape)} and labels {tuple(labels.shape)}: allowed are (M, D) and (M,) of the same M"
         )
-    if labels.is_floating_point():
-        raise ValueError(f"labels have dtype {labels.dtype}: allowed are integers")
     for name, value in scalars.items():
         low_enough = value > 0 if name == "temperature" else value >= 0
         if not (low_enough and value < float("inf")):
             allowed = "above 0" if name == "temperature" else "0 or more"
             raise ValueError(f"{name}={value}: allowed is a finite number, {allowed}")
+    return class_labels(labels, len(rows), rows.shape[1] if logits else None)

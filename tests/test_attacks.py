@@ -196,7 +196,7 @@ def test_outputs_are_images_within_epsilon(
             images,
             labels,
             epsilon=epsilon,
-            step_size=relative_step * epsilon or 0.1,
+            step_size=min(relative_step * epsilon, 1.0 if norm == "linf" else 15.0) or 0.1,
             steps=steps,
             norm=norm,
             random_start=random_start,

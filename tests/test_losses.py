@@ -512,8 +512,32 @@ def test_shapes_and_label_types_are_checked(call):
         call(Z, Y[:3])
     with pytest.raises(ValueError, match=r"\(4, 3\) and labels \(4, 1\)"):
         call(Z, Y[:, None])
-    with pytest.raises(ValueError, match=r"labels have dtype torch.float32: allowed are integers"):
+    with pytest.raises(ValueError, match=r"labels have .*dtype torch.float32: allowed are 4 integers"):
         call(Z, Y.float())
+    for wrong in (torch.tensor([True, False, True, True]), Y + 0j):
+        with pytest.raises(ValueError, match="labels have .*allowed are 4 integers"):
+            call(Z, wrong)
+
+
+@pytest.mark.parametrize("call", [CALLS[name] for name in ("trades", "mart", "anchor, logits")])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 3, 3], r"labels=3: allowed are 0 to 2 for a network with 3 outputs; labels start at 0, subtract 1"),
+        ([0, 7, 5, 2], r"labels=5, 7: allowed are 0 to 2 for a network with 3 outputs$"),
+        ([0, 1, 2, -100], r"labels=-100: allowed are 0 to 2"),  # what torch's own cross-entropy ignores
+    ],
+)
+def test_labels_name_outputs(call, labels, message):
+    with pytest.raises(ValueError, match=message):
+        call(Z, torch.tensor(labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_labels_of_any_integer_type(call, dtype):
+    found, expected = call(Z, Y.to(dtype)), call(Z, Y)
+    assert torch.equal(getattr(found, "total", found), getattr(expected, "total", expected))
 
 
 @pytest.mark.parametrize("loss_function", [trades_loss, mart_loss])
