@@ -203,6 +203,10 @@ ROWS = [
     (fit(validation_images=6), "validation_images=6: allowed is 1 to 5"),
     (fit(batch_size=8), "batch_size=8: allowed is up to 4"),
     (fit(test_images=7), "test_images=7: allowed is 1 to 6"),
+    (
+        lambda: training.fit(FITTING, path="damaged", dataset=DATASET, progress=False),
+        "damaged/config.json",
+    ),
     # Embeddings
     (lambda: embeddings.extract(NETWORK, PIXELS), "images have torch.uint8: allowed is floating point"),
     (
@@ -214,7 +218,18 @@ ROWS = [
         lambda: embeddings.knn_accuracy(VECTORS, CLASSES, VECTORS, CLASSES, neighbours=41),
         "neighbours=41: allowed is 1 to 40",
     ),
-    (lambda: embeddings.neighbourhood_metrics(VECTORS, CLASSES * 0), "labels"),
+    (lambda: embeddings.project_2d(VECTORS * 0), "vectors differ by 0 allowed is 1e-15 to 1e15"),
+    (lambda: embeddings.project_2d(VECTORS * NAN), "vectors: 40 of 40 are not finite, allowed is none"),
+    (lambda: embeddings.project_2d(VECTORS[:, 0]), "vectors have shape (40,) allowed are numbers (N, D)"),
+    (
+        lambda: embeddings.knn_accuracy(VECTORS, CLASSES, VECTORS, CLASSES[:3]),
+        "query_labels have shape (3,) allowed are 40 integers",
+    ),
+    (lambda: embeddings.neighbourhood_metrics(VECTORS, CLASSES * 0), "labels have 1 classes: allowed are 2 to 39"),
+    (
+        lambda: embeddings.neighbourhood_metrics(VECTORS, CLASSES, neighbours=20),
+        "neighbours=20: allowed is 1 to 19",
+    ),
 ]
 
 
@@ -223,6 +238,8 @@ def inputs(tmp_path_factory):
     """A folder with files that are not what they should be."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "text.txt").write_text("something else")
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "config.json").write_text('{"training": {"width"')
     picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     for name, classes in {"one_class": ["a"], "sizes": ["a", "b"], "broken": ["a", "b"], "nested": ["a", "b"]}.items():
         for place in (folder / name / part / label for part in ("train", "test") for label in classes):
