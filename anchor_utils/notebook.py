@@ -158,6 +158,7 @@ def seconds_per_step(config: Config, dataset: Dataset, device: torch.device) -> 
 
 
 def _how_long(number: str, preset: str, config: Config, dataset: Dataset, step: float) -> str:
+    """In words; `work` in the file of bands says how many training steps' worth of time the notebook takes."""
     work = _expected(number, preset, config).get("work")
     if work:
         return (
