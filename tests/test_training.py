@@ -17,6 +17,7 @@ from torch import nn
 
 from anchor_utils import losses, models, training
 from anchor_utils.config import METHODS, Config, load_preset
+from anchor_utils.data import Split
 from anchor_utils.train import main
 from anchor_utils.training import CONTRASTIVE, batch_loss, finetune, fit, learning_rate
 
@@ -388,7 +389,7 @@ def test_the_state_of_another_run_is_not_taken_up(tiny, few_digits, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match="holds the state of another run"):
+    with pytest.raises(ValueError, match=r"holds a run with other values of \['seed'\]"):
         fit(tiny.replace(seed=1), path=tmp_path, dataset=few_digits, progress=False)
 
 
@@ -427,7 +428,6 @@ def test_hardness_entropy_is_logged_as_a_share_of_supcons(tiny, few_digits, tmp_
 
 def test_finished_run_is_not_trained_again(tiny, tiny_run, monkeypatch):
     monkeypatch.setattr(training, "_train", forbidden)
-    monkeypatch.setattr(training, "load_data", forbidden)
     again = fit(tiny.replace(test_images=7), path=tiny_run.path)  # what is evaluated does not matter
     assert same(weights(again), weights(tiny_run))
 
@@ -443,7 +443,25 @@ def test_configuration_that_does_not_fit_the_data_is_refused(tiny, few_digits, t
         fit(tiny.replace(batch_size=161), path=tmp_path, dataset=few_digits, progress=False)
     with pytest.raises(ValueError, match=r"test_images=1001: allowed is 1 to 1000"):
         fit(tiny.replace(test_images=1001), path=tmp_path, progress=False)
+    parts = {
+        part: Split(s.images, 0 * s.labels) for part, s in (("train", few_digits.train), ("test", few_digits.test))
+    }
+    one_class = dataclasses.replace(few_digits, **parts, classes=("0",))
+    with pytest.raises(ValueError, match=r"dataset='mnist5k': allowed are 2 classes or more, this has 1"):
+        fit(tiny, path=tmp_path, dataset=one_class, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_all_that_does_not_fit_the_data_is_said_at_once(tiny):
+    config = tiny.replace(train_images=5000, validation_images=4500, batch_size=4500, test_images=1001)
+    with pytest.raises(ValueError, match="test_images") as caught:
+        training.load_data(config)
+    assert str(caught.value).split("; ") == [
+        "train_images=5000: allowed is 1 to 4000, the training images there are",
+        "validation_images=4500: allowed is 1 to 3999, below the number of training images",
+        "batch_size=4500: allowed is up to 3999, the training images left beside validation",
+        "test_images=1001: allowed is 1 to 1000, the images there are",
+    ]
 
 
 @pytest.mark.parametrize(("method", "chosen"), [("pgd_at", 3), ("standard", 5)])
@@ -478,11 +496,9 @@ def test_scores_are_those_of_the_checkpoint_on_held_out_images(tiny, tiny_run, f
     assert best.metadata["epoch"] == 1 + ranking.index(max(ranking))
 
 
-def test_test_images_are_never_touched_nor_held_out_ones_trained_on(tiny, few_digits, tmp_path, monkeypatch):
-    class Poisoned:
-        def __getattr__(self, name):
-            raise AssertionError(f"training reads the test split: {name}")
-
+def test_test_images_decide_nothing_and_held_out_ones_are_not_trained_on(
+    tiny, tiny_run, few_digits, tmp_path, monkeypatch
+):
     trained_on, original = Counter(), training.batch_loss
 
     def spy(config, forward, attack, images, *rest):
@@ -490,9 +506,10 @@ def test_test_images_are_never_touched_nor_held_out_ones_trained_on(tiny, few_di
         return original(config, forward, attack, images, *rest)
 
     monkeypatch.setattr(training, "batch_loss", spy)
-    poisoned = dataclasses.replace(few_digits, test=Poisoned())
-    run = fit(tiny, path=tmp_path, dataset=poisoned, progress=False)
-    finetune(run, dataset=poisoned, progress=False)
+    other = dataclasses.replace(few_digits, test=Split(255 - few_digits.test.images, 9 - few_digits.test.labels))
+    run = fit(tiny, path=tmp_path, dataset=other, progress=False)
+    finetune(run, dataset=other, progress=False)
+    assert same(weights(run, "best"), weights(tiny_run, "best")), "the test images decided something"
     rest, held_out = few_digits.hold_out(tiny.validation_images)
     assert set(trained_on) == {image.numpy().tobytes() for image in rest.train.images}
     assert not set(trained_on) & {image.numpy().tobytes() for image in held_out.images}
@@ -603,7 +620,7 @@ def pairs(fields):
 )
 def test_command_refuses_bad_parameters(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_train", forbidden)
-    assert main([*arguments, "--run-dir", str(tmp_path)]) == 1
+    assert main([*arguments, "--run-dir", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
     assert not printed.out
@@ -616,7 +633,7 @@ def test_command_refuses_bad_parameters_before_torch_is_loaded():
         "import sys; from anchor_utils.train import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules"
     )
     result = command("-c", f"{code}; sys.exit(code)", "--preset", "smoke", "-p", "epoch", "3")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.startswith("error: unknown parameter 'epoch'; did you mean 'epochs'?")
     assert "Traceback" not in result.stderr
 
@@ -627,7 +644,7 @@ def test_command_trains_into_the_folder(tmp_path, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == FILES
-    assert main([*arguments, "-p", "seed", "1"]) == 1
+    assert main([*arguments, "-p", "seed", "1"]) == 2
     assert "other values of ['seed']" in capsys.readouterr().err
 
 
@@ -656,7 +673,7 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
     dataset = training.load_data(config)
     train = dataset.hold_out(20)[0].train
     torch.manual_seed(config.seed)
-    model = models.AnchorNet(4, 2, 3, config.projection_dim, dataset.mean, dataset.std).train()
+    model = models.AnchorNet(4, 2, 3, config.projection_dim, dataset.mean, dataset.std, config.stem_stride).train()
     heads = training._Heads(model, "anchor", torch.float32)
     chosen = torch.randperm(64, generator=training._generator(config.seed, 0))
     cross_entropies, embeddings, labels = [], [], []
@@ -679,13 +696,14 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_batch_must_divide_among_the_processes(tiny, few_digits, tmp_path):
+def test_batch_must_divide_among_the_processes(tiny, few_digits, tmp_path, monkeypatch):
     class ThreeProcesses:
-        device, num_processes, process_index = torch.device("cpu"), 3, 0
+        num_processes = 3
 
-    data = (few_digits.train, few_digits.train)
+    monkeypatch.setattr(training, "_accelerator", lambda config: ThreeProcesses())
     with pytest.raises(ValueError, match=r"batch_size=32: allowed is a multiple of the number of processes, 3"):
-        training._train(None, *data, tiny, tmp_path, ThreeProcesses(), fields={}, description={})
+        fit(tiny, path=tmp_path / "run", dataset=few_digits, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupted_command_says_that_it_can_go_on(monkeypatch, capsys, tmp_path):
@@ -699,7 +717,7 @@ def test_an_interrupted_command_says_that_it_can_go_on(monkeypatch, capsys, tmp_
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["--preset", "smoke", "--run-dir", str(tmp_path / "file" / "run")]) == 1
+    assert main(["--preset", "smoke", "--run-dir", str(tmp_path / "file" / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert str(tmp_path / "file") in error
