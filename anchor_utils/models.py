@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from torchvision.models.resnet import BasicBlock
 
 from anchor_utils.files import write_atomically
@@ -146,21 +146,39 @@ def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(in_channels, channels, stride, shortcut), BasicBlock(channels, channels))
 
 
-def fold_batchnorm(model: AnchorNet) -> AnchorNet:
+def fold_batchnorm(model: AnchorNet, into: AnchorNet | None = None) -> AnchorNet:
     """A frozen copy in eval mode whose BatchNorm layers are folded into the convolutions.
 
     The same function as ``model.eval()`` up to rounding, and about half again as fast to attack, so the inner
     problem of training uses it. `model` is left as it is.
+
+    Args:
+        into: what an earlier call returned for this network; it is overwritten, which is ten times as fast as a copy.
     """
-    folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in list(folded.modules()):
-        names = list(module._modules)
-        for first, second in pairwise(names):
-            convolution, norm = module._modules[first], module._modules[second]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                module._modules[first] = fuse_conv_bn_eval(convolution, norm)
-                module._modules[second] = nn.Identity()
-    return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    pairs = [
+        (convolution, norm)
+        for (convolution, first), (norm, second) in pairwise(model.named_modules())
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.modules.batchnorm._BatchNorm)
+    ]
+    if into is None:
+        folded = copy.deepcopy(model).eval()
+        for convolution, norm in pairs:
+            fused = fuse_conv_bn_eval(folded.get_submodule(convolution), folded.get_submodule(norm))
+            folded.set_submodule(convolution, fused)
+            folded.set_submodule(norm, nn.Identity())
+        return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    old, new = dict(model.named_modules()), dict(into.named_modules())
+    with torch.no_grad():
+        for convolution, norm in pairs:
+            first, second, fused = old[convolution], old[norm], new[convolution]
+            statistics = second.running_mean, second.running_var, second.eps, second.weight, second.bias
+            weight, bias = fuse_conv_bn_weights(first.weight, first.bias, *statistics)
+            fused.weight.copy_(weight)
+            fused.bias.copy_(bias)
+        for head in ("classifier", "projection"):
+            if getattr(model, head) is not None:
+                getattr(into, head).load_state_dict(getattr(model, head).state_dict())
+    return into
 
 
 def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
@@ -231,7 +249,7 @@ def load(path: str | Path) -> AnchorNet:
         if shapes != {name: value.shape for name, value in tensors.items()}:
             raise ValueError("its tensors are not those of its architecture")
         model = AnchorNet(**architecture)
-        model.metadata = json.loads(text["metadata"])
+        model.metadata = {**json.loads(text["metadata"])}
         # Stored in half precision or not, a network computes in float32.
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except Exception as error:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
@@ -306,9 +308,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def rewrite(path: Path, tensors: dict[str, Tensor] | None = None, **text: str | None) -> None:
-    """Change tensors or texts of a saved file; None removes a text."""
+    """Change tensors or texts of a saved file; None removes a text. The checksum goes, as in older files."""
     with safe_open(path, framework="pt") as file:
-        texts = file.metadata() | text
+        texts = file.metadata() | {"sha256": None} | text
     tensors = load_file(path) if tensors is None else tensors
     save_file(tensors, path, metadata={name: value for name, value in texts.items() if value is not None})
 
@@ -360,3 +362,84 @@ def test_a_file_in_half_precision_loads_as_float32(tmp_path, dtype):
     images = torch.rand(4, 3, 16, 16)
     assert loaded(images).dtype == torch.float32
     torch.testing.assert_close(loaded(images), model.eval()(images), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("part", ["tensor", "text", "checksum"])
+def test_what_does_not_have_its_checksum_is_refused(tmp_path, part):
+    path = tmp_path / "net.safetensors"
+    save(network(), path, {"epoch": 3})
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()
+    tensors = load_file(path)
+    if part == "tensor":
+        tensors["classifier.bias"] += 1e-7
+    elif part == "text":
+        text["metadata"] = json.dumps({"epoch": 4})
+    else:
+        text["sha256"] = "0" * 64
+    save_file(tensors, path, metadata=text)
+    with pytest.raises(ValueError, match=r"path=.*net\.safetensors.* does not have the checksum"):
+        load(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A file with a small network, its bytes, and the network as it must come out."""
+    path = tmp_path_factory.mktemp("fuzz") / "net.safetensors"
+    save(network(width=1, in_channels=1, projection_dim=0, num_classes=2), path, {"epoch": 3})
+    return path, path.read_bytes(), load(path)
+
+
+def loads_right_or_is_refused(small):
+    path, _, right = small
+    try:
+        found = load(path)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
+    else:
+        assert (found.metadata, found.architecture) == (right.metadata, right.architecture)
+        assert all(torch.equal(value, right.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_flipped_and_lost_bytes_are_refused_or_change_nothing(small, data):
+    path, content, _ = small
+    damaged = bytearray(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)), "kept")])
+    header = int.from_bytes(content[:8], "little")
+    places = st.integers(0, 8 + header) | st.integers(0, len(content) - 1)
+    for place, bits in data.draw(st.lists(st.tuples(places, st.integers(1, 255)), max_size=3), "flips"):
+        if place < len(damaged):
+            damaged[place] ^= bits
+    path.write_bytes(bytes(damaged))
+    loads_right_or_is_refused(small)
+
+
+@settings(max_examples=100, deadline=None)
+@given(start=st.integers(0, 2**64 - 1) | st.integers(0, 300), rest=st.binary(max_size=300))
+def test_headers_of_any_size_are_refused(small, start, rest):
+    small[0].write_bytes(start.to_bytes(8, "little") + rest)
+    with pytest.raises(ValueError, match=r"path=.*net\.safetensors"):
+        load(small[0])
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+ARGUMENTS = st.sampled_from(["num_classes", "width", "in_channels", "projection_dim", "stem_stride"])
+SIZES = st.integers(-1, 4) | st.sampled_from([10**5, 10**9, 10**30]) | ANY_JSON
+
+
+@settings(max_examples=100, deadline=None)
+@given(change=st.dictionaries(ARGUMENTS, SIZES, max_size=2) | ANY_JSON, metadata=ANY_JSON | st.just({"epoch": 3}))
+def test_any_architecture_and_metadata_without_a_checksum_are_refused_or_load(small, change, metadata):
+    path, content, right = small
+    path.write_bytes(content)
+    architecture = {**right.architecture, **change} if isinstance(change, dict) else change
+    rewrite(path, architecture=json.dumps(architecture), metadata=json.dumps(metadata))
+    try:
+        assert load(path).architecture["width"] == 1
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
