@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from IPython.display import Markdown, display
 
 from anchor_utils import plotting
-from anchor_utils.attacks import pgd, resolve_precision
+from anchor_utils.attacks import VanishedGradientWarning, pgd, resolve_precision
 from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset
 from anchor_utils.evaluation import versions
@@ -116,6 +117,7 @@ def seconds_per_step(config: Config, dataset: Dataset, device: torch.device) -> 
     generator = torch.Generator().manual_seed(0)
     dtype = resolve_precision(config.precision, device)
     with torch.random.fork_rng():
+        torch.manual_seed(0)
         channels = dataset.train.images.shape[1]
         model = AnchorNet(
             len(dataset.classes), config.width, channels, config.projection_dim, stem_stride=config.stem_stride
@@ -142,7 +144,11 @@ def seconds_per_step(config: Config, dataset: Dataset, device: torch.device) -> 
     def timed(size: int) -> float:
         batch = dataset.train[:size].to(device)
         began = time.perf_counter()
-        loss = batch_loss(config.replace(method="anchor"), forward, attack, batch.images, batch.labels, generator)[0]
+        # An untrained network of a few channels may have no gradient.
+        with warnings.catch_warnings(action="ignore", category=VanishedGradientWarning):
+            loss = batch_loss(config.replace(method="anchor"), forward, attack, batch.images, batch.labels, generator)[
+                0
+            ]
         loss.backward()
         loss.item()  # waits for a GPU
         return time.perf_counter() - began

@@ -24,7 +24,7 @@ def colour_images():
 def test_every_method_takes_a_training_step_at_full_width(preset, method, colour_images, tmp_path):
     """Everything as in the preset, except for the numbers of images, steps and epochs."""
     config = load_preset(preset, method=method, epochs=1, batch_size=8, validation_images=4, attack_steps=1)
-    config = config.replace(validation_steps=1, runs_dir=str(tmp_path))
+    config = config.replace(validation_steps=1, test_images=12, runs_dir=str(tmp_path))
     run = training.fit(config, dataset=colour_images, progress=False)
     trained, metrics = run.model("last"), run.metrics()
     assert trained.architecture["width"] == 64
