@@ -117,10 +117,10 @@ def neighbourhood_metrics(
 def _checked(vectors: np.ndarray, what: str = "vectors") -> np.ndarray:
     """The vectors as an array; ValueError unless they are (N, D), real and finite."""
     vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiub" or not vectors.shape[1]:
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
         raise ValueError(f"{what} have shape {vectors.shape} and type {vectors.dtype}: allowed are numbers (N, D)")
     if broken := int((~np.isfinite(vectors)).any(1).sum()):
-        raise ValueError(f"{what}: {broken} of {len(vectors)} are not finite, allowed is none; a network that diverged?")
+        raise ValueError(f"{what}: {broken} of {len(vectors)} are not finite, allowed are none; a diverged network?")
     return vectors
 
 

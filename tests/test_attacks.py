@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -830,7 +831,51 @@ BAD_ARGUMENTS = [
     ({"labels": LABELS.float()}, "labels have .*torch.float32: allowed are 2 integers"),
     ({"labels": torch.tensor([0, 1, 1])}, r"labels have shape \(3,\)"),
     ({"labels": LABELS[:, None]}, r"labels have shape \(2, 1\)"),
+    ({"labels": LABELS.bool()}, "labels have .*torch.bool: allowed are 2 integers"),
+    ({"labels": [0, 1]}, "labels are a list: allowed is a torch.Tensor"),
+    ({"labels": LABELS.to("meta")}, "on cpu, cpu and meta: allowed is one device"),
+    ({"images": IMAGES.numpy()}, "images are a ndarray: allowed is a torch.Tensor"),
+    ({"images": IMAGES[0, 0, 0]}, r"images have shape \(4,\): allowed is \(N, ...\)"),
+    ({"images": IMAGES[0], "labels": LABELS[0]}, r"a single image is a batch of one, image\[None\]"),
+    ({"epsilon": 8}, r"did you mean 8/255 = 0.0314\?"),
+    ({"epsilon": "8/255"}, "epsilon='8/255': .*write 0.0313725"),
+    ({"epsilon": "0.5", "norm": "l2"}, "epsilon='0.5': .*write 0.5"),
+    ({"epsilon": None}, "epsilon=None: allowed is"),
+    ({"step_size": 2}, r"step_size=2: allowed is at most 1 .*did you mean 2/255 = 0.00784\?"),
+    ({"step_size": "1e-3"}, "step_size='1e-3': .*write 0.001"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 5], r"labels=5: allowed are 0 to 4 for a network with 5 outputs; labels start at 0, subtract 1"),
+        ([0, 9], r"labels=9: allowed are 0 to 4 for a network with 5 outputs$"),
+        ([0, -100], "labels=-100: allowed are 0 to 4"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_labels_are_compared_with_the_outputs_once_before_any_step(labels, message, loss):
+    model = Observed(Linear(classes=5))
+    model.calls = 0
+    model.register_forward_hook(lambda *_: setattr(model, "calls", model.calls + 1))
+    with pytest.raises(ValueError, match=message):
+        pgd(model, IMAGES, torch.tensor(labels), epsilon=0.1, step_size=0.1, steps=3, loss=loss)
+    assert model.calls == 1
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_network_on_another_device_is_refused():
+    with pytest.raises(ValueError, match="model, images and labels are on meta, cpu and cpu: allowed is one device"):
+        fgsm(Linear().to("meta"), IMAGES, LABELS, epsilon=0.1)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    arguments = {"step_size": np.float32(0.05), "steps": 2, "random_start": False}
+    first, second = (
+        pgd(Linear(), IMAGES, LABELS, epsilon=e, **arguments) for e in (np.float64(0.1), torch.tensor(0.1))
+    )
+    torch.testing.assert_close(first, second)
 
 
 class Untouched(nn.Module):

@@ -112,3 +112,80 @@ def test_neighbours_must_exist(clouds, neighbours):
 def test_neighbours_must_be_below_half_of_the_points(clouds, neighbours):
     with pytest.raises(ValueError, match=rf"neighbours={neighbours}: allowed is 1 to 29"):
         neighbourhood_metrics(*clouds, neighbours=neighbours)
+
+
+NAN = np.where(np.arange(120).reshape(60, 2) == 7, np.nan, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.ones((60, 8), np.float32), "vectors differ by 0 at most: allowed is 1e-15 to 1e15"),
+        (
+            1e-30 * np.arange(480.0).reshape(60, 8),
+            "vectors differ by .*: allowed is 1e-15",
+        ),  # squares are 0
+        (1e200 * np.arange(480.0).reshape(60, 8), "vectors differ by .*: allowed is 1e-15"),
+        (NAN, "vectors: 1 of 60 are not finite"),
+        (-np.inf * np.ones((60, 8)), "vectors: 60 of 60 are not finite"),
+        (np.arange(60.0), r"vectors have shape \(60,\) .*allowed are numbers \(N, D\)"),
+        (np.ones((60, 2, 2)), r"vectors have shape \(60, 2, 2\)"),
+        (np.full((60, 2), "a"), "vectors have shape .* and type <U1"),
+        (np.arange(60.0)[:, None], r"vectors have shape \(60, 1\): allowed is \(N, D\), D at least 2"),
+        (np.ones((0, 8)), "perplexity=10: allowed is .* below the number of points, 0"),
+        (np.arange(18.0).reshape(9, 2), "perplexity=10: allowed is .* below the number of points, 9"),
+    ],
+)
+def test_vectors_without_a_map_are_refused(vectors, message):
+    """The first three end the process within scikit-learn: they must not get there."""
+    with pytest.raises(ValueError, match=message):
+        project_2d(vectors, perplexity=10)
+
+
+@pytest.mark.parametrize(
+    "shape", [lambda r: np.repeat(r[:2], 30, 0), lambda r: np.r_[r[:5], 0 * r[5:]], lambda r: r / 1e7 + 1]
+)
+def test_duplicates_and_small_differences_have_a_map(shape):
+    vectors = shape(np.random.default_rng(0).random((60, 8)))
+    assert np.isfinite(project_2d(vectors, perplexity=10)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vectors": NAN}, "vectors: 1 of 60 are not finite"),
+        ({"labels": np.zeros(60, int)}, "labels have 1 classes: allowed are 2 to 59"),
+        ({"labels": np.arange(60)}, "labels have 60 classes: allowed are 2 to 59"),
+        ({"labels": np.arange(59)}, r"labels have shape \(59,\) .*allowed are 60 integers"),
+        ({"labels": np.arange(60.0)}, "labels have .* type float64"),
+        ({"labels": np.arange(60) - 1}, "labels have .*0 or more"),
+        ({"map_2d": np.zeros((59, 2))}, "map_2d has 59 points: allowed are 60"),
+        ({"map_2d": NAN}, "map_2d: 1 of 60 are not finite"),
+    ],
+)
+def test_metrics_name_what_they_cannot_measure(clouds, change, message):
+    with pytest.raises(ValueError, match=message):
+        neighbourhood_metrics(**{"vectors": clouds[0], "labels": clouds[1], **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": np.ones((3, 4))}, "query has 4 dimensions: allowed are 5"),
+        ({"query": NAN}, "query: 1 of 60 are not finite"),
+        ({"query_labels": np.arange(2)}, r"query_labels have shape \(2,\) .*allowed are 3 integers"),
+        ({"labels": np.arange(3)}, r"labels have shape \(3,\) .*allowed are 60 integers"),
+    ],
+)
+def test_knn_names_what_does_not_fit(clouds, change, message):
+    good = {"vectors": clouds[0], "labels": clouds[1], "query": np.ones((3, 5)), "query_labels": np.arange(3)}
+    with pytest.raises(ValueError, match=message):
+        knn_accuracy(**{**good, **change})
+
+
+def test_extract_refuses_a_network_that_diverged(tiny_run, few_digits):
+    model = tiny_run.model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match="features: 3 of 3 are not finite"):
+        extract(model, few_digits.test[:3].inputs())

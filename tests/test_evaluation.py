@@ -16,7 +16,9 @@ from anchor_utils.attacks import pgd, resolve_precision
 from anchor_utils.data import Split
 from anchor_utils.evaluation import (
     STAGES,
+    NonFiniteLogitsWarning,
     autoattack_outcomes,
+    autoattack_possible,
     clean_outcomes,
     evaluate,
     gradient_masking_checks,
@@ -168,6 +170,9 @@ def test_same_seed_same_bits_whatever_the_batches(tiny_net, few):
         ({"loss": "mse"}, r"loss='mse': allowed are 'ce', 'margin'"),
         ({"batch_size": 0}, r"batch_size=0: allowed is 1 or more"),
         ({"epsilon": None}, r"epsilon=None: allowed is a radius"),
+        ({"epsilon": 8}, r"did you mean 8/255 = 0.0314\?"),
+        ({"epsilon": "8/255"}, r"epsilon='8/255': allowed is \[0, 1\].*write 0.0313725"),
+        ({"step_size": 2}, r"step_size=2: allowed is at most 1 .*did you mean 2/255 = 0.00784\?"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_model_runs(tiny_net, few, changes, message):
@@ -422,6 +427,97 @@ def test_three_classes_are_refused():
         autoattack_outcomes(TinyNet(3, 3, side=8), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), epsilon=0.1)
 
 
+def test_autoattack_needs_four_classes():
+    assert [autoattack_possible(classes) for classes in (2, 3, 4, 10)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_autoattack_takes_labels_of_any_integer_type(dtype):
+    torch.manual_seed(0)
+    model, images = TinyNet(3, 5, side=8).eval(), torch.rand(4, 3, 8, 8)
+    labels = model(images).argmax(1)
+    found, expected = (
+        autoattack_outcomes(model, images, y, epsilon=0.01, stages=("apgd-ce",))["apgd-ce"][0]
+        for y in (labels.to(dtype), labels)
+    )
+    assert torch.equal(found, expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("attack", ["clean", "noise", "fgsm", "pgd", "screen"])
+def test_labels_from_one_are_refused_before_anything_is_attacked(tiny_net, few, attack, monkeypatch):
+    for name in ("pgd", "fgsm", "random_point"):
+        monkeypatch.setattr(f"anchor_utils.attacks.{name}", lambda *_, **__: pytest.fail("an attack ran"))
+    with pytest.raises(ValueError, match=r"labels=10: allowed are 0 to 9 .*labels start at 0, subtract 1"):
+        evaluate(tiny_net, Split(few.images, few.labels + 1), (attack,), epsilon=0.1)
+
+
+class Answers(nn.Module):
+    """A function as a network; no parameters."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer(images)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda images: images.flatten(1), "model is a function: allowed is a torch.nn.Module"),
+        (
+            Answers(lambda images: images),
+            r"model returned \(40, 1, 14, 14\) for 40 images: allowed are logits",
+        ),
+        (Answers(lambda images: images.flatten(1)[:-1]), r"model returned \(39, 196\) for 40 images"),
+        (Answers(lambda images: images.flatten(1)[:, :1]), r"model returned \(40, 1\) .*K at least 2"),
+        (Answers(lambda images: (images.flatten(1),)), "model returned a tuple for 40 images"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(few, model, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, few, ("clean",))
+    with pytest.raises(ValueError, match=message):
+        pgd(model, few.inputs(), few.labels, epsilon=0.1, step_size=0.1, steps=1)
+
+
+def test_a_network_without_parameters_is_evaluated(few):
+    model = Answers(lambda images: images.flatten(1)[:, :10])
+    expected = model(few.inputs()).argmax(1).eq(few.labels).sum()
+    assert evaluate(model, few, ("clean", "pgd"), epsilon=0.1, steps=1)["correct"][0] == expected
+
+
+@pytest.mark.parametrize(("value", "attack"), [(torch.nan, "screen"), (torch.inf, "pgd")])
+def test_logits_that_are_not_finite_count_as_misclassified_and_are_said(tiny_net, few, value, attack):
+    """The first class is what argmax takes for NaN. Here every third image has one, and its other logits are right."""
+
+    def answer(images):
+        logits = tiny_net(images)
+        dark = images.flatten(1).sum(1) < threshold
+        return torch.where(dark[:, None] & (torch.arange(10) == 0), value, logits)
+
+    threshold = few.inputs().flatten(1).sum(1).sort().values[13]
+    finite = few.inputs().flatten(1).sum(1) >= threshold
+    with pytest.warns(NonFiniteLogitsWarning, match="clean: 13 of 40 images: logits are not finite") as caught:
+        table = evaluate(Answers(answer), few, ("clean", attack), epsilon=0.0, step_size=0.1)
+    assert len(caught) == 1
+    expected = clean_outcomes(tiny_net, few.inputs(), few.labels) & finite
+    assert unpack_outcomes(table["outcomes"][0], 40).tolist() == expected.tolist()
+    assert unpack_outcomes(table["outcomes"].iloc[-1], 40).tolist() == expected.tolist()
+    assert table["notes"].iloc[[0, -1]].str.contains("13 of 40 images: logits are not finite").all()
+
+
+def test_images_whose_attack_ends_in_nan_logits_do_not_count_as_robust(few):
+    """The label is the class that argmax takes for NaN; bright pixels overflow."""
+    model = Answers(lambda images: torch.eye(10)[:1] + images.flatten(1).max(1).values.sub(1).pow(-1)[:, None] * 0)
+    split = Split(torch.full((6, 1, 8, 8), 200, dtype=torch.uint8), torch.zeros(6, dtype=torch.long))
+    with pytest.warns(NonFiniteLogitsWarning, match="noise: 6 of 6 images"):
+        table = evaluate(model, split, ("clean", "noise"), epsilon=1.0)
+    assert table["correct"].tolist() == [6, 0]
+
+
 def test_stages_are_a_beginning_of_autoattack(tiny_net, few):
     with pytest.raises(ValueError, match=r"allowed is a beginning of \('apgd-ce', 'apgd-t', 'fab-t', 'square'\)"):
         autoattack_outcomes(tiny_net, few.inputs(), few.labels, epsilon=0.1, stages=("square",))
@@ -431,6 +527,97 @@ def test_nothing_is_attacked_where_nothing_stands(tiny_net, few):
     wrong = (tiny_net(few.inputs()).argmax(1) + 1) % 10
     stages = autoattack_outcomes(tiny_net, few.inputs(), wrong, epsilon=0.1)
     assert [int(outcome.sum()) for outcome, _, _ in stages.values()] == [0] * 4
+
+
+# Going on
+
+
+class Dies(nn.Module):
+    """A network that is interrupted after so many calls."""
+
+    def __init__(self, model, calls):
+        super().__init__()
+        self.model, self.calls = model, calls
+
+    def forward(self, images):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        return self.model(images)
+
+
+def same(table, other):
+    pd.testing.assert_frame_equal(table.drop(columns="seconds"), other.drop(columns="seconds"), check_dtype=False)
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_same_bits(tiny_net, few, tmp_path):
+    settings = {"epsilon": 0.1, "step_size": 0.03, "steps": 3, "restarts": 2, "images": 30, "batch_size": 7}
+    attacks, path, calls, deaths = ("clean", "noise", "fgsm", "pgd"), tmp_path / "evaluation.json", 9, 0
+    table = None
+    while table is None:
+        try:
+            table = evaluate(Dies(tiny_net, calls), few, attacks, **settings, resume=path)
+        except KeyboardInterrupt:
+            deaths += 1
+            assert deaths < 50, "it never gets anywhere"
+            calls = 9 if deaths < 3 else calls + 2  # so that it dies within every attack
+    assert deaths > 5
+    same(table, evaluate(tiny_net, few, attacks, **settings))
+    same(evaluate(Dies(tiny_net, 0), few, attacks, **settings, resume=path), table)  # finished: no call at all
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_an_interrupted_autoattack_goes_on_with_the_same_bits(tiny_net, few, tmp_path):
+    settings = {"epsilon": 0.15, "images": 8, "batch_size": 4, "seed": 3}
+    expected = evaluate(tiny_net, few, ("screen",), **settings)
+    path, calls, deaths = tmp_path / "evaluation.json", 300, 0
+    found = None
+    while found is None:
+        try:
+            found = evaluate(Dies(tiny_net, calls), few, ("screen",), **settings, resume=path)
+        except KeyboardInterrupt:
+            deaths, calls = deaths + 1, calls + 300
+            assert deaths < 50, "it never gets anywhere"
+    assert deaths > 1
+    assert expected["correct"].iloc[0] > expected["correct"].iloc[-1]  # both stages found something
+    same(found, expected)
+
+
+def test_a_file_of_another_evaluation_is_refused_with_what_differs(tiny_net, few, tmp_path):
+    path = tmp_path / "evaluation.json"
+    settings = {"epsilon": 0.1, "step_size": 0.1, "steps": 1, "resume": path}
+    evaluate(tiny_net, few, ("clean",), **settings)
+    before = path.read_bytes()
+    torch.manual_seed(1)
+    for arguments, message in [
+        ((tiny_net, few, ("clean", "fgsm"), settings), r"attacks is \['clean', 'fgsm'\], there \['clean'\]"),
+        ((tiny_net, few, ("clean",), settings | {"epsilon": 0.2}), "differs: epsilon is 0.2, there 0.1$"),
+        ((tiny_net, few[:30], ("clean",), settings), "differs: images is {'images': 30,"),
+        ((TinyNet(), few, ("clean",), settings), "differs: network is "),
+    ]:
+        *positional, changed = arguments
+        with pytest.raises(ValueError, match=message):
+            evaluate(*positional, **changed)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"correct": ', '"correct": 1'),
+    ],
+    ids=["cut", "empty", "list", "no content", "changed"],
+)
+def test_damaged_files_are_named(tiny_net, few, tmp_path, damage):
+    path = tmp_path / "evaluation.json"
+    evaluate(tiny_net, few, ("clean",), resume=path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=r"resume='.*evaluation.json': this file is damaged .*; delete it"):
+        evaluate(tiny_net, few, ("clean",), resume=path)
 
 
 # Gradient masking
@@ -517,6 +704,14 @@ def test_over_seeds():
     assert result["std"][0] == pytest.approx(np.std([0.2, 0.4, 0.9], ddof=1))
     assert np.isnan(result["std"][1])
     assert result["runs"].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("text", ["", '{"rows": [', "[]", "{}", '{"rows": 3}', b"\xff"], ids=str)
+def test_a_damaged_file_of_results_is_named(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=r"path='.*results.json': allowed is a whole file of save_results"):
+        read_results(path)
 
 
 def test_results_come_back_from_their_file(tiny_net, few, tmp_path):
