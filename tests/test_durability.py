@@ -212,6 +212,25 @@ def test_a_process_killed_twenty_times_ends_with_the_same_bits(tmp_path):
     assert kill_and_go_on(tmp_path / "run", 20, seed=1) >= 18  # a few come when it has just ended
 
 
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_after_the_last_epoch_to_the_same_bits(tmp_path):
+    def launch(kill_at, *folders):
+        script = tmp_path / "child.py"
+        script.write_text(CHILD)
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        arguments = [str(script), str(kill_at), ",".join(map(str, folders)), *ARGUMENTS]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run([sys.executable, *command, *arguments], env=environment, check=False).returncode
+
+    path, reference = tmp_path / "run", tmp_path / "reference"
+    # A write syncs its file and its folder: holder, configuration, best, metrics, state; the next is of epoch 2.
+    assert launch(11, path)
+    assert (path / STATE).exists()
+    assert not (path / "last.safetensors").exists()
+    assert not launch(0, path, reference)
+    assert_same_results(path, reference)
+
+
 def test_a_run_goes_on_within_an_epoch_to_the_same_bits(interrupted, tiny, tiny_run, few_digits, monkeypatch):
     steps = interrupt_at(monkeypatch, None, None)
     fit(tiny, path=interrupted, dataset=few_digits, progress=False)
