@@ -19,6 +19,9 @@ from anchor_utils.config import METHODS
 from anchor_utils.evaluation import unpack_outcomes
 from anchor_utils.plotting import method_name
 
+# What makes two attacks of one name the same attack.
+ATTACK_FIELDS = ("norm", "epsilon", "step_size", "steps", "restarts", "loss", "iterate")
+
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Results table of a sweep in a file that workflow/publish.py wrote, and its cells without their rows."""
@@ -49,10 +52,17 @@ def compare(table: pd.DataFrame, method: str, baseline: str, attack: str) -> dic
         p_images: exact McNemar test (Psychometrika 12, 1947) on the image outcomes of all seeds together, which asks
         whether these *networks* differ; the interval over seeds asks whether the *methods* do.
         seeds, images: how many of each. None if there is no seed that both have.
+
+    Raises:
+        ValueError: the two were not attacked in the same way.
     """
+    rows = table[table["method"].isin([method, baseline]) & (table["attack"] == attack)]
+    for field in [name for name in ATTACK_FIELDS if name in rows]:
+        if len(values := rows[field].unique()) > 1:
+            raise ValueError(f"{field}={', '.join(map(str, values))} under {attack!r}: allowed is one value to compare")
     bits: dict[str, dict[int, np.ndarray]] = {method: {}, baseline: {}}
     for name, found in bits.items():
-        for _, row in table[(table["method"] == name) & (table["attack"] == attack)].iterrows():
+        for _, row in rows[rows["method"] == name].iterrows():
             found[int(row["seed"])] = unpack_outcomes(row["outcomes"], int(row["images"]))
     seeds = sorted(bits[method].keys() & bits[baseline].keys())
     if not seeds:

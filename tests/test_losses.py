@@ -515,7 +515,7 @@ def test_shapes_and_label_types_are_checked(call):
     with pytest.raises(ValueError, match=r"labels have .*dtype torch.float32: allowed are 4 integers"):
         call(Z, Y.float())
     for wrong in (torch.tensor([True, False, True, True]), Y + 0j):
-        with pytest.raises(ValueError, match="labels have .*allowed are 4 integers"):
+        with pytest.raises(ValueError, match=r"labels have .*allowed are 4 integers"):
             call(Z, wrong)
 
 

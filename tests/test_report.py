@@ -64,6 +64,18 @@ def test_compare_pairs_seeds_and_images():
     assert report.compare(table, "anchor", "mart", "clean") is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("epsilon", 0.2), ("step_size", 0.02), ("steps", 10.0), ("norm", "l2"), ("iterate", "final")]
+)
+def test_what_was_attacked_differently_is_not_compared(field, value):
+    table = rows(draws({"anchor": 0.6, "mart": 0.5, "trades": 0.5})).assign(norm="linf")
+    report.compare(table, "anchor", "mart", "pgd")
+    table.loc[(table["method"] == "mart") & (table["seed"] == 1), field] = value
+    with pytest.raises(ValueError, match=rf"{field}=.*{value}.* under 'pgd': allowed is one value"):
+        report.compare(table, "anchor", "mart", "pgd")
+    assert report.compare(table, "anchor", "trades", "pgd")["seeds"] == 3  # neither of which has it
+
+
 def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs():
     ours = np.array([True] * 10 + [False] * 2 + [True] * 50)
     theirs = np.array([False] * 10 + [True] * 2 + [True] * 50)
