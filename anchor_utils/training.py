@@ -471,6 +471,7 @@ def _train_alone(
         file=sys.stdout,
         disable=not (progress and accelerator.is_main_process),
     )
+    folded = models.fold_batchnorm(model)
     saved = time.perf_counter()
     while at.epoch < config.epochs:
         start = time.perf_counter() - at.seconds
@@ -491,9 +492,8 @@ def _train_alone(
             optimizer.param_groups[0]["lr"] = rate
             chosen = order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank::world].to(device)
             images, labels = training.images[chosen], training.labels[chosen]
-            attack = _inner_problem(
-                model, config, generator, min(1.0, (step + 1) / (config.epsilon_warmup * steps + 1))
-            )
+            warmup = min(1.0, (step + 1) / (config.epsilon_warmup * steps + 1))
+            attack = _inner_problem(model, config, generator, warmup, folded)
             loss, parts, logits, logit_labels = batch_loss(config, forward, attack, images, labels, generator)
             if not math.isfinite(loss.item()):
                 raise _diverged(f"loss is {loss.item()}", step, steps, at.epoch, rate, path)
@@ -511,7 +511,7 @@ def _train_alone(
                 torch.distributed.broadcast(buffer, 0)
         if not logits_of(model, validation.inputs()).isfinite().all():
             raise _diverged("the network's output on held-out images is not finite", step, steps, at.epoch, rate, path)
-        score = _validate(model, validation, config, accelerator)
+        score = _validate(models.fold_batchnorm(model, folded), validation, config, accelerator)
         row = {"epoch": at.epoch + 1, "step": (at.epoch + 1) * steps_per_epoch, "learning_rate": rate}
         row |= {name: value / steps_per_epoch for name, value in at.sums.items()}
         row |= {**score, "seconds": round(time.perf_counter() - start, 2)}
@@ -549,12 +549,17 @@ def _diverged(what: str, step: int, steps: int, epoch: int, rate: float, path: P
     )
 
 
-def _inner_problem(model: AnchorNet, config: Config, generator: torch.Generator, scale: float) -> Attack:
-    """Eq. 4: PGD on the network as it is now, from a uniform random start; `scale` shrinks radius and step."""
+def _inner_problem(
+    model: AnchorNet, config: Config, generator: torch.Generator, scale: float, folded: AnchorNet | None = None
+) -> Attack:
+    """Eq. 4: PGD on the network as it is now, from a uniform random start; `scale` shrinks radius and step.
+
+    `folded` is the folded copy of an earlier step, to be overwritten.
+    """
     if config.method in ON_CLEAN_IMAGES:
         return lambda images, labels: images
     # In eval mode the folded copy is the same function, only faster.
-    target = models.fold_batchnorm(model) if config.attack_mode == "eval" else model
+    target = models.fold_batchnorm(model, folded) if config.attack_mode == "eval" else model
     model_mode: Literal["eval", "unchanged"] = "eval" if config.attack_mode == "eval" else "unchanged"
 
     def attack(images: Tensor, labels: Tensor, loss: str = "ce") -> Tensor:

@@ -14,8 +14,8 @@
 #
 # **You need** notebook 01: epsilon, PGD. Cosines and the softmax.
 #
-# **Time** preset `cpu`: about a minute on 2 cores, a third of it training. `smoke`: seconds, networks that have learned
-# nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
+# **Time** the first cell measures how fast this machine is and says how long the notebook takes here. `smoke`: seconds,
+# networks that have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -28,8 +28,8 @@ if importlib.util.find_spec("anchor_utils") is None:
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
-runs_dir = "../runs"  # @param {type:"string"}
-data_root = "../data"  # @param {type:"string"}
+runs_dir = "runs"  # @param {type:"string"}
+data_root = "data"  # @param {type:"string"}
 
 # %%
 import math
@@ -46,7 +46,7 @@ from sklearn.preprocessing import StandardScaler
 from anchor_utils import attacks, embeddings, evaluation, losses, models, notebook, plotting, training
 from anchor_utils.data import augment
 
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = notebook.start("03", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
 # ## 1 A loss about distances
@@ -569,7 +569,6 @@ def _():
 # configuration exists, its checkpoint is used.
 
 # %%
-dataset = training.load_data(config)
 run = training.fit(config.replace(method="supcon"), dataset=dataset)
 model = run.model().to(device)
 history = run.metrics()
@@ -896,6 +895,7 @@ notebook.finish(
     preset,
     config,
     {
+        "claim_confirmed": float(confirmed),
         "supcon_loss": float(history["contrastive"].iloc[-1]),
         "supcon_loss_floor": floor,
         "supcon_knn_accuracy": float(score["features, SupCon", "10 nearest neighbours"]),

@@ -17,9 +17,9 @@
 #
 # **You need** notebook 03: the SupCon loss, and its gradient as "guess minus target"; PGD, from notebook 01.
 #
-# **Time** preset `cpu`: less than a minute on 2 cores, and about half a minute more if the network of notebook 03
-# has to be trained first.
-# `smoke`: seconds, a network that has learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU.
+# **Time** the first cell measures how fast this machine is and says how long the notebook takes here; it trains the network
+# of notebook 03 if that has not been trained yet. `smoke`: seconds, a network that has learned nothing, for tests only. `t4` and
+# `paper`: CIFAR-10 on a GPU.
 #
 # The idea, weighting positives by how hard they are, is that of ANCHOR ([2510.27599](https://arxiv.org/abs/2510.27599)).
 # Its exact formula was not available to us. **The equations of this notebook are our reconstruction.**
@@ -35,8 +35,8 @@ if importlib.util.find_spec("anchor_utils") is None:
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
-runs_dir = "../runs"  # @param {type:"string"}
-data_root = "../data"  # @param {type:"string"}
+runs_dir = "runs"  # @param {type:"string"}
+data_root = "data"  # @param {type:"string"}
 
 # %%
 import math
@@ -49,7 +49,7 @@ import torch.nn.functional as F
 from anchor_utils import attacks, embeddings, evaluation, losses, models, notebook, plotting, training
 from anchor_utils.data import augment
 
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = notebook.start("04", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
 # ## 1 One line
@@ -271,7 +271,6 @@ def _():
 # guess: are the hardest positives badly written, wrongly labelled, or simply of another style?
 
 # %%
-dataset = training.load_data(config)
 run = training.fit(config.replace(method="supcon"), dataset=dataset)
 model = run.model().to(device)
 
@@ -1190,6 +1189,7 @@ notebook.finish(
     preset,
     config,
     {
+        "claim_confirmed": float(confirmed),
         "effective_positives_share_beta_2": used,
         "effective_positives_share_beta_2_adversarial": share_used["trained, adversarial view"][at_two],
         "adversarial_weight_share_beta_0": share_adversarial[0],

@@ -19,9 +19,9 @@
 #
 # **You need** notebooks 02 (adversarial training), 03 (SupCon) and 04 (hardness weights).
 #
-# **Time** preset `cpu`: two to three minutes on 2 cores, most of it training, and a minute more if the networks of
-# notebooks 01 and 02 have to be trained first. `smoke`: seconds, for tests only. `t4`: aimed at half an hour on a free
-# Colab GPU (an estimate). `paper`: GPU hours.
+# **Time** the first cell measures how fast this machine is and says how long the notebook takes here; most of it is training,
+# also of networks of notebooks 01 and 02 if they have not been trained yet. `smoke`: seconds, for tests only. `t4`: aimed at half
+# an hour on a free Colab GPU (an estimate). `paper`: GPU hours.
 
 # %% tags=["setup"]
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
@@ -34,8 +34,8 @@ if importlib.util.find_spec("anchor_utils") is None:
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
-runs_dir = "../runs"  # @param {type:"string"}
-data_root = "../data"  # @param {type:"string"}
+runs_dir = "runs"  # @param {type:"string"}
+data_root = "data"  # @param {type:"string"}
 
 # %%
 import copy
@@ -51,8 +51,7 @@ from scipy.stats import binomtest
 
 from anchor_utils import attacks, data, evaluation, losses, models, notebook, plotting, training
 
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
-dataset = training.load_data(config)
+config, dataset, device = notebook.start("05", preset, overrides, seed, runs_dir, data_root)
 test = dataset.test[: config.test_images].to(device)
 
 # %% [markdown]
@@ -1023,6 +1022,7 @@ metrics = {
     for attack in ("clean", "pgd")
 }
 metrics |= {
+    "claim_confirmed": float(confirmed),
     "contrastive_pull_share": share["after training"],
     "contrastive_pull_share_before_training": share["before training"],
     "contrastive_pull_cosine": angle["after training"],

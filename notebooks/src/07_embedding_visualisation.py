@@ -13,9 +13,9 @@
 #
 # **You need** notebook 01 (PGD). Notebooks 02 and 05 explain how the robust networks were trained.
 #
-# **Time** preset `cpu`: about a minute and a half on 2 cores, a short training for the animation included; networks that
-# no earlier notebook has trained come on top. `smoke`: seconds, networks that have learned nothing, for tests only.
-# `t4` and `paper`: CIFAR-10 on a GPU; the maps take minutes on the CPU beside it.
+# **Time** the first cell measures how fast this machine is and says how long the notebook takes here, a short training for
+# the animation included; networks that no earlier notebook has trained come on top. `smoke`: seconds, networks that have learned
+# nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU; the maps take minutes on the CPU beside it.
 #
 # **Real CIFAR-10 without training**: with `models = "pretrained"` this notebook takes the small CIFAR-10 networks that
 # come with the course, and their settings, instead of those of the preset. The images are downloaded;
@@ -32,8 +32,8 @@ if importlib.util.find_spec("anchor_utils") is None:
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
-runs_dir = "../runs"  # @param {type:"string"}
-data_root = "../data"  # @param {type:"string"}
+runs_dir = "runs"  # @param {type:"string"}
+data_root = "data"  # @param {type:"string"}
 models = "train"  # @param ["train", "pretrained"]
 
 # %%
@@ -56,7 +56,7 @@ from anchor_utils.models import fold_batchnorm, pretrained
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
     preset = "cifar10_cpu"
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, models)
+config, dataset, device = notebook.start("07", preset, overrides, seed, runs_dir, data_root, models)
 
 # %% [markdown]
 # ## 1 Features of the same images in four views
@@ -79,7 +79,6 @@ config, device = notebook.start(preset, overrides, seed, runs_dir, data_root, mo
 # %%
 METHODS = ["standard", "pgd_at", "anchor"]
 VIEWS = ["clean", "augmented", "noise", "adversarial"]
-dataset = training.load_data(config)
 if models == "pretrained":
     unfolded = {method: pretrained(method) for method in METHODS}
 else:
@@ -1122,6 +1121,7 @@ for m in METHODS:
     metrics |= {f"{m}_trustworthiness": trust[m], f"{m}_map_displacement": float(np.median(on_map[m]))}
     metrics[f"{m}_map_knn_adversarial"] = knn_map[m]
 metrics |= {
+    "claim_confirmed": float(confirmed),
     "shuffled_knn": float(mean_knn),
     "shuffled_silhouette": float(np.mean(silhouettes)),
     "refit_displacement": refit,

@@ -30,8 +30,8 @@ if importlib.util.find_spec("anchor_utils") is None:
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
-runs_dir = "../runs"  # @param {type:"string"}
-data_root = "../data"  # @param {type:"string"}
+runs_dir = "runs"  # @param {type:"string"}
+data_root = "data"  # @param {type:"string"}
 
 # %%
 import json
@@ -48,7 +48,7 @@ from anchor_utils import evaluation, notebook, plotting, report
 from anchor_utils.config import load_preset
 from anchor_utils.models import PRETRAINED_DIR
 
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
+config, _, device = notebook.start("08", preset, overrides, seed, runs_dir, data_root, data=False)
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#999999", "#000000"
 
 # %% [markdown]
