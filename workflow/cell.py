@@ -27,10 +27,9 @@ from anchor_utils import embeddings, evaluation, models, notebook, plotting, tra
 from anchor_utils.config import digest
 
 BLOCK = 250  # images that are attacked and saved together
-config, device = notebook.start(preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = notebook.start("cell", preset, overrides, seed, runs_dir, data_root)
 if unknown := set(attacks) - {"clean", "pgd", "screen", "autoattack"}:
     raise ValueError(f"attacks={sorted(unknown)}: allowed are clean, pgd, screen, autoattack")
-dataset = training.load_data(config)
 
 # %% [markdown]
 # ## Training

@@ -833,11 +833,13 @@ notebook.say(
 # > which of the two suffers more from having few images?
 
 # %%
-held_out = max(40, config.validation_images // 2)
+held_out = min(max(40, config.validation_images // 2), len(dataset.train) // 2)
+batch_size = min(config.batch_size, (len(dataset.train) - held_out) // 4)
 few = config.replace(
     method="pgd_at",
     validation_images=held_out,
-    train_images=held_out + 4 * config.batch_size,
+    train_images=held_out + 4 * batch_size,
+    batch_size=batch_size,
     crop_padding=0,
     flip=False,
     epochs=6 * config.epochs,
@@ -871,7 +873,7 @@ axis.annotate("best checkpoint", (best_epoch, 0), (-4, 0), ha="right", textcoord
 if few.epsilon_warmup * few.epochs > 1:
     axis.axvspan(1, few.epsilon_warmup * few.epochs, color="0.93", zorder=0)
     axis.annotate("epsilon of the training attack rises", (1.2, 0.97), fontsize=9, color="0.4", va="center")
-axis.set_title(f"PGD-AT on {4 * config.batch_size} images: solid under attack, dotted clean")
+axis.set_title(f"PGD-AT on {4 * batch_size} images: solid under attack, dotted clean")
 print(
     f"held-out, PGD: L-infinity epsilon {few.epsilon:g}, {few.validation_steps} steps of {few.step_size:g}, 1 restart, last iterate, "
     f"seed {seed}; {held_out} images"

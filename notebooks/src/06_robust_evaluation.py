@@ -295,16 +295,21 @@ settings = {
 }
 
 
+def evaluated(key, model, images, names):
+    """One table. A run's folder keeps what is finished: an interrupted evaluation goes on there."""
+    return evaluation.evaluate(model, images, names, **settings, resume=runs[key].path if runs else None)
+
+
 def bits(row):
     return evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
 
 
-def screen_row(model, full):
+def screen_row(key, model, full):
     """The screen on the first n_screen images. AutoAttack, if it ran, has screened the first of them on its way."""
     blocks = [] if full is None else [full[full["attack"] == "autoattack/apgd-t"].assign(attack="screen")]
     rest = test[0 if full is None else n_full : n_screen]
     if len(rest):
-        blocks.append(evaluation.evaluate(model, rest, ("screen",), **settings).tail(1))
+        blocks.append(evaluated(key, model, rest, ("screen",)).tail(1))
     return evaluation.join_images(blocks)
 
 
@@ -312,19 +317,17 @@ def strong_attacks(method):
     """AutoAttack where it runs, and the screen."""
     if not possible:
         return []
-    model, full = copy.deepcopy(networks[method]), None
+    key, model, full = (method, config.seed), copy.deepcopy(networks[method]), None
     if method in FULL:
-        full = evaluation.evaluate(model, test[:n_full], ("autoattack",), **settings)
-    return [*([] if full is None else [full]), screen_row(model, full)]
+        full = evaluated(key, model, test[:n_full], ("autoattack",))
+    return [*([] if full is None else [full]), screen_row(key, model, full)]
 
 
 # One helper, not more: AutoAttack sets torch's global seed, so only one may run at a time. PGD runs beside it, with
 # random numbers of its own.
 with ThreadPoolExecutor(1) as helper:
     strong = {method: helper.submit(strong_attacks, method) for method in METHODS}
-    weak = {
-        key: evaluation.evaluate(model, test, ("clean", "fgsm", "pgd"), **settings) for key, model in folded.items()
-    }
+    weak = {key: evaluated(key, model, test, ("clean", "fgsm", "pgd")) for key, model in folded.items()}
 tables = []
 for (method, s), part in weak.items():
     parts = [part, *(strong[method].result() if s == config.seed else [])]  # costly ones on the first training seed
@@ -356,7 +359,9 @@ shown = pd.DataFrame(
     index=[plotting.method_name(method) for method in METHODS],
 )
 display(shown)
-queried = f"Screen and AutoAttack query the network in {first.loc[('anchor', 'screen')]['precision']}. " if possible else ""
+queried = (
+    f"Screen and AutoAttack query the network in {first.loc[('anchor', 'screen')]['precision']}. " if possible else ""
+)
 notebook.say(
     f"Accuracy (eq. 1) and 95% Wilson interval (eq. 3). L-infinity, epsilon = {config.epsilon:g}, attack seed {config.seed}, training seed "
     f"{config.seed}. FGSM: one step of {config.epsilon:g}. {pgd_name}: {config.eval_steps} steps of {config.eval_step_size:g}, "

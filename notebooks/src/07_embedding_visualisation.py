@@ -886,11 +886,13 @@ growth = {}
 if models == "pretrained":
     notebook.say("The networks that come with the course are finished ones: no training, no animation here.")
 else:
+    size, held_out = len(dataset.train) // 4, max(1, config.validation_images // 4)
     short = config.replace(
         method="anchor",
         keep_epochs=True,
-        train_images=len(dataset.train) // 4,
-        validation_images=max(1, config.validation_images // 4),
+        train_images=size,
+        validation_images=held_out,
+        batch_size=min(config.batch_size, size - held_out),
         epochs=min(2 * config.epochs, 16),
     )
     run = training.fit(short)
