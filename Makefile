@@ -7,10 +7,10 @@ SWEEP ?= smoke
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep publish docs test lint clean
+.PHONY: help setup tutorial notebook notebooks sweep publish docs test test-full smoke-avx2 lint clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 # pyproject.toml decides what is installed; the stamps make that happen once. The course needs no test tools.
 $(VENV)/.course: pyproject.toml
@@ -51,8 +51,15 @@ lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/mypy
 
 # One thread a process: several test processes that each take all cores slow each other down.
-test: lint  ## all tests
+test: lint  ## all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+test-full: lint  ## the slow tests too: a run killed twenty times, and the like
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# oneDNN then computes as on a laptop without AVX-512 and bfloat16.
+smoke-avx2: setup  ## all notebooks on the preset smoke, as an older CPU computes them
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m anchor_utils.run smoke --output build/smoke-avx2
 
 clean:  ## remove the environment, the runs and all caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

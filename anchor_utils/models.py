@@ -209,8 +209,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors, on the CPU, and the text of a .safetensors file.
 
     Raises:
-        ValueError: the file is damaged; whoever calls names it. One without a checksum, by another program or from before there were any, is
-            taken as it is.
+        ValueError: the file is damaged; whoever calls names it. A file without a checksum, by another program or from
+            before there were any, is taken as it is.
     """
     try:
         with safe_open(path, framework="pt") as file:

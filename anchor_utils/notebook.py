@@ -20,7 +20,7 @@ from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset
 from anchor_utils.evaluation import versions
 from anchor_utils.files import write_text
-from anchor_utils.models import AnchorNet, fold_batchnorm
+from anchor_utils.models import AnchorNet, fold_batchnorm, pretrained
 from anchor_utils.training import batch_loss, load_data
 
 _IN_WHEEL = Path(__file__).resolve().parent / "expected"
@@ -104,6 +104,11 @@ def start(
     dataset = load_data(config) if data else None
     if dataset is not None:
         print(dataset.summary())
+        if models == "pretrained" and dataset.classes != (known := tuple(pretrained("anchor").metadata["classes"])):
+            raise ValueError(
+                f"dataset={config.dataset!r} has the classes {', '.join(dataset.classes)}: allowed with "
+                f"models='pretrained' is a data set with {', '.join(known)}"
+            )
         if models == "train":
             _begun["step"] = seconds_per_step(config, dataset, device)
             print(_how_long(number, preset, config, dataset, _begun["step"]))

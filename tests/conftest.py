@@ -111,13 +111,14 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def colour_folder(tmp_path_factory):
-    """An image folder in the shape of CIFAR-10: 32x32 colour pictures, ten classes, 80 for training, 60 for testing."""
+    """An image folder like CIFAR-10: its classes, 32x32 colour pictures, 80 for training, 60 for testing."""
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     folder = tmp_path_factory.mktemp("colour")
     rng = np.random.default_rng(0)
     for part, number in (("train", 8), ("test", 6)):
-        for label in range(10):
-            (folder / part / f"class{label}").mkdir(parents=True)
+        for name in classes:
+            (folder / part / name).mkdir(parents=True)
             for index in range(number):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / part / f"class{label}" / f"{index}.png")
+                Image.fromarray(pixels).save(folder / part / name / f"{index}.png")
     return folder

@@ -37,9 +37,10 @@ def make_batchnorm_matter(model: nn.Module) -> None:
 
 
 def torchvision_twin(model: AnchorNet) -> nn.Module:
-    """torchvision's ResNet-18 with a 3x3 stem of stride 1 and no max-pooling, with the weights of `model`."""
+    """torchvision's ResNet-18 with a 3x3 stem and no max-pooling, with the weights of `model`."""
     twin = torchvision.models.resnet18(num_classes=10)
-    twin.conv1, twin.maxpool = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False), nn.Identity()
+    stride = model.architecture["stem_stride"]
+    twin.conv1, twin.maxpool = nn.Conv2d(3, 64, 3, stride=stride, padding=1, bias=False), nn.Identity()
     state = {}
     for name, value in model.state_dict().items():
         part, _, rest = name.partition(".")
@@ -54,9 +55,11 @@ def torchvision_twin(model: AnchorNet) -> nn.Module:
     return twin
 
 
+@pytest.mark.parametrize("stem_stride", [1, 2])
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_width_64_is_torchvisions_resnet18_for_small_images(train):
-    model = network(width=64, projection_dim=0)
+def test_width_64_is_torchvisions_resnet18_for_small_images(train, stem_stride):
+    """Also where a shortcut takes every second pixel and theirs is a convolution of stride 2."""
+    model = network(width=64, projection_dim=0, stem_stride=stem_stride)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -185,6 +188,24 @@ def test_folding_batchnorm_leaves_the_model_alone():
     assert model.state_dict().keys() == state.keys()
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
+
+
+def test_folding_into_an_earlier_copy_gives_what_a_new_copy_would():
+    model = network()
+    make_batchnorm_matter(model)
+    folded = fold_batchnorm(model)
+    before = copy.deepcopy(folded.state_dict())
+    make_batchnorm_matter(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    assert fold_batchnorm(model, folded) is folded
+    new = fold_batchnorm(model).state_dict()
+    assert new.keys() == folded.state_dict().keys()
+    for name, value in folded.state_dict().items():
+        assert torch.equal(value, new[name]), name
+        assert name in ("mean", "std") or not torch.equal(value, before[name]), name
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
 
 
 def test_gradients_by_the_pixels_survive_folding():

@@ -8,6 +8,8 @@ import torch
 
 from anchor_utils import notebook
 
+DIGITS = {"dataset": "mnist5k", "train_images": 100, "validation_images": 20, "test_images": 20, "batch_size": 32}
+
 
 def begin(folder, preset="smoke", overrides=None, seed=0, **more):
     """The first cell of a notebook whose runs and data lie in `folder`."""
@@ -55,6 +57,7 @@ def test_an_override_of_the_seed_wins(tmp_path):
         ({"seed": "0"}, "seed='0': allowed is a whole number"),
         ({"models": "pretraind"}, "models='pretraind': allowed is 'train', 'pretrained'"),
         ({"models": "pretrained", "seed": 1}, "seed=1: allowed with models='pretrained' is 0"),
+        ({"models": "pretrained", "overrides": DIGITS}, "dataset='mnist5k' has the classes 0, 1, .* airplane"),
     ],
 )
 def test_bad_parameters_stop_the_notebook_in_its_first_cell(changes, message, tmp_path, monkeypatch):

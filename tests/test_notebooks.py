@@ -4,8 +4,10 @@ import json
 import re
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import build
 from anchor_utils import lock, run, training
@@ -193,6 +195,25 @@ def test_notebooks_06_and_07_start_from_the_networks_that_come_with_the_course(t
     for number in ("06", "07"):
         result = json.loads((tmp_path / "results" / "cifar10_cpu" / f"{number}.json").read_text())
         assert result["config"]["width"] == 16
+
+
+def test_three_classes_and_few_images_run_through(tmp_path):
+    """AutoAttack needs four classes, and 02, 06 and 07 train networks on parts of the images."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 10)):
+        for name in ("ant", "bee", "cat"):
+            (tmp_path / "own" / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (12, 12), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "own" / part / name / f"{index}.png")
+    changes = {"dataset": f"imagefolder:{tmp_path / 'own'}", "train_images": "null", "validation_images": "30"}
+    changes |= {"test_images": "30", "data_root": str(tmp_path / "data")}
+    words = [word for name, value in changes.items() for word in ("-p", name, value)]
+    assert run.main(["smoke", "--notebooks", "2", "6", "7", "--output", str(tmp_path), *words]) == 0
+    book = nbformat.read(next((tmp_path / "notebooks" / "smoke").glob("06_*.ipynb")), as_version=4)
+    said = "".join(str(output.get("data", {}).get("text/markdown", "")) for output in outputs(book))
+    assert "**AutoAttack and the screen are left out**" in said
+    assert "autoattack_accuracy" not in said
 
 
 def test_one_notebook_runs_alone(tmp_path):

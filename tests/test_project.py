@@ -95,3 +95,14 @@ def test_submodules_load_on_first_use():
     assert {"losses", "training"} <= set(anchor_utils.__all__)
     with pytest.raises(AttributeError, match=r"no attribute 'nothing'"):
         anchor_utils.nothing  # noqa: B018
+
+
+def test_what_happens_when_names_tests_that_exist():
+    rows = [row for row in (ROOT / "docs" / "what_happens_when.md").read_text().splitlines() if row.startswith("|")]
+    promises = [row for row in rows if not re.match(r"\|( fault|:--)", row)]
+    assert len(promises) > 20
+    for row in promises:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, f"no test stands for {row}"
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
