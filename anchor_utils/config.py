@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -125,10 +126,11 @@ class Config(BaseModel):
         unknown = [name for name in values if name not in type(self).model_fields]
         if unknown:
             raise ValueError(unknown_name("parameter", unknown[0], list(type(self).model_fields)))
+        numbers = {name: int(v) for name, v in values.items() if isinstance(v, Integral) and not isinstance(v, bool)}
         try:
-            super().__init__(**values)
+            super().__init__(**values | numbers)  # also numpy's integers are whole numbers
         except ValidationError as error:
-            raise ValueError(readable(error)) from None
+            raise ValueError(readable(error, type(self).model_json_schema()["properties"])) from None
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some fields changed."""
@@ -205,17 +207,21 @@ def unknown_name(what: str, name: str, allowed: list[str]) -> str:
     return f"unknown {what} {name!r}{hint} Allowed: {', '.join(allowed)}"
 
 
-def readable(error: ValidationError) -> str:
-    """Pydantic's findings as one line: argument, value, what is allowed, and what was probably meant."""
-    properties = Config.model_json_schema()["properties"]
-    lines = []
+def readable(error: ValidationError, properties: dict[str, Any] | None = None) -> str:
+    """Pydantic's findings as one line: argument, value, what is allowed, and what was probably meant.
+
+    What is allowed is said in our words where `properties`, JSON schemas by name, has the field.
+    """
+    properties, lines = properties or {}, []
     for item in error.errors():
         own = item["msg"].removeprefix("Value error, ")  # what a validator of ours said
         if not item["loc"]:
             lines.append(own)
             continue
-        name, value = str(item["loc"][0]), item["input"]
-        allowed = own if item["type"] == "value_error" else f"allowed is {_in_words(properties[name])}"
+        first, value = str(item["loc"][0]), item["input"]
+        name = first if first in properties else ".".join(map(str, item["loc"]))
+        ours = item["type"] != "value_error" and name in properties
+        allowed = f"allowed is {_in_words(properties[name])}" if ours else own[0].lower() + own[1:]
         allowed += ", finite" if item["type"] == "finite_number" else ""
         line = f"{name}={value!r}: {allowed}{_meant(name, value)}"
         lines += [] if line in lines else [line]  # for "a number or null" pydantic finds two misfits

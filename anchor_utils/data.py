@@ -200,6 +200,7 @@ def load_dataset(
     elif name in NAMES:
         train, test, classes = _cifar(name, Path(root))
     elif name.startswith("imagefolder:"):
+        name = name.rstrip("/\\")  # as Config does
         train, test, classes = _image_folder(Path(name.removeprefix("imagefolder:")).expanduser(), Path(root) / "cache")
     else:
         raise ValueError(f"name={name!r}: allowed are {', '.join(NAMES)} and imagefolder:PATH")

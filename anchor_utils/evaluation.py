@@ -116,7 +116,7 @@ def _sha256(*values: Any) -> str:
 
 
 def _weights_sha256(model: nn.Module) -> str:
-    checksum = hashlib.sha256(type(model).__qualname__.encode())
+    checksum = hashlib.sha256(repr(model).encode())  # strides and the like are in no tensor
     for name, value in model.state_dict().items():
         checksum.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         checksum.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -167,10 +167,11 @@ def evaluate(
             float32 an attack is faster and can be weaker: it leaves alone what the network misreads in this precision
             and not in float32, for example. Whether it succeeded is decided in float32 all the same.
         seed: of all attacks.
-        resume: a JSON file that keeps what is finished, or a folder in which it gets a name of its own; written after
-            every `batch_size` images. The same call goes on from there, after a crash say, and gives the same bits as
-            without interruption, and a finished one returns at once. The outcomes are those without `resume`, save for
-            a `precision` below float32, where the blocks that AutoAttack sees, and so its random numbers, can differ.
+        resume: a file NAME.json that keeps what is finished, or a folder in which it gets a name of its own; written
+            after every `batch_size` images. The same call goes on from there, after a crash say, and gives the same
+            bits as without interruption, and a finished one returns at once. The outcomes are those without `resume`,
+            save for a `precision` below float32, where the blocks that AutoAttack sees, and so its random numbers, can
+            differ.
 
     Returns:
         One row an attack, and one for each stage of "screen" and "autoattack" (cumulative), with the columns attack,
@@ -217,8 +218,9 @@ def evaluate(
     if resume is not None:
         identity = {"attacks": list(attacks), **queries, **parameters, "iterate": iterate, "batch_size": batch_size}
         identity |= {"network": _weights_sha256(model), "images": split.identity()}
-        if Path(resume).is_dir():
-            resume = Path(resume) / f"evaluation-{_sha256(identity)}.json"
+        identity |= {name: versions()[name] for name in ("torch", "pyautoattack")}
+        if Path(resume).suffix != ".json":
+            resume = Path(resume) / f"{_sha256(identity)}.json"
     journal = Journal(resume, identity)
     x, y = split.inputs().to(device), split.labels.to(device)
     if not STAGES.keys().isdisjoint(attacks) and not set(attacks) <= journal.parts.keys():

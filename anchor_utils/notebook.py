@@ -15,13 +15,13 @@ import yaml
 from IPython.display import Markdown, display
 
 from anchor_utils import plotting
-from anchor_utils.attacks import VanishedGradientWarning, pgd, resolve_precision
+from anchor_utils.attacks import VanishedGradientWarning, resolve_precision
 from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset
 from anchor_utils.evaluation import versions
 from anchor_utils.files import write_text
 from anchor_utils.models import AnchorNet, fold_batchnorm, pretrained
-from anchor_utils.training import batch_loss, load_data
+from anchor_utils.training import _Heads, _inner_problem, batch_loss, load_data
 
 _IN_WHEEL = Path(__file__).resolve().parent / "expected"
 EXPECTED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "expected"
@@ -119,41 +119,23 @@ def start(
 def seconds_per_step(config: Config, dataset: Dataset, device: torch.device) -> float:
     """Seconds that one ANCHOR training step of this configuration takes here; measured for about a second, without a
     trace in the global random state. A step that would take longer is extrapolated from a few images."""
+    config = config.replace(method="anchor")
     generator = torch.Generator().manual_seed(0)
-    dtype = resolve_precision(config.precision, device)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
         channels = dataset.train.images.shape[1]
         model = AnchorNet(
             len(dataset.classes), config.width, channels, config.projection_dim, stem_stride=config.stem_stride
-        )
-    model.to(device)
-
-    def forward(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            features = model.encode(images)
-            return model.classifier(features).float(), model.project(features)
-
-    def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return pgd(
-            fold_batchnorm(model),
-            images,
-            labels,
-            epsilon=config.epsilon,
-            step_size=config.step_size,
-            steps=config.attack_steps,
-            precision=config.precision,
-            generator=generator,
-        )
+        ).to(device)
+    forward = _Heads(model, config.method, resolve_precision(config.precision, device))
+    folded = fold_batchnorm(model)
 
     def timed(size: int) -> float:
         batch = dataset.train[:size].to(device)
         began = time.perf_counter()
+        attack = _inner_problem(model, config, generator, 1.0, folded)
         # An untrained network of a few channels may have no gradient.
         with warnings.catch_warnings(action="ignore", category=VanishedGradientWarning):
-            loss = batch_loss(config.replace(method="anchor"), forward, attack, batch.images, batch.labels, generator)[
-                0
-            ]
+            loss, *_ = batch_loss(config, forward, attack, batch.images, batch.labels, generator)
         loss.backward()
         loss.item()  # waits for a GPU
         return time.perf_counter() - began
@@ -173,7 +155,7 @@ def _how_long(number: str, preset: str, config: Config, dataset: Dataset, step: 
     work = _expected(number, preset, config).get("work")
     if work:
         return (
-            f"This notebook takes {_duration(work * step)} here, less where it finds networks that are trained already."
+            f"This notebook takes {_duration(work * step)} here, more if it has to train networks of earlier notebooks."
         )
     steps = config.epochs * ((len(dataset.train) - config.validation_images) // config.batch_size)
     return (

@@ -165,7 +165,7 @@ def run(
     default_output = output.resolve() == (NOTEBOOK_DIR.parent / "runs").resolve()
     folder = output / "notebooks" / preset
     folder.mkdir(parents=True, exist_ok=True)
-    failures = []
+    failures, begun = [], time.perf_counter()
     for path in paths:
         start = time.perf_counter()
         print(f"{path.stem} ...", flush=True)
@@ -203,6 +203,8 @@ def run(
             if unusual := named(book, "unusual"):
                 print(f"{path.stem}: unusual here, but no failure: {', '.join(unusual)}")
             print(f"{path.stem} done in {time.perf_counter() - start:.0f} s: {target}", flush=True)
+    minutes = (time.perf_counter() - begun) / 60
+    print(f"{len(paths) - len(failures)} of {len(paths)} notebooks done well, in {minutes:.1f} minutes", flush=True)
     return len(failures)
 
 

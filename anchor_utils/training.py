@@ -213,8 +213,10 @@ def _fitting(config: Config, dataset: Dataset) -> Dataset:
             f"dataset={config.dataset!r}: allowed are 2 classes or more, this has {len(dataset.classes)}",
         ),
         (
-            config.train_images is not None and config.train_images > train,
-            f"train_images={config.train_images}: allowed is 1 to {train}, the training images there are",
+            config.train_images not in (None, train),
+            f"train_images={config.train_images}: allowed is 1 to {train}, the training images there are"
+            if (config.train_images or 0) > train
+            else f"dataset has {train} training images: allowed is train_images={config.train_images}",
         ),
         (
             held_out >= train,
@@ -457,6 +459,7 @@ def _train_alone(
     steps = config.epochs * steps_per_epoch
     at, random_state = _resume(path, what, model, optimizer, scaler)
     if accelerator.is_main_process:
+        (path / "last.safetensors").unlink(missing_ok=True)  # left where somebody deleted config.json: not of this run
         write_text(path / "config.json", json.dumps({**what, "config": config.model_dump()}, indent=1))
         if config.keep_epochs and not (at.epoch or at.batch):
             models.save(model, path / f"{epoch_name(0)}.safetensors", {**description, "epoch": 0})

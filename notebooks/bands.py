@@ -2,8 +2,8 @@
 
 Each folder is the ``--output`` of one ``python -m anchor_utils.run PRESET -p seed N``, on whichever machine. In
 ``expected/NN.PRESET.yaml`` the claims stay, because they are what the course says. `usual` becomes where the numbers
-lay, widened on both sides by as much again and a twentieth of their size; `work` is the notebook's time in training
-steps of the machine that ran it.
+lay, widened on both sides by as much again and a twentieth of their size, 0.02 at least; `work` is the notebook's time
+in training steps of the machine that ran it.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def main() -> None:
         names = [name for name in runs[0]["metrics"] if name not in claims]
         lines = ["# What the notebook claims, and where its other numbers usually lie; written by notebooks/bands.py."]
         lines += [f"work: {median(work):.0f}"] if work else []
-        lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items()), "usual:"]
+        lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items())]
+        lines += ["usual:" if names else "usual: {}"]
         lines += [f"  {name}: {band(name, [run['metrics'][name] for run in runs])}" for name in names]
         path.write_text("\n".join(lines) + "\n")
 

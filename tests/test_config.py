@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -259,3 +260,11 @@ def test_any_mapping_in_a_preset_is_a_configuration_or_our_own_error(preset_file
         numbers, message = [], str(error)
     assert all(math.isfinite(value) for value in numbers if isinstance(value, float))
     assert message is None or any(word in message for word in ("=", "unknown parameter", "own.yaml"))
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    config = Config(seed=np.int64(3), epochs=np.int32(2))
+    assert config == Config(seed=3, epochs=2)
+    assert type(config.seed) is int
+    with pytest.raises(ValueError, match="seed=True"):
+        Config(seed=True)

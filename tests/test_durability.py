@@ -380,6 +380,20 @@ def test_a_damaged_configuration_is_named_and_may_be_deleted(interrupted, tiny, 
         assert_same_results(interrupted, tiny_run.path)
 
 
+def test_a_finished_run_that_is_trained_anew_is_not_finished_before_its_end(tiny, tiny_run, few_digits, tmp_path):
+    """Its configuration was deleted, as the message above allows; the old last checkpoint must not count."""
+    path = tmp_path / "run"
+    shutil.copytree(tiny_run.path, path)
+    (path / "config.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny, path=path, dataset=few_digits, progress=False)
+    assert not (path / "last.safetensors").exists()
+    fit(tiny, path=path, dataset=few_digits, progress=False)
+    assert_same_results(path, tiny_run.path)
+
+
 def test_damaged_metrics_of_a_run_under_way_are_written_anew(interrupted, tiny, tiny_run, few_digits):
     halve(interrupted / "metrics.jsonl")
     fit(tiny, path=interrupted, dataset=few_digits, progress=False)

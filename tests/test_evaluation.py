@@ -310,6 +310,7 @@ def plain(model):
     return wrapped.eval()
 
 
+@pytest.mark.slow
 def test_outcomes_equal_a_direct_call_of_the_library(tiny_net, few):
     x, y = few.inputs()[:8], few.labels[:8]
     stages = autoattack_outcomes(tiny_net, x, y, epsilon=0.15, seed=3)
@@ -581,6 +582,15 @@ def test_an_interrupted_autoattack_goes_on_with_the_same_bits(tiny_net, few, tmp
     assert deaths > 1
     assert expected["correct"].iloc[0] > expected["correct"].iloc[-1]  # both stages found something
     same(found, expected)
+
+
+def test_in_a_folder_each_evaluation_has_a_file_of_its_own(few, tmp_path):
+    """Also of networks that differ in nothing but a stride, which is no weight."""
+    for stride, files in ((1, 1), (2, 2), (1, 2)):
+        torch.manual_seed(0)
+        network = AnchorNet(10, 2, 1, 0, stem_stride=stride).eval()
+        evaluate(network, few, ("clean",), resume=tmp_path / "kept")
+        assert len(list((tmp_path / "kept").glob("*.json"))) == files
 
 
 def test_a_file_of_another_evaluation_is_refused_with_what_differs(tiny_net, few, tmp_path):

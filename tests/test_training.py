@@ -464,6 +464,11 @@ def test_all_that_does_not_fit_the_data_is_said_at_once(tiny):
     ]
 
 
+def test_a_data_set_with_another_number_of_training_images_is_refused(tiny, digits, tmp_path):
+    with pytest.raises(ValueError, match="dataset has 4000 training images: allowed is train_images=200"):
+        fit(tiny, path=tmp_path / "run", dataset=digits, progress=False)
+
+
 @pytest.mark.parametrize(("method", "chosen"), [("pgd_at", 3), ("standard", 5)])
 def test_best_checkpoint_has_the_highest_held_out_accuracy(tiny, few_digits, tmp_path, monkeypatch, method, chosen):
     # (robust, clean). Robust accuracy decides, then clean accuracy, then the earlier epoch; for methods that are

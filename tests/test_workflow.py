@@ -31,7 +31,8 @@ def swept(tmp_path_factory):
     """The smoke sweep, two methods times two seeds, with a third variant that cannot be trained."""
     folder = tmp_path_factory.mktemp("sweep")
     sweep = yaml.safe_load((SWEEP_DIR / "smoke.yaml").read_text())
-    sweep["variants"]["broken"] = {"method": "standard", "learning_rate": 1e30}
+    # Both numbers are written in JSON as YAML reads a text.
+    sweep["variants"]["broken"] = {"method": "standard", "learning_rate": 1e30, "weight_decay": 1e-5}
     (folder / "three.yaml").write_text(yaml.safe_dump(sweep))
     return folder, snakemake(folder, "--config", "sweep=three.yaml", "--keep-going")
 

@@ -2,7 +2,7 @@
 # # One cell of a sweep
 #
 # Trains one network and measures it. `workflow/Snakefile` executes this notebook with papermill once for each variant and seed of a file in
-# `configs/sweeps/`. Everything is resumable: training from its last epoch, the attacks from their last block of images.
+# `configs/sweeps/`. Everything is resumable: training from at most two minutes before, the attacks from their last block of images.
 
 # %% tags=["parameters"]
 preset = "t4"

@@ -297,7 +297,7 @@ settings = {
 
 def evaluated(key, model, images, names):
     """One table. A run's folder keeps what is finished: an interrupted evaluation goes on there."""
-    return evaluation.evaluate(model, images, names, **settings, resume=runs[key].path if runs else None)
+    return evaluation.evaluate(model, images, names, **settings, resume=runs[key].path / "evaluation" if runs else None)
 
 
 def bits(row):
