@@ -26,7 +26,7 @@ AUTOATTACK_PASSES = 100 + 900 + 900 + 5000 / 3
 
 def count(config: Config) -> tuple[float, float, float]:
     """FLOPs an image of an attack step (gradient of the input) and of a training pass; bytes kept for an image."""
-    model = AnchorNet(10, config.width, 3, config.projection_dim)
+    model = AnchorNet(10, config.width, 3, config.projection_dim, stem_stride=config.stem_stride)
     batch = 4
     x, y = torch.rand(batch, 3, 32, 32), torch.zeros(batch, dtype=torch.long)
     model.train()
@@ -56,7 +56,10 @@ def main() -> None:
         config = load_preset(preset)
         attack, training, activations = count(config)
         images = TRAIN_IMAGES - config.validation_images
-        parameters = sum(p.numel() for p in AnchorNet(10, config.width, 3, config.projection_dim).parameters())
+        parameters = sum(
+            p.numel()
+            for p in AnchorNet(10, config.width, 3, config.projection_dim, stem_stride=config.stem_stride).parameters()
+        )
         for method, views in (("pgd_at", 1), ("anchor", 2)):
             flops = images * config.epochs * (config.attack_steps * attack + views * training)
             memory = views * config.batch_size * activations + parameters * 4 * 3

@@ -27,6 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     config = load_preset(options.preset, epochs=1, validation_images=2, validation_steps=1, test_images=2)
     size = options.steps * config.batch_size + config.validation_images
+    config = config.replace(train_images=size)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8)
     train = Split(images, torch.arange(size) % 10)
