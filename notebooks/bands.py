@@ -24,7 +24,7 @@ def band(name: str, values: list[float]) -> list[float]:
     low, high = min(values), max(values)
     margin = high - low + 0.05 * max(abs(low), abs(high), 0.4)
     lowest = max(low - margin, 0) if low >= 0 else low - margin
-    highest = min(high + margin, 1) if AT_MOST_1.search(name) else high + margin
+    highest = min(high + margin, 1) if high <= 1 and AT_MOST_1.search(name) else high + margin
     return [round(lowest, 3), round(highest, 3)]
 
 
