@@ -52,10 +52,10 @@ lint: $(VENV)/.dev  ## style, format and types
 
 # One thread a process: several test processes that each take all cores slow each other down.
 test: lint  ## all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-full: lint  ## the slow tests too: a run killed twenty times, and the like
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # oneDNN then computes as on a laptop without AVX-512 and bfloat16.
 smoke-avx2: setup  ## all notebooks on the preset smoke, as an older CPU computes them

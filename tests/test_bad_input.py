@@ -159,7 +159,7 @@ ROWS = [
     (evaluate(images=7), "images=7: allowed is 1 to 6"),
     (evaluate(batch_size=0), "batch_size=0: allowed is 1 or more"),
     (evaluate(iterate="best"), "iterate='best': allowed are 'final', 'any'"),
-    (evaluate(resume="text.txt"), "resume='text.txt': damaged delete it"),
+    (evaluate(resume="text.json"), "resume='text.json': damaged delete it"),
     (evaluate(dataset=SPLIT[:0]), "dataset: allowed is one with test images"),
     (lambda: evaluation.read_results("text.txt"), "path='text.txt': allowed is a whole file of save_results"),
     (
@@ -237,7 +237,8 @@ ROWS = [
 def inputs(tmp_path_factory):
     """A folder with files that are not what they should be."""
     folder = tmp_path_factory.mktemp("inputs")
-    (folder / "text.txt").write_text("something else")
+    for name in ("text.txt", "text.json"):
+        (folder / name).write_text("something else")
     (folder / "damaged").mkdir()
     (folder / "damaged" / "config.json").write_text('{"training": {"width"')
     picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))

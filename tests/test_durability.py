@@ -251,7 +251,8 @@ def test_the_scale_of_float16_gradients_survives(quick, quick_data, tmp_path, mo
         with pytest.raises(Killed):
             fit(config, path=tmp_path / "run", dataset=quick_data, progress=False)
     fit(config, path=tmp_path / "run", dataset=quick_data, progress=False)
-    assert [state["_growth_tracker"] for state in scales] == [2]
+    (state,) = scales
+    assert state["_growth_tracker"] > 0, "the scale of a run that begins"
     assert_same_results(tmp_path / "run", run.path)
 
 

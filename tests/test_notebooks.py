@@ -221,6 +221,7 @@ def test_three_classes_and_few_images_run_through(number, tmp_path):
     assert "autoattack_accuracy" not in said
 
 
+@pytest.mark.slow
 def test_one_notebook_runs_alone(tmp_path):
     assert (
         run.main(["smoke", "--notebooks", "7", "--output", str(tmp_path), "-p", "seed", "3", "-p", "epochs", "1"]) == 0
