@@ -33,13 +33,13 @@ notebook: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed
-	$(BIN)/python notebooks/build.py
+	$(BIN)/python -m course.build
 
 sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; resumes what was interrupted
-	$(BIN)/snakemake --snakefile workflow/Snakefile --config sweep=$(SWEEP) -j $(JOBS) --keep-going
+	$(BIN)/snakemake --snakefile study/Snakefile --config sweep=$(SWEEP) -j $(JOBS) --keep-going
 
 publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
-	$(BIN)/python workflow/publish.py
+	$(BIN)/python -m study.publish
 
 docs: setup  ## the course as a website, in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

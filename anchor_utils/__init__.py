@@ -16,9 +16,7 @@ __all__ = [
     "evaluation",
     "losses",
     "models",
-    "notebook",
     "plotting",
-    "report",
     "training",
 ]
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from anchor_utils import attacks, data, embeddings, evaluation, losses, models, notebook, run, train, training
+from anchor_utils import attacks, data, embeddings, evaluation, losses, models, train, training
 from anchor_utils.config import Config, load_preset
 from anchor_utils.data import Dataset, Split, load_dataset
+from course import lesson
+from course import runner as course_runner
 
 NAN, INFINITY = float("nan"), float("inf")
 with torch.random.fork_rng():
@@ -29,7 +31,7 @@ def command(main, *arguments):
 
 
 def runner(*arguments):
-    return command(run.main, "smoke", "-p", "data_root", "data", "--output", "out", *arguments)
+    return command(course_runner.main, "smoke", "-p", "data_root", "data", "--output", "out", *arguments)
 
 
 def trainer(*arguments):
@@ -58,7 +60,7 @@ def fit(dataset=DATASET, **changes):
 
 def begin(**changes):
     first = {"number": "01", "preset": "smoke", "overrides": {}, "seed": 0, "runs_dir": "out", "data_root": "data"}
-    return lambda: notebook.start(**first | changes)
+    return lambda: lesson.start(**first | changes)
 
 
 FEW = models.AnchorNet(num_classes=3, width=2, in_channels=1).eval()
@@ -68,7 +70,7 @@ FIVE_COLOURS = IMAGES.expand(-1, 5, -1, -1)
 ROWS = [
     # The commands
     (
-        command(run.main, "smokey", "--output", "out"),
+        command(course_runner.main, "smokey", "--output", "out"),
         "unknown preset 'smokey' did you mean 'smoke' Allowed: smoke, cpu",
     ),
     (runner("--notebooks", "9"), "unknown notebook '09' Allowed: 01, 02"),
@@ -262,7 +264,7 @@ def listing(folder):
 def test_bad_input_is_refused_by_name(call, words, inputs, monkeypatch, capsys):
     """`words` must all occur in the message. Commands end with exit status 2, functions raise ValueError or OSError."""
     monkeypatch.chdir(inputs)
-    monkeypatch.setattr(run.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
     before = listing(inputs)
     message = None
     try:

@@ -5,8 +5,7 @@ import ast
 import nbformat
 import pytest
 
-import build
-from anchor_utils import lock
+from course import build, freshness
 
 SOURCE = '''# %% [markdown]
 # ### Exercise 1 · Double
@@ -101,7 +100,7 @@ def executed(book, preset="cpu"):
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "interactive()"}
     done.cells[-1].outputs.append(nbformat.v4.new_output("display_data", data=widget))
     done.metadata["widgets"] = {"state": 1}
-    done.metadata["lock"] = lock.lock(done, preset)
+    done.metadata["lock"] = freshness.lock(done, preset)
     return done
 
 
@@ -129,13 +128,13 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "base.py").write_text('"""Base."""\nONE = 1\n')
     (tmp_path / "top.py").write_text("from anchor_utils.base import ONE\n\n\ndef two():\n    return 2 * ONE\n")
     (tmp_path / "other.py").write_text("THREE = 3\n")
-    monkeypatch.setattr(lock, "PACKAGE_DIR", tmp_path)
+    monkeypatch.setattr(freshness, "PACKAGE_DIR", tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("code", ["from anchor_utils import top", "from anchor_utils.top import two"])
 def test_lock_follows_imports(package, code):
-    assert lock.package_modules(code) == ["base", "top"]
+    assert freshness.package_modules(code) == ["base", "top"]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +151,10 @@ def test_lock_follows_imports(package, code):
 )
 def test_lock_changes_with_what_can_change_an_output(package, name, old, new, stale):
     book = notebook_of("from anchor_utils import top")
-    before = lock.lock(book, "cpu")
+    before = freshness.lock(book, "cpu")
     path = package / name
     path.write_text(path.read_text().replace(old, new))
-    assert (lock.lock(book, "cpu") != before) == stale
+    assert (freshness.lock(book, "cpu") != before) == stale
 
 
 def test_lock_is_the_same_for_every_version_of_python():
@@ -164,20 +163,20 @@ def test_lock_is_the_same_for_every_version_of_python():
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             node.__dict__.pop("type_params", None)
-    older = lock._tree(tree)
+    older = freshness._tree(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             node.type_params, node._fields = [], (*node._fields, "type_params")
-    assert lock._tree(tree) == older
+    assert freshness._tree(tree) == older
 
 
 def test_lock_changes_with_cells_and_preset_but_not_with_injected_parameters():
     book = notebook_of("print(1)")
-    before = lock.lock(book, "cpu")
-    assert lock.lock(notebook_of("print(2)"), "cpu")["source"] != before["source"]
-    assert lock.lock(book, "smoke")["package"] != before["package"]
+    before = freshness.lock(book, "cpu")
+    assert freshness.lock(notebook_of("print(2)"), "cpu")["source"] != before["source"]
+    assert freshness.lock(book, "smoke")["package"] != before["package"]
     book.cells.append(nbformat.v4.new_code_cell("seed = 3", metadata={"tags": ["injected-parameters"]}))
-    assert lock.lock(book, "cpu") == before
+    assert freshness.lock(book, "cpu") == before
 
 
 def test_an_unknown_number_is_refused(monkeypatch, capsys):

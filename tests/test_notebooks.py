@@ -9,14 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
-import build
-from anchor_utils import lock, run, training
+from anchor_utils import training
 from anchor_utils.config import load_preset
 from anchor_utils.train import parameters
+from course import build, freshness, runner
 
-SOURCES = sorted((run.NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
+SOURCES = sorted((runner.NOTEBOOK_DIR / "src").glob("[0-9][0-9]_*.py"))
 NUMBERS = [source.name[:2] for source in SOURCES]
-BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in run.notebooks()}
+BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in runner.notebooks()}
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=NUMBERS)
 
 
@@ -39,7 +39,7 @@ def test_notebook_is_fresh(source):
     book, written = BOOKS[source.stem], build.from_source(source)
     refresh = "stale: run `make notebooks`"
     assert [(c.cell_type, c.source) for c in book.cells] == [(c.cell_type, c.source) for c in written.cells], refresh
-    assert book.metadata.get("lock") == lock.lock(written, "cpu"), refresh
+    assert book.metadata.get("lock") == freshness.lock(written, "cpu"), refresh
 
 
 @every_notebook
@@ -61,24 +61,23 @@ def test_notebook_found_the_numbers_that_are_expected(source):
     book = BOOKS[source.stem]
     (named,) = [o.metadata.missed for o in outputs(book) if "missed" in o.get("metadata", {})]
     assert named == []
-    assert run.named(book, "missed") == []
+    assert runner.named(book, "missed") == []
     (table,) = [o.data["text/markdown"] for o in outputs(book) if "missed" in o.get("metadata", {})]
     assert "values lie where they are expected" in table
-    expected = yaml.safe_load((run.NOTEBOOK_DIR.parent / "expected" / f"{source.name[:2]}.cpu.yaml").read_text())
+    expected = yaml.safe_load((runner.NOTEBOOK_DIR.parent / "expected" / f"{source.name[:2]}.cpu.yaml").read_text())
     for name, (low, high) in (expected["claims"] | expected["usual"]).items():
         assert re.search(rf"\| {name} \| \S+ \| {low:.3g} to {high:.3g} \| ", table), f"{name}: stale table"
     last = [cell for cell in book.cells if cell.cell_type == "code"][-1]
     assert (
-        f'notebook.finish(\n    "{source.name[:2]}"' in last.source
-        or f'notebook.finish("{source.name[:2]}"' in last.source
+        f'lesson.finish(\n    "{source.name[:2]}"' in last.source or f'lesson.finish("{source.name[:2]}"' in last.source
     )
 
 
 @every_notebook
 def test_notebook_is_small_and_keeps_the_machine_to_itself(source):
-    text = (run.NOTEBOOK_DIR / f"{source.stem}.ipynb").read_text()
+    text = (runner.NOTEBOOK_DIR / f"{source.stem}.ipynb").read_text()
     assert len(text) <= 1.5e6
-    assert str(run.NOTEBOOK_DIR.parent) not in text
+    assert str(runner.NOTEBOOK_DIR.parent) not in text
     assert not re.findall(r"(?:/home|/root|/tmp|/opt|/Users|site-packages)/[\w./-]*", text)
 
 
@@ -143,7 +142,7 @@ def test_notebook_has_exercises_with_a_check_and_a_folded_solution(source):
 
 
 def test_parameters_cells_agree_and_match_the_default_preset():
-    cells = {path.name[:2]: run.declared_parameters(path) for path in run.notebooks()}
+    cells = {path.name[:2]: runner.declared_parameters(path) for path in runner.notebooks()}
     assert [number for number, cell in cells.items() if cell.pop("models", None) == "train"] == ["06", "07"]
     cells = list(cells.values())
     assert all(cell == cells[0] for cell in cells)
@@ -157,14 +156,14 @@ def test_all_notebooks_run_with_the_smoke_preset(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     for source in SOURCES:
         nbformat.write(build.from_source(source, "both"), tmp_path / "notebooks" / f"{source.stem}.ipynb")
-    monkeypatch.setattr(run, "NOTEBOOK_DIR", tmp_path / "notebooks")
-    assert run.main(["smoke", "--output", str(tmp_path)]) == 0
+    monkeypatch.setattr(runner, "NOTEBOOK_DIR", tmp_path / "notebooks")
+    assert runner.main(["smoke", "--output", str(tmp_path)]) == 0
     executed = sorted((tmp_path / "notebooks" / "smoke").glob("*.ipynb"))
     assert [path.name[:2] for path in executed] == NUMBERS
     for path in executed:
         book = nbformat.read(path, as_version=4)
         assert not [o["text"] for o in outputs(book) if o.get("name") == "stderr"], path.stem
-        checks = [cell for cell in book.cells if "@notebook.check(" in cell.source and cell.cell_type == "code"]
+        checks = [cell for cell in book.cells if "@lesson.check(" in cell.source and cell.cell_type == "code"]
         said = ["".join(o.text for o in cell.outputs if "text" in o).strip() for cell in checks]
         assert len(said) >= 4
         for number, (stub, solution) in enumerate(zip(said[::2], said[1::2], strict=True), start=1):
@@ -190,7 +189,7 @@ def test_notebooks_06_and_07_start_from_the_networks_that_come_with_the_course(t
         "batch_size": 32,
     }
     parameters = [word for name, value in small.items() for word in ("-p", name, str(value))]
-    assert run.main(["smoke", "--notebooks", "6", "7", "--output", str(tmp_path), *parameters]) == 0
+    assert runner.main(["smoke", "--notebooks", "6", "7", "--output", str(tmp_path), *parameters]) == 0
     assert not list(tmp_path.glob("*/config.json")), "a network was trained"
     for number in ("06", "07"):
         result = json.loads((tmp_path / "results" / "cifar10_cpu" / f"{number}.json").read_text())
@@ -212,7 +211,7 @@ def test_three_classes_and_few_images_run_through(number, tmp_path):
     changes = {"dataset": f"imagefolder:{tmp_path / 'own'}", "train_images": "null", "validation_images": "30"}
     changes |= {"test_images": "30", "data_root": str(tmp_path / "data")}
     words = [word for name, value in changes.items() for word in ("-p", name, value)]
-    assert run.main(["smoke", "--notebooks", number, "--output", str(tmp_path), *words]) == 0
+    assert runner.main(["smoke", "--notebooks", number, "--output", str(tmp_path), *words]) == 0
     (path,) = (tmp_path / "notebooks" / "smoke").glob("*.ipynb")
     said = "".join(
         str(output.get("data", {}).get("text/markdown", "")) for output in outputs(nbformat.read(path, as_version=4))
@@ -224,7 +223,8 @@ def test_three_classes_and_few_images_run_through(number, tmp_path):
 @pytest.mark.slow
 def test_one_notebook_runs_alone(tmp_path):
     assert (
-        run.main(["smoke", "--notebooks", "7", "--output", str(tmp_path), "-p", "seed", "3", "-p", "epochs", "1"]) == 0
+        runner.main(["smoke", "--notebooks", "7", "--output", str(tmp_path), "-p", "seed", "3", "-p", "epochs", "1"])
+        == 0
     )
     result = json.loads((tmp_path / "results" / "smoke" / "07.json").read_text())
     assert result["config"]["seed"] == 3
@@ -257,9 +257,9 @@ def test_one_notebook_runs_alone(tmp_path):
     ],
 )
 def test_runner_refuses_bad_input_before_any_notebook_starts(arguments, messages, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
     arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-    assert run.main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert runner.main([*arguments, "--output", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
     for message in messages:
@@ -271,8 +271,8 @@ def test_runner_refuses_bad_input_before_any_notebook_starts(arguments, messages
 def own_notebooks(tmp_path, monkeypatch):
     """A function that makes the course consist of notebooks with one cell each."""
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(run, "NOTEBOOK_DIR", tmp_path / "notebooks")
-    monkeypatch.setattr(run, "check_before", lambda *_: None)
+    monkeypatch.setattr(runner, "NOTEBOOK_DIR", tmp_path / "notebooks")
+    monkeypatch.setattr(runner, "check_before", lambda *_: None)
     parameters = 'preset = "cpu"\noverrides = {}\nseed = 0\nruns_dir = "runs"\ndata_root = "data"'
 
     def write(*cells):
@@ -291,7 +291,7 @@ def test_a_notebook_that_fails_dies_or_hangs_says_where_and_what_to_try(tmp_path
     own_notebooks(
         "1 / 0", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "while True:\n    pass", "print(4)"
     )
-    assert run.main(["smoke", "--output", str(tmp_path / "out"), "--timeout", "0.03"]) == 1
+    assert runner.main(["smoke", "--output", str(tmp_path / "out"), "--timeout", "0.03"]) == 1
     printed = capfd.readouterr()
     error, dead, hung = re.split(r"^(?=0[23]_own FAILED)", printed.err, flags=re.MULTILINE)
     assert re.search(r"01_own FAILED in cell \d+: ZeroDivisionError: division by zero", error)
@@ -306,14 +306,14 @@ def test_a_notebook_that_fails_dies_or_hangs_says_where_and_what_to_try(tmp_path
 def test_a_claim_fails_the_command_and_an_unusual_number_does_not(tmp_path, own_notebooks, capfd):
     show = "from IPython.display import Markdown, display\ndisplay(Markdown('table'), metadata={})"
     own_notebooks(show.format({"missed": [], "unusual": ["noise"]}), show.format({"missed": ["clean"], "unusual": []}))
-    assert run.main(["smoke", "--notebooks", "01", "--output", str(tmp_path / "out")]) == 0
+    assert runner.main(["smoke", "--notebooks", "01", "--output", str(tmp_path / "out")]) == 0
     printed = capfd.readouterr()
     assert "01_own: unusual here, but no failure: noise" in printed.out
     assert "01_own" not in printed.err
-    source, done = (folder / "01_own.ipynb" for folder in (run.NOTEBOOK_DIR, tmp_path / "out" / "notebooks" / "smoke"))
-    locks = nbformat.read(done, as_version=4).metadata["lock"], lock.lock(nbformat.read(source, as_version=4), "smoke")
-    assert locks[0] == locks[1]
-    assert run.main(["smoke", "--notebooks", "02", "--output", str(tmp_path / "out")]) == 1
+    folders = runner.NOTEBOOK_DIR, tmp_path / "out" / "notebooks" / "smoke"
+    source, done = (nbformat.read(folder / "01_own.ipynb", as_version=4) for folder in folders)
+    assert done.metadata["lock"] == freshness.lock(source, "smoke")
+    assert runner.main(["smoke", "--notebooks", "02", "--output", str(tmp_path / "out")]) == 1
     assert "02_own MISSED its expected values of clean" in capfd.readouterr().err
 
 
@@ -322,8 +322,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, own_notebooks, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     own_notebooks("1")
-    monkeypatch.setattr(run.papermill, "execute_notebook", interrupt)
-    assert run.main(["smoke", "--output", str(tmp_path / "out")]) == 130
+    monkeypatch.setattr(runner.papermill, "execute_notebook", interrupt)
+    assert runner.main(["smoke", "--output", str(tmp_path / "out")]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
 
@@ -338,8 +338,8 @@ def test_time_limit_of_a_cell(preset, timeout, seconds, tmp_path, own_notebooks,
         nbformat.write(nbformat.read(source, as_version=4), target)
 
     own_notebooks("1")
-    monkeypatch.setattr(run.papermill, "execute_notebook", execute)
-    assert run.run(preset, None, {}, tmp_path / "out", timeout) == 0
+    monkeypatch.setattr(runner.papermill, "execute_notebook", execute)
+    assert runner.run(preset, None, {}, tmp_path / "out", timeout) == 0
     assert limits == [seconds]
 
 
@@ -355,15 +355,15 @@ def test_time_limit_of_a_cell(preset, timeout, seconds, tmp_path, own_notebooks,
 def test_data_are_checked_once_before_the_first_notebook(numbers, changes, loaded, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "load_data", lambda config: seen.append(config))
-    run.check_before(run.notebooks(numbers), "cpu", changes, str(tmp_path))
+    runner.check_before(runner.notebooks(numbers), "cpu", changes, str(tmp_path))
     assert [config.dataset for config in seen] == loaded
 
 
 def test_runner_passes_a_field_on_as_an_override():
-    path = run.notebooks(["05"])[0]
-    assert run.injected(path, "cpu", {}, None) == {}
+    path = runner.notebooks(["05"])[0]
+    assert runner.injected(path, "cpu", {}, None) == {}
     changes = parameters([["beta", "4"], ["overrides", "{epochs: 3, seed: 2}"]])
-    assert run.injected(path, "t4", changes, None) == {
+    assert runner.injected(path, "t4", changes, None) == {
         "preset": "t4",
         "overrides": {"beta": 4, "epochs": 3},
         "seed": 2,

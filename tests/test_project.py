@@ -78,10 +78,6 @@ def test_upper_modules_do_not_reach_for_commands_or_figures(module):
     assert imports(module) <= {*BASE, *GROUND, *UPPER} - {module}
 
 
-def test_the_report_reads_results_and_names_methods_as_figures_do():
-    assert imports("report") <= {"config", "models", "evaluation", "plotting"}
-
-
 def test_import_is_light():
     code = "import sys, anchor_utils; heavy = {'torch', 'numpy', 'matplotlib', 'pandas', 'mlxtend'} & set(sys.modules)"
     result = subprocess.run(

@@ -3,19 +3,17 @@
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from anchor_utils import evaluation, models, report
+from anchor_utils import evaluation, models
 from anchor_utils.config import Config
+from study import publish, report
+from study.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "workflow"))
-import publish  # noqa: E402
-from sweep import load_sweep  # noqa: E402
 
 METHODS = ("standard", "pgd_at", "trades", "mart", "supcon_at", "anchor")
 

@@ -9,7 +9,8 @@ import torch
 from scipy.stats import ttest_rel
 from sklearn.metrics import accuracy_score
 
-from anchor_utils import evaluation, models, report
+from anchor_utils import evaluation, models
+from study import report
 
 STUDY = models.PRETRAINED_DIR / "study.json"
 

@@ -42,9 +42,10 @@ import torch
 import torch.nn.functional as F
 from IPython.display import display
 
-from anchor_utils import attacks, evaluation, notebook, plotting, training
+from anchor_utils import attacks, evaluation, plotting, training
+from course import lesson
 
-config, dataset, device = notebook.start("01", preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = lesson.start("01", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
 # ## 1 A network that seems to be good
@@ -200,7 +201,7 @@ def targeted_fgsm(model, x, target, epsilon):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     x, y, size = images[:16], labels[:16], 0.05
     target = (y + 1) % classes
@@ -389,7 +390,7 @@ def l2_step(x_t, gradient, x, epsilon, alpha):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     draw = torch.Generator().manual_seed(0)
     x = 0.5 + torch.zeros(3, 1, 4, 4)
@@ -450,7 +451,7 @@ table = evaluation.evaluate(
     seed=seed,
 )
 by_attack = table.set_index("attack")["accuracy"]
-notebook.say(
+lesson.say(
     f"The answers: **{by_attack['noise']:.1%}** under noise, **{by_attack['fgsm']:.1%}** under FGSM, "
     f"**{by_attack['pgd']:.1%}** under PGD, after {by_attack['clean']:.1%} on clean images."
 )
@@ -632,7 +633,7 @@ plotting.show(
     "and PGD of the same size; for a linear classifier and for the network.",
     svg=True,
 )
-notebook.say(
+lesson.say(
     f"The answer for the linear classifier: the worst change is worth **{ratio:.1f} standard deviations** of random signs (mean over "
     f"the wrong classes for this image); the most that {images[0].numel()} pixels allow is "
     f"$\\sqrt{{d}}$ = {images[0].numel() ** 0.5:.0f}. For the network at epsilon = {size:g}: from a clean margin of "
@@ -670,7 +671,7 @@ def critical_epsilon(w, b, x, y):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     draw = torch.Generator().manual_seed(0)
     w, b = torch.randn(4, 6, generator=draw) * torch.tensor([0.3, 1.0, 2.0, 4.0]).view(4, 1), torch.zeros(4)
@@ -828,7 +829,7 @@ def first_wrong(name, steps):
     )
 
 
-notebook.say(
+lesson.say(
     "Smallest epsilon at which the reading of this image is wrong: "
     + "; ".join(
         f"{name}, {steps} step{'s' if steps > 1 else ''}: **{first_wrong(name, steps)}**" for name, steps in settings
@@ -904,7 +905,7 @@ plotting.show(
     svg=True,
 )
 print(f"PGD: {steps} steps of epsilon / 4, 1 restart, any iterate, seed {seed}; the first {len(y)} test images")
-notebook.say(
+lesson.say(
     f"The largest distance from FGSM down to PGD, of all epsilons: **{100 * gain['network']:.0f} percentage points** for the network, "
     f"**{100 * gain['linear']:.0f}** for the linear classifier. That answers the prediction of the last section with counts."
 )
@@ -990,7 +991,7 @@ plotting.show(
 # Only the numbers can be tested here; whether the digits stay readable is for the reader's eyes.
 confirmed = by_attack["clean"] > 0.9 and by_attack["pgd"] < 0.1
 low, high = table.set_index("attack").loc["pgd", ["low", "high"]]
-notebook.say(
+lesson.say(
     f"On {config.test_images} test images the network is right on **{by_attack['clean']:.1%}**. Uniform noise of size "
     f"epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}, FGSM {by_attack['fgsm']:.1%}, and PGD with "
     f"{config.eval_steps} steps of {config.eval_step_size:g} and {config.eval_restarts} restart(s) (any iterate counts, seed "
@@ -999,7 +1000,7 @@ notebook.say(
     "that every digit stays readable to you, you have judged yourself in section 4."
 )
 low, high = evaluation.wilson(int(linear_pgd.sum()), len(linear_pgd))
-notebook.say(
+lesson.say(
     f"For a linear classifier the worst case can be computed: at epsilon = {small:g} exactly "
     f"{linear_exact.float().mean():.1%} of {len(linear_exact)} images cannot be broken by any attack, and PGD (20 steps of "
     f"{small / 4:g}, 1 restart, any iterate, seed {seed}) left {linear_pgd.float().mean():.1%} (95% interval "
@@ -1020,7 +1021,7 @@ metrics |= {
     "linear_worst_over_random": ratio,
     "claim_confirmed": float(confirmed),
 }
-notebook.finish("01", preset, config, metrics)
+lesson.finish("01", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One data set, one network and one linear classifier, one training seed, one norm. "Readable to you" is your

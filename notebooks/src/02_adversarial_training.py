@@ -42,9 +42,10 @@ import torch.nn.functional as F
 from sklearn.datasets import make_moons
 from torch import nn
 
-from anchor_utils import attacks, evaluation, losses, models, notebook, plotting, training
+from anchor_utils import attacks, evaluation, losses, models, plotting, training
+from course import lesson
 
-config, dataset, device = notebook.start("02", preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = lesson.start("02", preset, overrides, seed, runs_dir, data_root)
 # Four networks under attack take time; notebook 05 compares networks on the same images.
 test = dataset.test[: config.test_images][:500].to(device)
 
@@ -231,7 +232,7 @@ restarts = 3
 found = attacks.pgd(net, points, labels, **box_attack, restarts=restarts, keep="worst")
 with torch.no_grad():
     survived = net(found).argmax(1).eq(labels)
-notebook.say(
+lesson.say(
     f"**Answer.** Standard training: {toy['standard'][0]:.0%} of the points right, {toy['standard'][1]:.0%} of the boxes "
     f"whole. PGD-AT: {toy['pgd_at'][0]:.0%} and {toy['pgd_at'][1]:.0%}. On this last network PGD "
     f"({box_attack['steps']} steps, {restarts} restarts) breaks {int((~survived).sum())} boxes of {len(points)} and the grid "
@@ -266,7 +267,7 @@ def attack_in_eval_mode(model, attack):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     net = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Dropout(), nn.Linear(4, 2)).train()
     net[0].eval()  # a frozen encoder under a classifier that is being trained
@@ -424,7 +425,7 @@ noise = 1.96 * (2 * exchange.robust.max() * (1 - exchange.robust.max()) / len(fr
 kind = "rises at each step" if exchange.robust.is_monotonic_increasing else "does not rise all the way"
 if 0 < fall <= noise:
     kind += f", but its fall at the end is within the noise of {len(fresh)} points"
-notebook.say(
+lesson.say(
     f"**Answer.** Robust accuracy {kind}: "
     + "; ".join(changes)
     + f" ({len(fresh)} points, box {wide:g}, one training seed). With $\\beta$ far too large KL alone would count. A network that says the "
@@ -478,7 +479,7 @@ def boosted_cross_entropy(logits, y):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     logits = 3 * torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
     y = torch.arange(64) % 10
@@ -576,7 +577,7 @@ plotting.show(
 by_clean, by_pgd = (accuracy[attack].sort_values(ascending=False).index for attack in ("clean", "pgd"))
 order = [", ".join(plotting.method_name(method) for method in ranking) for ranking in (by_clean, by_pgd)]
 apart = interval.loc[(by_pgd[0], "pgd"), "low"] > interval.loc[(by_pgd[1], "pgd"), "high"]
-notebook.say(
+lesson.say(
     f"**Answer.** By clean accuracy: {order[0]}. Under PGD: {order[1]}. "
     f"{'The same order' if list(by_clean) == list(by_pgd) else 'Another order'}; the intervals of the first two under PGD "
     f"{'are apart' if apart else 'overlap, which leaves their order open'}."
@@ -747,7 +748,7 @@ better = [
     for m in methods[1:]
     if aligned.loc[m, "low"] > max(aligned.loc["standard", "high"], aligned.loc[m, "another image"])
 ]
-notebook.say(
+lesson.say(
     f"Correlation of |gradient| and local contrast, mean over {len(y)} test images with a 95% interval. Clearly better than the ordinary network and "
     f"than with another image's edges: **{', '.join(plotting.method_name(m) for m in better) or 'none'}**."
 )
@@ -813,7 +814,7 @@ top = max(1, len(y) // 10)
 share_weighted, share_plain = ((values[by_weight[:top]].sum() / values.sum()).item() for values in (term, divergence))
 misread = parts["misread clean"][0]
 carried = (term[misread].sum() / term.sum()).item()
-notebook.say(
+lesson.say(
     f"The tenth of the images with the largest weights carries {share_weighted:.0%} of the weighted KL term and {share_plain:.0%} of the unweighted one. "
     f"The images that are misread clean, {int(misread.sum())} of {len(y)}, carry {carried:.0%}: most of the term belongs to "
     f"{'images that are misread clean' if carried > 0.5 else 'images that are read correctly'}. The median weight is {weight.median():.3f}, and the whole "
@@ -911,7 +912,7 @@ cells = overfit[overfit["method"] == "last epoch"].set_index(["on", "attack"])["
 gap = cells["training images", "pgd"] - cells["test images", "pgd"]
 clean_gap = cells["training images", "clean"] - cells["test images", "clean"]
 fall = curve["robust_accuracy"].max() - curve["robust_accuracy"].iloc[-1]
-notebook.say(
+lesson.say(
     f"**Answer.** From training to test images the last network loses {100 * clean_gap:.1f} points clean and {100 * gap:.1f} points under attack: "
     f"{'robust accuracy suffers more' if gap > clean_gap else 'robust accuracy does not suffer more'} from having few images. On held-out images the robust curve ends "
     f"{100 * fall:.1f} points below its peak (epoch {best_epoch} of {last_epoch}): "
@@ -937,7 +938,7 @@ def choose_epoch(held_out, test):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     held_out = torch.tensor([0.10, 0.42, 0.55, 0.51, 0.55, 0.40])
     on_test = torch.tensor([0.12, 0.40, 0.50, 0.56, 0.48, 0.41])
@@ -995,7 +996,7 @@ robust = all(accuracy.loc[method, "pgd"] > 0.5 * accuracy.loc[method, "clean"] f
 few_rows = overfit[(overfit["method"] == "last epoch") & (overfit["attack"] == "pgd")].set_index("on")
 settled = few_rows.loc["training images", "low"] > few_rows.loc["test images", "high"]
 confirmed = robust and settled
-notebook.say(
+lesson.say(
     f"On {len(test)} test images, PGD with epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"{config.eval_restarts} restart(s), any iterate counting, attack seed {seed}, one training seed ({seed}), with 95% intervals: "
     + "; ".join(sentences)
@@ -1028,7 +1029,7 @@ metrics |= {
     "overfitting_gap": float(gap),
     "overfitting_clean_gap": float(clean_gap),
 }
-notebook.finish("02", preset, config, metrics)
+lesson.finish("02", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One seed and one small network; the intervals cover the choice of test images, not the luck of training. PGD is one attack:

@@ -43,10 +43,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anchor_utils import attacks, embeddings, evaluation, losses, models, notebook, plotting, training
+from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, training
 from anchor_utils.data import augment
+from course import lesson
 
-config, dataset, device = notebook.start("03", preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = lesson.start("03", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
 # ## 1 A loss about distances
@@ -169,7 +170,7 @@ def nt_xent(first, second, temperature):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     first, second = 3 * torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(1))
     both_views, one_each = torch.cat([first, second]), torch.arange(7).repeat(2)  # every image is a class of its own
@@ -337,7 +338,7 @@ def supcon_in_loss(z, labels, temperature):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     z = 2 * torch.randn(11, 4, generator=torch.Generator().manual_seed(2))
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3])  # the last one has no positive
@@ -477,7 +478,7 @@ plotting.show(
     "groups. In the last column the angles between neighbouring groups are written.",
 )
 ends = ", ".join(f"{gap:.0f} degrees at $\\tau$ = {t:g}" for t, gap in smallest_gap.items())
-notebook.say(
+lesson.say(
     f"After {last_step} steps the two nearest groups are {ends}. The losses have come down to "
     + ", ".join(f"{values[-1]:.3f}" for _, values in paths.values())
     + ": none to zero."
@@ -538,7 +539,7 @@ def lowest_supcon_loss(classes, per_class, temperature):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     for classes, per_class, temperature in ((3, 8, 2.0), (3, 8, 0.2), (10, 12, 0.5), (2, 5, 1.0)):
         labels = torch.arange(classes).repeat_interleave(per_class)
@@ -727,7 +728,7 @@ plotting.show(
     svg=True,
 )
 layers = {name: apart[name] for name in ("features, SupCon", "projection, SupCon")}
-notebook.say(
+lesson.say(
     f"The medians of the two kinds lie {apart['features, untrained']:.2f} apart before training and "
     + " and ".join(f"{gap:.2f} in the {name.split(',')[0]}" for name, gap in layers.items())
     + f" after it: farther apart in the **{max(layers, key=layers.get).split(',')[0]}**."
@@ -825,7 +826,7 @@ inside_wrong = float((to_other["PGD"] >= typical_own).mean())
 print(f"{len(few)} test images; the attack of the table, last iterate")
 print("median cosine of an image's features with those of its clean version")
 print("  ".join(f"{name}: {np.median(values):.3f}" for name, values in kept.items()))
-notebook.say(
+lesson.say(
     f"Of the attacked images **{wrong_centre:.1%}** are nearest to a wrong centre. Their median cosine with it is "
     f"{np.median(to_other['PGD']):.2f}, with their own centre {np.median(to_own['PGD']):.2f}. **{inside_wrong:.1%}** are as near "
     f"to the wrong centre as nine of ten clean images are to their own (cosine at least {typical_own:.2f}): deep inside a "
@@ -870,7 +871,7 @@ interval = table.set_index("attack").loc["pgd"]
 score = examination.set_index(["representation", "examiner"])["accuracy"]
 confirmed = by_attack["clean"] > 0.9 and by_attack["pgd"] < 0.1
 within, between = typical["projection, SupCon"]
-notebook.say(
+lesson.say(
     f"The SupCon loss ended at {history['contrastive'].iloc[-1]:.2f}; its floor is {floor:.2f}. Same-class pairs of test "
     f"images have a median cosine of {within:.2f} in the projection, pairs of different classes {between:.2f}. A linear "
     f"probe reads {score['features, SupCon', 'linear probe']:.1%} of {len(test)} test images from the frozen features, "
@@ -890,7 +891,7 @@ notebook.say(
 # The numbers of this run, kept for the report of notebook 08, beside the bands in which other machines should find them.
 
 # %%
-notebook.finish(
+lesson.finish(
     "03",
     preset,
     config,

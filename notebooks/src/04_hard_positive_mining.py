@@ -46,10 +46,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anchor_utils import attacks, embeddings, evaluation, losses, models, notebook, plotting, training
+from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, training
 from anchor_utils.data import augment
+from course import lesson
 
-config, dataset, device = notebook.start("04", preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = lesson.start("04", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
 # ## 1 One line
@@ -196,7 +197,7 @@ plotting.show(
     "Right: ratio of the largest to the smallest weight against the spread of the cosines, straight lines on a log scale.",
     svg=True,
 )
-notebook.say(
+lesson.say(
     f"At beta = 2 the ratio is at most e^(2 x 2) = **{math.exp(4):.1f}**, reached if one positive is opposite the anchor and "
     f"one on top of it. With all cosines between 0.9 and 1 it is at most e^(2 x 0.1) = **{math.exp(0.2):.2f}**."
 )
@@ -236,7 +237,7 @@ def beta_that_halves(cosine):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     for count in (4, 9, 30):
         cosine = torch.linspace(0.1, 0.9, count, dtype=torch.float64) ** 2
@@ -311,7 +312,7 @@ misread = {
     kind: f"{sum(bool(note) for row in notes for note in row[part])} of the {len(notes) * (part.stop - part.start)}"
     for kind, part in (("hard", slice(1, 5)), ("easy", slice(5, 8)))
 }
-notebook.say(
+lesson.say(
     f"The linear classifier misreads **{misread['hard']}** hard positives shown, and {misread['easy']} easy ones. "
     "Whether style, writing or label is the reason, only your eyes can say."
 )
@@ -358,7 +359,7 @@ plotting.show(
     "95 percent intervals.",
     svg=True,
 )
-notebook.say(
+lesson.say(
     f"Of the hardest tenth ({len(tenths[0])} of {len(test)} test images) the classifier reads **{by_tenth[0]:.1%}** (95% interval "
     f"{ends[0][0]:.1%} to {ends[0][1]:.1%}), of all others **{others_accuracy:.1%}**."
 )
@@ -462,7 +463,7 @@ plotting.show(
 )
 at_two = hardnesses.index(2)
 harder = np.median(to_adversarial) < np.median(to_augmented) - 0.05
-notebook.say(
+lesson.say(
     f"Adversarial positives are **{'hard' if harder else 'hardly harder than the augmented'} ones**: median cosine "
     f"{np.median(to_adversarial):.2f}, against {np.median(to_augmented):.2f} of the augmented ones. At beta = 2 they get "
     f"**{share_adversarial[at_two]:.0%}** of the weight; SupCon gives them {share_adversarial[0]:.0%}. (PGD on the "
@@ -572,7 +573,7 @@ plotting.show(
     svg=True,
 )
 nearly = next((beta for beta, share in zip(mistake_betas, middle_of, strict=True) if share > 0.9), None)
-notebook.say(
+lesson.say(
     f"{different.sum()} pairs of an anchor and a mistake, median gap {gap.median():.2f}. With the label wrong, two of "
     f"{number:.0f} positives (mean) get a median share of {middle_of[0]:.0%} of the weight in SupCon and "
     f"**{middle_of[mistake_betas.index(2)]:.0%}** at beta = 2. They have more than 90% "
@@ -611,7 +612,7 @@ def trimmed_weights(z, labels, beta):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     generator = torch.Generator().manual_seed(1)
     z = F.normalize(torch.randn(14, 6, generator=generator), dim=1)
@@ -800,7 +801,7 @@ plotting.show(
     svg=True,
 )
 span = away[reversed_sign]
-notebook.say(
+lesson.say(
     f"Without detaching the force has the wrong sign from **{span.min():.0f} to {span.max():.0f} degrees**: there the positive "
     f"is pulled in with detached weights and pushed away without. The strongest push is {-through.min():.2f}; the strongest "
     f"pull is {through.max():.2f} without and {detached.max():.2f} with detaching."
@@ -870,7 +871,7 @@ plotting.show(
     svg=True,
 )
 adversarial_negative = negative_targets["trained, adversarial view"][at_two]
-notebook.say(
+lesson.say(
     f"At beta = 2, without detaching, **{adversarial_negative:.0%}** of the positive pairs have a negative target in the batch "
     f"with an adversarial view, and {negative_targets['trained'][at_two]:.0%} in the clean one. With detached weights it is "
     "none, whatever the batch."
@@ -904,7 +905,7 @@ def linear_target(c):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     generator = torch.Generator().manual_seed(3)
     for temperature in (0.1, 1.0):
@@ -1022,7 +1023,7 @@ plotting.animate(
     hold=4000,
     colors=112,
 )
-notebook.say(
+lesson.say(
     f"Of {count} starts, {int(differ.sum())} end differently in this sense; shown is "
     + (f"the first of them, start {example}." if differ.any() else "start 0, since there is none.")
 )
@@ -1112,7 +1113,7 @@ overlap = all(
     for a, b in pairs
 )
 apart = max(abs(a - b) for a, b in zip(success["detached"], success["not detached"], strict=True))
-notebook.say(
+lesson.say(
     f"After {gathering_steps} steps at temperature {circle_temperature:g}, not detached at beta against detached at 2 beta: "
     + "; ".join(
         f"{success['not detached'][strengths.index(a)]:.0%} at {a}, {success['detached'][strengths.index(b)]:.0%} at {b}"
@@ -1163,7 +1164,7 @@ confirmed = (
 )
 used = share_used["trained"][at_two]
 wrong_share = {beta: share.median().item() for beta, share in taken.items()}
-notebook.say(
+lesson.say(
     f"At beta = 2 the weights use {used:.1%} of the positives of a clean batch, effectively, so there the loss is "
     f"{'almost' if used > 0.9 else 'not'} SupCon. With an adversarial view, adversarial positives get "
     f"**{share_adversarial[at_two]:.1%}** of the weight (SupCon: {share_adversarial[0]:.1%}); both views of an image with a "
@@ -1184,7 +1185,7 @@ notebook.say(
 # The numbers of this run, beside the bands in which the same preset should find them on other machines.
 
 # %%
-notebook.finish(
+lesson.finish(
     "04",
     preset,
     config,

@@ -49,9 +49,10 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest
 
-from anchor_utils import attacks, data, evaluation, losses, models, notebook, plotting, training
+from anchor_utils import attacks, data, evaluation, losses, models, plotting, training
+from course import lesson
 
-config, dataset, device = notebook.start("05", preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = lesson.start("05", preset, overrides, seed, runs_dir, data_root)
 test = dataset.test[: config.test_images].to(device)
 
 # %% [markdown]
@@ -324,7 +325,7 @@ quarter = {"augmented": multiple[:n, :n], "adversarial": multiple[:n, n:]}
 mean_multiple = {view: values.nanmean().item() for view, values in quarter.items()}
 crossed = cosine[:n, n:]
 inside, outside = crossed[both[:n, None] == both[:n]].mean().item(), crossed[both[:n, None] != both[:n]].mean().item()
-notebook.say(
+lesson.say(
     f'**Answers.** (a) In the quarter "augmented with adversarial" the mean cosine is **{inside:.2f}** inside the class '
     f"blocks and {outside:.2f} outside: the blocks are {'there' if inside > outside + 0.2 else 'hardly there'}. (b) For an "
     f"augmented anchor, an adversarial positive weighs **{mean_multiple['adversarial']:.2f}** times its SupCon weight, an "
@@ -506,7 +507,7 @@ plotting.show(
     svg=True,
 )
 H = float(curve["hardness_entropy"].iloc[-1])
-notebook.say(
+lesson.say(
     f"**Answers.** The contrastive term ended at {curve['contrastive'].iloc[-1]:.2f}; its floor, the entropy of the weights, is "
     f"about {np.log(effective[-1]):.2f}. An anchor has {positives:.1f} positives (geometric mean), and in the last epoch "
     f"ANCHOR's weights used effectively **{effective[-1]:.1f}** of them, **{effective[-1] / positives:.1%}** "
@@ -658,7 +659,7 @@ def first_beta(reached):
 here = int(np.abs(hardnesses - config.beta).argmin())
 anchors = sweep["anchor"]
 widest = max(sweep, key=lambda method: sweep[method]["sigma"])
-notebook.say(
+lesson.say(
     "**Answers.** Sigma, the standard deviation of an anchor's cosines with its positives (root mean square over the "
     "anchors): "
     + ", ".join(f"{plotting.method_name(method)} {result['sigma']:.3f}" for method, result in sweep.items())
@@ -704,7 +705,7 @@ def beta_for_share(share, cosine_aug, cosine_adv, n_aug, n_adv):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     for share, c_aug, c_adv, n_aug, n_adv in (
         (0.75, 0.9, 0.4, 5, 5),
@@ -758,7 +759,7 @@ with torch.no_grad():
     old, new = networks["anchor"].encode(x), drifted.eval().encode(x)
 change = ((new - old).norm(dim=1) / old.norm(dim=1)).mean().item()
 weights_moved = sum(name in dict(drifted.named_parameters()) for name in moved)
-notebook.say(
+lesson.say(
     f"**Answer.** After {passes} passes {weights_moved} weights and **{len(moved) - weights_moved} BatchNorm statistics** of the encoder have other "
     f"values. The features of {len(x)} clean test images, computed in eval mode, have changed by **{change:.0%}** of their length on average."
 )
@@ -782,7 +783,7 @@ def freeze(model):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     generator = torch.Generator().manual_seed(0)
     network = models.AnchorNet(num_classes=3, width=4, in_channels=1, projection_dim=8).train()
@@ -936,7 +937,7 @@ def verdict(other):
 
 
 kept = by.loc[("anchor, fine-tuned", "pgd"), "accuracy"] / max(by.loc[("anchor", "pgd"), "accuracy"], 1e-9)
-notebook.say(
+lesson.say(
     f"**Answers.** (a) Paired over images, {verdict('pgd_at')}, and {verdict('supcon_at')}. (b) With the new classifier "
     f"ANCHOR keeps **{kept:.0%}** of its robust accuracy."
 )
@@ -989,7 +990,7 @@ chance = 1 / len(dataset.classes)
 robust = by.loc[("anchor, fine-tuned", "pgd"), "low"] > 3 * chance
 dearer = (config.attack_steps + 2) / (config.attack_steps + 1)  # two views pass in place of one, after the attack
 confirmed = bool(falls and robust and kept > 0.9)
-notebook.say(
+lesson.say(
     f"On {len(compared)} test images, PGD with epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"{config.eval_restarts} restart(s), any iterate counting, attack and training seed {seed}: "
     + "; ".join(told(name) for name in candidates)
@@ -1042,7 +1043,7 @@ metrics |= {
     "anchor_minus_supcon_at_points": float(comparisons.loc["supcon_at", "difference"]),
     "anchor_minus_pgd_at_points": float(comparisons.loc["pgd_at", "difference"]),
 }
-notebook.finish("05", preset, config, metrics)
+lesson.finish("05", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** A reconstruction from an abstract, on small images with a small network and one seed. The hyper-parameters

@@ -54,12 +54,13 @@ from IPython.display import display
 from scipy.stats import binom, binomtest, norm
 from torch import nn
 
-from anchor_utils import attacks, evaluation, notebook, plotting, training
+from anchor_utils import attacks, evaluation, plotting, training
 from anchor_utils.models import fold_batchnorm, pretrained
+from course import lesson
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
     preset = "cifar10_cpu"
-config, dataset, device = notebook.start("06", preset, overrides, seed, runs_dir, data_root, models)
+config, dataset, device = lesson.start("06", preset, overrides, seed, runs_dir, data_root, models)
 
 # %% [markdown]
 # ## 1 What the number means
@@ -146,7 +147,7 @@ for k, n in ((36, 40), (0, 40), (850, 1000), (8500, 10000)):
     low, high = my_wilson(k, n)
     print(f"{k:>5} of {n:>5}: {k / n:6.1%}, 95% interval {low:.1%} to {high:.1%}")
 low, high = my_wilson(36, 40)
-notebook.say(
+lesson.say(
     f"**The answer:** from {low:.0%} to {high:.0%}. The interval is not symmetric, and {100 * (high - low):.0f} points wide."
 )
 
@@ -233,7 +234,7 @@ def images_needed(p, q):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     for p, q in ((0.4, 0.6), (0.8, 0.9), (0.85, 0.86)):
         n = images_needed(p, q)
@@ -278,7 +279,7 @@ def _():
 # %%
 possible = evaluation.autoattack_possible(len(dataset.classes))
 if not possible:
-    notebook.say(
+    lesson.say(
         f"**AutoAttack and the screen are left out**: their targeted attacks need four classes, and this data set has {len(dataset.classes)}."
     )
 FULL = METHODS if device.type == "cuda" else ["standard", "anchor"]
@@ -362,7 +363,7 @@ display(shown)
 queried = (
     f"Screen and AutoAttack query the network in {first.loc[('anchor', 'screen')]['precision']}. " if possible else ""
 )
-notebook.say(
+lesson.say(
     f"Accuracy (eq. 1) and 95% Wilson interval (eq. 3). L-infinity, epsilon = {config.epsilon:g}, attack seed {config.seed}, training seed "
     f"{config.seed}. FGSM: one step of {config.epsilon:g}. {pgd_name}: {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"{config.eval_restarts} random start{'s' if config.eval_restarts > 1 else ''}, any iterate counts. Screen: APGD-CE and APGD-T of AutoAttack, 100 steps each, 1 restart. "
@@ -374,7 +375,7 @@ by_pgd = sorted(METHODS, key=lambda m: -first.loc[(m, "pgd")]["accuracy"])
 loss_of = {m: first.loc[(m, "fgsm")]["accuracy"] - first.loc[(m, "pgd")]["accuracy"] for m in METHODS}
 loser = max(loss_of, key=loss_of.get)
 assert np.isclose(bits(first.loc[("anchor", "pgd")]).mean(), first.loc[("anchor", "pgd")]["accuracy"])  # eq. 1
-notebook.say(
+lesson.say(
     f"**The answer:** {' > '.join(plotting.method_name(m) for m in by_pgd)} under {pgd_name}, where neighbours may be tied. "
     f"{plotting.method_name(loser)} loses most between FGSM and {pgd_name}: {100 * loss_of[loser]:.1f} points "
     f"of the {100 * first.loc[(loser, 'fgsm')]['accuracy']:.1f} that FGSM left."
@@ -384,7 +385,7 @@ notebook.say(
 if len(folded) > len(METHODS):
     display(evaluation.over_seeds(table[table["attack"].isin(["clean", "fgsm", "pgd"])]).round(4))
 else:
-    notebook.say(
+    lesson.say(
         "One training seed a method. The intervals cover the choice of test images, *not* the luck of training: a second seed may "
         "move a network by as much as methods differ."
         + (" Set `overrides = {'seeds': 3}` to see mean and standard deviation over seeds here." if runs else "")
@@ -435,13 +436,11 @@ for method in [m for m, epoch in epochs.items() if epoch["last"] != epoch["best"
     rows.append(entry)
 if rows:
     display(pd.DataFrame(rows).set_index("method"))
-    notebook.say(f"{pgd_name} as in the table above, on the first {n_last} test images, seed {config.seed}.")
+    lesson.say(f"{pgd_name} as in the table above, on the first {n_last} test images, seed {config.seed}.")
 elif runs:
-    notebook.say("In this run the best epoch was the last one for every method: nothing to compare.")
+    lesson.say("In this run the best epoch was the last one for every method: nothing to compare.")
 else:
-    notebook.say(
-        "Of the networks that come with the course only the best checkpoints are kept: nothing to compare here."
-    )
+    lesson.say("Of the networks that come with the course only the best checkpoints are kept: nothing to compare here.")
 
 # %% [markdown]
 # ## 4 Two networks on the same images: compare in pairs
@@ -532,7 +531,7 @@ plotting.show(
     "Difference in PGD accuracy between ANCHOR and each other robust method, with a paired 95% interval and one as if independent.",
     svg=True,
 )
-notebook.say(
+lesson.say(
     f"{pgd_name} as in the table of section 3, {len(test)} test images, attack seed {config.seed}, training seed {config.seed}; 95% intervals from eq. 4."
 )
 
@@ -564,7 +563,7 @@ def mcnemar_p(first, second):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     def pair(both, b, c, neither):
         first = np.repeat([True, True, False, False], [both, b, c, neither])
@@ -682,7 +681,7 @@ for method, rungs in ladders.items():
 display(pd.DataFrame(rows).set_index(f"of {n_full} images"))
 survivors = np.flatnonzero(ladder[1])
 rank = (np.argsort(np.argsort(lead[survivors])) + 1)[late[survivors]]
-notebook.say(
+lesson.say(
     f"**The answer:** of the {len(survivors)} drawn images that {pgd_name} left, AutoAttack breaks {late.sum()}"
     + (
         f". Sorted by lead, smallest first: place {', '.join(map(str, sorted(rank)))} of {len(survivors)}."
@@ -778,7 +777,7 @@ plotting.show(
 at = [curves[m].mean(1) for m in METHODS if m != "standard"]
 by_twice = max(i for i, e in enumerate(epsilons) if e <= 2 * config.epsilon)
 i_table = epsilons.index(config.epsilon)
-notebook.say(
+lesson.say(
     f"{pgd_name}: {config.eval_steps} steps of {config.eval_step_size / config.epsilon:.2g} times epsilon, {config.eval_restarts} random start"
     f"{'s' if config.eval_restarts > 1 else ''}, any iterate counts, seed {config.seed}, the first {n_curve} test images; bands are 95% Wilson intervals. An image broken at a smaller epsilon counts as broken.\n\n"
     f"**The answer:** the five adversarially trained networks have {min(a[i_table] for a in at):.0%} to {max(a[i_table] for a in at):.0%} at epsilon {config.epsilon:g} and "
@@ -866,7 +865,7 @@ plotting.show(
     svg=True,
 )
 low, high = evaluation.wilson(int(some[steps[-1]].sum()), len(right))
-notebook.say(
+lesson.say(
     f"PGD at epsilon = {config.epsilon:g} on the first {len(right)} test images, one random start, seed {config.seed}. Step fixed: {config.eval_step_size:g}. "
     f"After {steps[-1]} such steps, any iterate: {heights['any'][-1]:.0%}, 95% Wilson interval {low:.0%} to {high:.0%}."
 )
@@ -964,9 +963,7 @@ plotting.show(
     "flat on its stairs, and with loud logits flat where the loss is zero.",
     svg=True,
 )
-notebook.say(
-    "; ".join(f"{name}: slope exactly zero at {share:.0%} of the points" for name, share in flat.items()) + "."
-)
+lesson.say("; ".join(f"{name}: slope exactly zero at {share:.0%} of the points" for name, share in flat.items()) + ".")
 
 # %% [markdown]
 # **Reading the figure.** Left: the strokes lie along the curve, so the gradient tells the truth. Middle: the loss
@@ -1015,7 +1012,7 @@ plotting.show(
     "Accuracy under noise, PGD and adapted PGD, with 95% intervals, for the standard network without a defence, with rounding and with loud logits, and for ANCHOR.",
     svg=True,
 )
-notebook.say(
+lesson.say(
     f"Epsilon = {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, {config.eval_restarts} random start"
     f"{'s' if config.eval_restarts > 1 else ''}, any iterate, the first {n_broken} test images, seed {config.seed}, 95% Wilson intervals. Adapted: straight-through gradient for rounding, margin loss for the others.\n\n"
     + "**The answer:** "
@@ -1080,7 +1077,7 @@ def adaptive_attack(defended, x, y, epsilon, alpha, steps):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     # A linear network whose worst case is known: within 0.1 every image can be turned into the other class.
     generator = torch.Generator().manual_seed(0)
@@ -1202,7 +1199,7 @@ plotting.show(
     svg=True,
 )
 halves = [np.diff(evaluation.wilson(n // 2, n))[0] / 2 for n in (min(20, len(test)), min(40, len(test)))]
-notebook.say(
+lesson.say(
     f"Accuracies in percent. PGD: {config.eval_steps} steps of {config.eval_step_size:g}, one random start, any iterate, epsilon = {config.epsilon:g}, seed {config.seed}, unless the row says otherwise (step epsilon/8 where epsilon "
     f"is changed, {max(50, config.eval_steps)} steps of 0.1 at epsilon = 1). Square: 100 queries. A difference of up to {100 * tolerance:g} points in the wrong direction passes, except against noise. A 95% interval reaches up to {100 * halves[0]:.0f} points to either side with {min(20, len(test))} images, "
     f"{100 * halves[1]:.0f} with {min(40, len(test))}.\n\n"
@@ -1265,7 +1262,7 @@ lines = [
     f"Loud logits: {as_is['loud logits']:.0%}, {around['loud logits']:.0%}, failed checks: {failed['loud logits']}. ANCHOR: {as_is['ANCHOR']:.0%}, {around['ANCHOR']:.0%}, failed checks: {failed['ANCHOR']} (accuracies on {n_broken} images).",
     f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run.",
 ]
-notebook.say("\n".join(lines))
+lesson.say("\n".join(lines))
 
 # %% [markdown]
 # ### Expected values
@@ -1292,7 +1289,7 @@ metrics |= {
     "anchor_pgd_gap_any_final": float((final[config.eval_steps].sum() - some[config.eval_steps].sum()) / len(right)),
     "ripple_pgd_accuracy": kept / n_broken,
 }
-notebook.finish("06", preset, config, metrics)
+lesson.finish("06", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One norm, one epsilon for most of the numbers, and few images for the strong attacks where the machine is

@@ -51,12 +51,13 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from anchor_utils import attacks, data, embeddings, evaluation, notebook, plotting, training
+from anchor_utils import attacks, data, embeddings, evaluation, plotting, training
 from anchor_utils.models import fold_batchnorm, pretrained
+from course import lesson
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
     preset = "cifar10_cpu"
-config, dataset, device = notebook.start("07", preset, overrides, seed, runs_dir, data_root, models)
+config, dataset, device = lesson.start("07", preset, overrides, seed, runs_dir, data_root, models)
 
 # %% [markdown]
 # ## 1 Features of the same images in four views
@@ -132,10 +133,10 @@ attack_text = (
     f"PGD on cross-entropy at the true label, epsilon = {config.epsilon:g}, {config.eval_steps} steps of "
     f"{config.eval_step_size:g}, one random start, final iterate, seed {config.seed}, {n} test images"
 )
-notebook.say(f"Accuracy of the classifier with a 95% Wilson interval. Noise is uniform. Adversarial: {attack_text}.")
+lesson.say(f"Accuracy of the classifier with a 95% Wilson interval. Noise is uniform. Adversarial: {attack_text}.")
 names = [f"{k} {name}" for k, name in enumerate(dataset.classes[:10]) if str(k) != name]
 if names:
-    notebook.say(f"On the maps below a class is a number: {', '.join(names)}.")
+    lesson.say(f"On the maps below a class is a number: {', '.join(names)}.")
 
 # %% [markdown]
 # ## 2 How far do features move?
@@ -261,7 +262,7 @@ def median_move(view):
     return ", ".join(f"{plotting.method_name(m)} {np.median(displacement[m, view]):.2f}" for m in METHODS)
 
 
-notebook.say(
+lesson.say(
     f"**The answer.** Median displacement under PGD: {median_move('adversarial')}. Under noise: "
     f"{median_move('noise')}. {n} test images, {len(x[pushed])} for the feature attack."
 )
@@ -296,7 +297,7 @@ def displacement_from_cosine(cosine, mu):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     generator = np.random.default_rng(0)
     before, after = (nn.functional.normalize(torch.tensor(generator.normal(size=(50, 8)))).numpy() for _ in range(2))
@@ -385,7 +386,7 @@ plotting.show(
     "kNN accuracy and silhouette of three networks for clean, augmented, noisy and adversarial features.",
     svg=True,
 )
-notebook.say(
+lesson.say(
     f"10 neighbours among the clean features of {len(reference)} training images. Adversarial: {attack_text}. "
     "Bands are 95% Wilson intervals."
 )
@@ -577,12 +578,12 @@ plotting.show(
 )
 longest = plotting.method_name(max(METHODS, key=lambda m: np.median(on_map[m])))
 farthest = plotting.method_name(max(METHODS, key=lambda m: np.median(displacement[m, "adversarial"])))
-notebook.say(
+lesson.say(
     f"**The answer.** The longest arrows are those of {longest}. The number to check is the displacement $r$, which "
     f"was measured before t-SNE: it is largest for {farthest}. "
     f"Map and measurement {'agree' if longest == farthest else 'disagree'} about it."
 )
-notebook.say(
+lesson.say(
     f"One joint fit a network: {len(joint_views)} x {n} features, perplexity 30, seed {config.seed}. Adversarial: "
     f"{attack_text}. Displacement: median image. Trustworthiness: eq. 6 with k = 10."
 )
@@ -625,7 +626,7 @@ def my_trustworthiness(vectors, points, k):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(50, 6))
@@ -705,7 +706,7 @@ for p in perplexities:
         }
     )
 display(pd.DataFrame(rows).set_index("perplexity"))
-notebook.say(
+lesson.say(
     f"Neighbours: share of the 10 nearest points in common; chance would give {10 / (len(twice) - 1):.0%}. Class "
     f"distances: rank correlation of the distances between class medians. {len(twice)} features."
 )
@@ -746,7 +747,7 @@ plotting.show(
     colors=256,
 )
 refit = float(np.median(lengths["two fits of the same clean features"]))
-notebook.say(
+lesson.say(
     f"The features on the right have not moved at all: their true displacement is 0, the map says {refit:.2f}. What is "
     f"left of the squared distances after the best turn, mirroring, shift and scale: {mismatch:.0%} of the total."
 )
@@ -799,7 +800,7 @@ plotting.show(
 mean_knn = np.mean([s["knn_accuracy"] for s in scores])
 silhouettes = [s["silhouette"] for s in scores]
 side = "below" if np.mean(silhouettes) < 0 else "not below"
-notebook.say(
+lesson.say(
     f"Leave-one-out kNN and silhouette in feature space, {len(true)} clean test images. Over {len(scores)} shuffles: "
     f"kNN {mean_knn:.1%} on average ({1 / len(dataset.classes):.0%} is chance), silhouette between "
     f"{min(silhouettes):.3f} and {max(silhouettes):.3f}. **The answer: {side} zero on average.** $b_i$ of eq. 3 is a "
@@ -838,7 +839,7 @@ def permutation_p(vectors, labels, permutations):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     generator = np.random.default_rng(0)
     kinds = np.repeat([0, 1, 2], 12)
@@ -884,7 +885,7 @@ def _():
 # %%
 growth = {}
 if models == "pretrained":
-    notebook.say("The networks that come with the course are finished ones: no training, no animation here.")
+    lesson.say("The networks that come with the course are finished ones: no training, no animation here.")
 else:
     size, held_out = len(dataset.train) // 4, max(1, config.validation_images // 4)
     short = config.replace(
@@ -999,7 +1000,7 @@ if len(growth):
 
     first = {column: when(column) for column in ("clean kNN", "adversarial kNN")}
     order = "before" if first["clean kNN"] < first["adversarial kNN"] else "not before"
-    notebook.say(
+    lesson.say(
         f"**What came first.** Clean kNN accuracy first reached nine tenths of its final value after epoch "
         f"{first['clean kNN']}, adversarial kNN accuracy after epoch {first['adversarial kNN']}: clean classes came "
         f"{order} resistance. The untrained network has a clean kNN accuracy of {growth['clean kNN'].iloc[0]:.0%}, "
@@ -1009,7 +1010,7 @@ if len(growth):
         f"PGD on cross-entropy as in training: epsilon = {config.epsilon:g}, {config.attack_steps} steps of "
         f"{config.step_size:g}, one random start, final iterate, seed {config.seed}"
     )
-    notebook.say(
+    lesson.say(
         f"{len(watched_labels)} test images, adversarial versions of the first {len(moved)}, "
         f"{len(stages[0][1][shown])} of them as arrows (black: misclassified after that epoch). {growth_attack}. "
         f"Training: {short.train_images} images, {short.validation_images} of them held out, {short.epochs} epochs. "
@@ -1106,7 +1107,7 @@ lines.append(
     f"each adversarially trained one; here {shares}) "
     f"is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
 )
-notebook.say("\n".join(lines))
+lesson.say("\n".join(lines))
 
 # %% [markdown]
 # ### Expected values
@@ -1132,7 +1133,7 @@ if len(growth):
     for column in ("clean kNN", "adversarial kNN", "silhouette"):
         name = f"growth_{column.lower().replace(' ', '_')}"
         metrics |= {f"{name}_untrained": float(growth[column].iloc[0]), f"{name}_last": float(growth[column].iloc[-1])}
-notebook.finish("07", preset, config, metrics)
+lesson.finish("07", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** One training seed a network, one layer (the features before the classifier), one attack strength. PGD and the

@@ -44,11 +44,13 @@ import pandas as pd
 from IPython.display import HTML, display
 from scipy import optimize, stats
 
-from anchor_utils import evaluation, notebook, plotting, report
+from anchor_utils import evaluation, plotting
 from anchor_utils.config import load_preset
 from anchor_utils.models import PRETRAINED_DIR
+from course import lesson
+from study import report
 
-config, _, device = notebook.start("08", preset, overrides, seed, runs_dir, data_root, data=False)
+config, _, device = lesson.start("08", preset, overrides, seed, runs_dir, data_root, data=False)
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#999999", "#000000"
 
 # %% [markdown]
@@ -201,7 +203,7 @@ def unpaired_interval(ours, theirs):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 1")
+@lesson.check("Exercise 1")
 def _():
     a = np.array([0.30, 0.34, 0.38, 0.46])
     b = np.array([0.29, 0.32, 0.37, 0.43])
@@ -240,7 +242,7 @@ trained = setting["train_images"] - setting["validation_images"]
 full = 50_000 - paper.validation_images  # CIFAR-10 has 50,000 training images
 seen = (full * paper.epochs) / (trained * setting["epochs"])
 compute = seen * (paper.width / setting["width"]) ** 2 * (paper.attack_steps + 2) / (setting["attack_steps"] + 2)
-notebook.say(
+lesson.say(
     f"Here: {trained:,} training images, {setting['epochs']} epochs, a ResNet-18 of width {setting['width']}, {setting['attack_steps']} attack steps in training. "
     f"The preset `paper`, our guess at the full setting: {full:,} images, {paper.epochs} epochs, width {paper.width}, {paper.attack_steps} steps. "
     f"That is {seen:.0f} times as many images seen and roughly {float(f'{compute:.1g}'):,.0f} times the arithmetic (passes times width squared). "
@@ -257,7 +259,7 @@ warned = [
     for _, row in study[study["attack"].isin([*ATTACKS, "autoattack"])].iterrows()
     if row["notes"]
 ]
-notebook.say(
+lesson.say(
     "Accuracy in percent: the mean over n training seeds and its 95% t interval, or, with n = 1, the 95% Wilson interval over images. "
     + "; ".join(report.setting(study, attack) for attack in (*ATTACKS, "autoattack"))
     + ". The attack's seed is the training seed. An attack queries the network in the precision named; "
@@ -327,7 +329,7 @@ plotting.show(
 noise = {attack: (accuracy[attack].max() - accuracy[attack].min()) for attack in ATTACKS}
 means = {attack: accuracy[attack].mean() for attack in ATTACKS}
 louder = means["pgd"].max() - means["pgd"].min() < noise["pgd"].max()
-notebook.say(
+lesson.say(
     "\n".join(
         f"- {title}: between the best and the worst seed of one method {100 * noise[a].min():.1f} to {100 * noise[a].max():.1f} points; "
         f"between the means of the best and the worst of the {len(ROBUST)} methods {100 * (means[a].max() - means[a].min()):.1f}."
@@ -429,7 +431,7 @@ holds_zero = against["low"] <= 0 <= against["high"]
 pooled = {attack: [report.compare(study, a, b, attack) for a, b in combinations(ROBUST, 2)] for attack in ATTACKS}
 significant = {attack: [c for c in found if c["p_images"] < 0.05] for attack, found in pooled.items()}
 undecided = {attack: sum(c["low"] <= 0 <= c["high"] for c in found) for attack, found in significant.items()}
-notebook.say(
+lesson.say(
     f"ANCHOR minus PGD-AT under {ATTACKS['pgd']}, seed by seed: "
     + ", ".join(f"seed {s}: {100 * d:+.1f} points (p = {p:.2g})" for s, (d, p) in alone["pgd", "pgd_at"].items())
     + f". Over the seeds: {report.describe(against)}; the interval {'contains' if holds_zero else 'leaves out'} zero.\n\n"
@@ -513,7 +515,7 @@ plotting.show(
     svg=True,
 )
 at_study = rates[:, list(sizes).index(n_images["pgd"])]
-notebook.say(
+lesson.say(
     f"4,000 simulated studies a point, with a seed noise of {100 * sigma:.2f} points and {q:.0%} of the images in disagreement, as measured under {ATTACKS['pgd']}. With "
     f"{n_images['pgd']:,} images: {names[0]} {at_study[0]:.0%}, {names[1]} {at_study[1]:.0%}, {names[2]} {at_study[2]:.0%}. "
     f"With 1,000 images McNemar on one seed: {rates[0][list(sizes).index(1000)]:.0%}; with 100,000: {rates[0][-1]:.0%}."
@@ -605,7 +607,7 @@ wanted = 0.01
 for_one_point = {
     a: next((n for n in range(2, 500) if power(wanted, spreads[a], n) >= 0.8), 500) for a in ("pgd", "screen")
 }
-notebook.say(
+lesson.say(
     "\n".join(
         f"- {ATTACKS[a]}: spread of the paired differences {100 * spreads[a]:.2f} points. {n_seeds} seeds show a mean difference from {100 * smallest_shown(spreads[a], n_seeds):.1f} points on, and find a true "
         f"difference of {100 * needed_for_80(spreads[a], n_seeds):.1f} points in 80% of studies. The largest that was measured is "
@@ -633,7 +635,7 @@ def seeds_needed(spread, difference):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 2")
+@lesson.check("Exercise 2")
 def _():
     assert seeds_needed(0.01, 1.0) >= 2, "One seed has no interval: n starts at 2."
     assert seeds_needed(0.01, 1.0) == 2, "A huge difference needs the smallest n that has an interval."
@@ -722,7 +724,7 @@ lines.append(
         else "nothing."
     )
 )
-notebook.say("\n\n".join(lines))
+lesson.say("\n\n".join(lines))
 
 # %% [markdown]
 # ### Exercise 3 · "Not worse" is another claim
@@ -744,7 +746,7 @@ def not_worse(comparison, margin):
 
 
 # %% tags=["check"]
-@notebook.check("Exercise 3")
+@lesson.check("Exercise 3")
 def _():
     def case(low, high):
         return not_worse({"difference": (low + high) / 2, "low": low, "high": high}, 0.01)
@@ -791,7 +793,7 @@ if table_path.exists():
     used = context["config"]
     other = [name for name, value in config.model_dump().items() if used.get(name) != value]
     other = [name for name in other if name not in ("runs_dir", "data_root", "device")]
-    notebook.say(
+    lesson.say(
         f"> **Command.** `{command}`\n\nEvaluation of notebook 06: {used['dataset']}, width {used['width']}, {table['seed'].nunique()} training seed(s)."
         + (
             f" **It was made with other values of {', '.join(other)} than this notebook was started with.**"
@@ -800,7 +802,7 @@ if table_path.exists():
         )
     )
     display(report.method_table(table).set_index("method"))
-    notebook.say(
+    lesson.say(
         "Percent, 95% Wilson interval over images for n = 1, t interval over seeds otherwise. "
         + "; ".join(
             report.setting(table, attack) for attack in (*ATTACKS, "autoattack") if attack in set(table["attack"])
@@ -809,9 +811,9 @@ if table_path.exists():
     )
 else:
     table = pd.DataFrame(columns=["method", "seed", "attack", "accuracy", "low", "high", "images", "outcomes"])
-    notebook.say(f"**No evaluation with the preset `{preset}` on this machine yet.** Run `{command}`.")
+    lesson.say(f"**No evaluation with the preset `{preset}` on this machine yet.** Run `{command}`.")
 if preset == "smoke":
-    notebook.say(
+    lesson.say(
         "**The preset `smoke` tests the machinery. Its networks have learned next to nothing: read no result from it.**"
     )
 
@@ -834,9 +836,9 @@ if len(table):
 claims = report.claims_table(table)
 show_claims(claims)
 counts_here = count_verdicts(claims)
-notebook.say(f"> **Command.** `{command}`\n\nOf {len(claims)} claims: {in_words(counts_here)}.")
+lesson.say(f"> **Command.** `{command}`\n\nOf {len(claims)} claims: {in_words(counts_here)}.")
 if not (str(config.dataset).startswith("cifar10") and config.width == 64):
-    notebook.say(
+    lesson.say(
         f"These runs are on {config.dataset} at width {config.width}. The paper's claims are about CIFAR-10 and a ResNet-18: **not replicated here**; the presets `t4` and `paper` are for that."
     )
 
@@ -871,7 +873,7 @@ more = {
     )
     for a in ATTACKS
 }
-notebook.say(
+lesson.say(
     f"PGD-AT with {longer_setting['epochs']} epochs: {longer_setting['epochs'] * (longer_setting['attack_steps'] + 1)} passes for each training image, against "
     f"{setting['epochs'] * (setting['attack_steps'] + 2)} of ANCHOR with {setting['epochs']} epochs. What the additional epochs gave PGD-AT itself: "
     + "; ".join(f"{title}, {report.describe(more[a])}" for a, title in ATTACKS.items())
@@ -898,7 +900,7 @@ for name in ("adversarial silhouette", "adversarial knn_accuracy", "cosine of cl
     lines.append(
         f"- {name.replace('knn_accuracy', 'neighbour accuracy')}: highest for {plotting.method_name(best)}, which {'has' if best in contrastive else 'does not have'} a contrastive term ({values.max():.3f}; spread over the seeds of a method up to {inside.groupby('method')[name].std()[ROBUST].max():.3f})."
     )
-notebook.say(
+lesson.say(
     f"Means over {n_seeds} training seeds, the first {setting['embedding_images']} test images, {ATTACKS['pgd']} as above. Among the five methods that train on adversarial images:\n\n"
     + "\n".join(lines)
 )
@@ -921,7 +923,7 @@ log = log.sort_values(["method", "robust"], ascending=[True, False])
 display(log.set_index(["method", "trial"]).round(3))
 held = trials[0]["config"]
 error = np.sqrt(log["robust"].mean() * (1 - log["robust"].mean()) / held["validation_images"])
-notebook.say(
+lesson.say(
     f"Accuracies on {held['validation_images']} held-out training images under PGD-{held['validation_steps']}, epsilon {held['epsilon']:g}, at the best of {held['epochs']} epochs, one seed. The standard error of a robust accuracy over images is "
     f"{100 * error:.1f} points, and the luck of the seed comes on top: neighbours in this list are not told apart, and the best of several is partly lucky. Trials a method: "
     + ", ".join(f"{plotting.method_name(m)} {number}" for m, number in log["method"].value_counts(sort=False).items())
@@ -996,7 +998,7 @@ apart = [
     for name, (mean, low, high) in zip(names, intervals, strict=True)
     if low > 0 or high < 0
 ]
-notebook.say(
+lesson.say(
     f"Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, cross-entropy on the {base['classifier_view']} view; held-out robust accuracy "
     f"{100 * robust.loc['base', 'joint'].mean():.1f}%, mean over {robust.shape[1]} seeds, {base['validation_images']} images, epsilon {base['epsilon']:g}. The intervals of {len(apart)} of the {len(names)} rows leave zero out{': ' + '; '.join(apart) if apart else ''}."
 )
@@ -1018,7 +1020,7 @@ frozen = pd.DataFrame(
 display(frozen.round(3))
 gain = frozen["robust"].drop(columns="joint").iloc[:, 0] - frozen["robust"]["joint"]
 mean, low, high = report.mean_interval(gain)
-notebook.say(
+lesson.say(
     f"New classifier minus joint training, robust accuracy: {100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points over {len(gain)} seeds (eq. 4)."
 )
 
@@ -1112,7 +1114,7 @@ plotting.show(
     svg=True,
 )
 published = literature.xs("MAIR")["AutoAttack %"].drop("AT-AWP")
-notebook.say(
+lesson.say(
     f"The AutoAttack accuracies that MAIR states for {', '.join(published.index)} lie within {published.max() - published.min():.1f} points of each other. {n_seeds} seeds with the spread of our study would show a difference from {100 * smallest_shown(spreads['screen'], n_seeds):.1f} points on "
     f"(screen, {n_images['screen']:,} images). What the spread is at full scale and with more images, neither source says. "
     f"AT-AWP, PGD-AT with perturbed weights (Wu et al., 2020), stands {literature.loc[('MAIR', 'AT-AWP'), 'AutoAttack %'] - published['PGD-AT']:.1f} points above PGD-AT there: "
@@ -1140,7 +1142,7 @@ notebook.say(
 ahead, behind = sides("pgd", "pgd_at")
 same_time = report.compare(equal_time, "anchor", "pgd_at", "pgd")
 confirmed = against["low"] > 0 and ahead < n_seeds and same_time["low"] <= 0 <= same_time["high"]
-notebook.say(
+lesson.say(
     "\n".join(
         [
             f"- CIFAR-10 study, {study['seed'].nunique()} training seeds, {len(study_claims)} claims: {in_words(study_counts)}.",
@@ -1178,7 +1180,7 @@ metrics |= {
     "study_t_interval_false_alarm_rate": float(at_study[2]),
     "claim_confirmed": float(confirmed),
 }
-notebook.finish("08", preset, config, metrics)
+lesson.finish("08", preset, config, metrics)
 
 # %% [markdown]
 # **Limits.** The claims are our reading of an abstract and a summary; the equations and hyper-parameters are ours. A handful of seeds knows its own spread badly: the true $\sigma$ may be half or twice what was measured, and

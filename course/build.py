@@ -1,4 +1,4 @@
-"""Write the notebooks from their sources in src/, executed: ``python notebooks/build.py [01 05 ...]``."""
+"""Write the notebooks from their sources in src/, executed: ``python -m course.build [01 05 ...]``."""
 
 import argparse
 import base64
@@ -11,8 +11,8 @@ import jupytext
 import nbformat
 
 from anchor_utils.config import unknown_name
-from anchor_utils.lock import lock
-from anchor_utils.run import NOTEBOOK_DIR, run
+from course.freshness import lock
+from course.runner import NOTEBOOK_DIR, run
 
 PRESET = "cpu"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

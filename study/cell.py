@@ -1,7 +1,7 @@
 # %% [markdown]
 # # One cell of a sweep
 #
-# Trains one network and measures it. `workflow/Snakefile` executes this notebook with papermill once for each variant and seed of a file in
+# Trains one network and measures it. `study/Snakefile` executes this notebook with papermill once for each variant and seed of a file in
 # `configs/sweeps/`. Everything is resumable: training from at most two minutes before, the attacks from their last block of images.
 
 # %% tags=["parameters"]
@@ -23,11 +23,12 @@ import pandas as pd
 import torch
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils import embeddings, evaluation, models, notebook, plotting, training
+from anchor_utils import embeddings, evaluation, models, plotting, training
 from anchor_utils.config import digest
+from course import lesson
 
 BLOCK = 250  # images that are attacked and saved together
-config, dataset, device = notebook.start("cell", preset, overrides, seed, runs_dir, data_root)
+config, dataset, device = lesson.start("cell", preset, overrides, seed, runs_dir, data_root)
 if unknown := set(attacks) - {"clean", "pgd", "screen", "autoattack"}:
     raise ValueError(f"attacks={sorted(unknown)}: allowed are clean, pgd, screen, autoattack")
 

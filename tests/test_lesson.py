@@ -6,14 +6,14 @@ import re
 import pytest
 import torch
 
-from anchor_utils import notebook
+from course import lesson
 
 DIGITS = {"dataset": "mnist5k", "train_images": 100, "validation_images": 20, "test_images": 20, "batch_size": 32}
 
 
 def begin(folder, preset="smoke", overrides=None, seed=0, **more):
     """The first cell of a notebook whose runs and data lie in `folder`."""
-    return notebook.start("01", preset, overrides or {}, seed, str(folder), str(folder), **more)
+    return lesson.start("01", preset, overrides or {}, seed, str(folder), str(folder), **more)
 
 
 def test_start_checks_loads_seeds_and_tells(tmp_path, capsys):
@@ -32,11 +32,11 @@ def test_start_checks_loads_seeds_and_tells(tmp_path, capsys):
 
 
 def test_a_notebook_without_data_loads_none_and_measures_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(notebook, "load_data", lambda _: pytest.fail("data were loaded"))
+    monkeypatch.setattr(lesson, "load_data", lambda _: pytest.fail("data were loaded"))
     config, dataset, _ = begin(tmp_path, data=False)
     assert dataset is None
     assert "takes" not in capsys.readouterr().out
-    notebook.finish("08", "smoke", config, {})
+    lesson.finish("08", "smoke", config, {})
     assert json.loads((tmp_path / "results" / "smoke" / "08.json").read_text())["seconds_per_step"] is None
 
 
@@ -61,7 +61,7 @@ def test_an_override_of_the_seed_wins(tmp_path):
     ],
 )
 def test_bad_parameters_stop_the_notebook_in_its_first_cell(changes, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook, "seconds_per_step", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr(lesson, "seconds_per_step", lambda *_: pytest.fail("work was started"))
     with pytest.raises(ValueError, match=message):
         begin(tmp_path, **changes)
     assert not list(tmp_path.iterdir())
@@ -78,10 +78,10 @@ def test_relative_paths_are_meant_from_the_projects_folder(tmp_path):
         folder.mkdir(parents=True)
     (project / "notebooks" / "01_first.ipynb").touch()
     for folder in (project, project / "docs", project / "notebooks", project / "notebooks" / "src"):
-        assert (folder / notebook.in_project("runs", folder)).resolve() == project / "runs"
-    assert notebook.in_project("runs", project / "notebooks") == "../runs"
-    assert notebook.in_project("runs", elsewhere) == "runs", "no project: the folder itself"
-    assert notebook.in_project(str(elsewhere), project) == str(elsewhere)
+        assert (folder / lesson.in_project("runs", folder)).resolve() == project / "runs"
+    assert lesson.in_project("runs", project / "notebooks") == "../runs"
+    assert lesson.in_project("runs", elsewhere) == "runs", "no project: the folder itself"
+    assert lesson.in_project(str(elsewhere), project) == str(elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_relative_paths_are_meant_from_the_projects_folder(tmp_path):
     [(0.1, "less than a minute"), (55, "about 1 minute"), (140, "about 2 minutes"), (7300, "about 2 hours")],
 )
 def test_times_are_rounded_honestly(seconds, words):
-    assert notebook._duration(seconds) == words
+    assert lesson._duration(seconds) == words
 
 
 def test_a_step_is_timed_without_a_trace_and_a_long_one_from_few_images(tmp_path, monkeypatch):
     config, dataset, device = begin(tmp_path)
     state = torch.get_rng_state()
-    assert 0 < notebook.seconds_per_step(config, dataset, device) < 60
+    assert 0 < lesson.seconds_per_step(config, dataset, device) < 60
     assert torch.equal(state, torch.get_rng_state())
 
     sizes = []
@@ -104,9 +104,9 @@ def test_a_step_is_timed_without_a_trace_and_a_long_one_from_few_images(tmp_path
         sizes.append(len(images))
         return [torch.zeros((), requires_grad=True)]
 
-    monkeypatch.setattr(notebook, "batch_loss", loss)
-    monkeypatch.setattr(notebook.time, "perf_counter", lambda: float(len(sizes)))  # every step takes a second
-    assert notebook.seconds_per_step(config.replace(batch_size=256), dataset, device) == 8.0
+    monkeypatch.setattr(lesson, "batch_loss", loss)
+    monkeypatch.setattr(lesson.time, "perf_counter", lambda: float(len(sizes)))  # every step takes a second
+    assert lesson.seconds_per_step(config.replace(batch_size=256), dataset, device) == 8.0
     assert max(sizes) == 32
 
 
@@ -114,20 +114,20 @@ def test_a_step_is_timed_without_a_trace_and_a_long_one_from_few_images(tmp_path
 def shown(monkeypatch):
     """What a notebook displays: (text, metadata) of each output."""
     outputs = []
-    monkeypatch.setattr(notebook, "display", lambda text, metadata=None: outputs.append((text.data, metadata or {})))
+    monkeypatch.setattr(lesson, "display", lambda text, metadata=None: outputs.append((text.data, metadata or {})))
     return outputs
 
 
 def test_numbers_are_written_with_what_they_depend_on(tmp_path, shown):
     config, _, _ = begin(tmp_path)
-    notebook.finish("01", "smoke", config, {"accuracy": 0.5})
+    lesson.finish("01", "smoke", config, {"accuracy": 0.5})
     content = json.loads((tmp_path / "results" / "smoke" / "01.json").read_text())
     assert content["metrics"] == {"accuracy": 0.5}
     assert content["config"] == config.model_dump()
     assert content["versions"]["torch"]
     assert content["seconds_per_step"] > 0
     assert 0 < content["seconds"] < 60
-    notebook.say("accuracy **50%**")
+    lesson.say("accuracy **50%**")
     assert [text for text, _ in shown] == [
         "No expected values are kept for these settings of the preset `smoke`.",
         "accuracy **50%**",
@@ -139,8 +139,8 @@ def bands(tmp_path, monkeypatch):
     (tmp_path / "01.smoke.yaml").write_text(
         "work: 90000\nclaims: {clean: [0.9, 1], robust: [0.5, 0.75]}\nusual: {noise: [0, 0.1]}\n"
     )
-    monkeypatch.setattr(notebook, "EXPECTED_DIR", tmp_path)
-    monkeypatch.setattr(notebook, "seconds_per_step", lambda *_: 0.002)
+    monkeypatch.setattr(lesson, "EXPECTED_DIR", tmp_path)
+    monkeypatch.setattr(lesson, "seconds_per_step", lambda *_: 0.002)
     return begin(tmp_path)[0]
 
 
@@ -161,7 +161,7 @@ GOOD = {"clean": 0.95, "robust": 0.6, "noise": 0.1}
     ids=["border", "claims missed", "unusual", "claim unmeasured", "usual unmeasured", "no band", "not a number"],
 )
 def test_claims_fail_and_other_numbers_are_unusual(bands, shown, metrics, missed, unusual):
-    notebook.finish("01", "smoke", bands, metrics)
+    lesson.finish("01", "smoke", bands, metrics)
     ((text, metadata),) = shown
     assert metadata == {"missed": missed, "unusual": unusual}
     rows = dict(re.findall(r"^\| (\w+) \| .* \| (\S.*) \|$", text, re.MULTILINE))
@@ -176,7 +176,7 @@ def test_bands_and_work_hold_for_the_preset_as_it_is(bands, shown, tmp_path, cap
     begin(tmp_path)
     assert "This notebook takes about 3 minutes here" in capsys.readouterr().out
     for changed in ({"epochs": 3}, {"seed": 1}):
-        notebook.finish("01", "smoke", bands.replace(**changed), {"clean": 0.1, "robust": 0.1})
+        lesson.finish("01", "smoke", bands.replace(**changed), {"clean": 0.1, "robust": 0.1})
         begin(tmp_path, overrides=changed)
         assert "Training one network takes less than a minute here" in capsys.readouterr().out
     assert all("No expected values" in text and not metadata for text, metadata in shown)
@@ -193,7 +193,7 @@ def test_an_exercise_is_passed_not_solved_wrong_or_broken(capsys):
         return {}["x"]
 
     for function in (unsolved, wrong, broken, lambda: None):
-        notebook.check("Exercise 1")(function)
+        lesson.check("Exercise 1")(function)
     assert capsys.readouterr().out.splitlines() == [
         "Exercise 1: not solved yet. Write your answer above, run that cell and this one.",
         "Exercise 1: not right yet. Epsilon is exceeded.",

@@ -1,4 +1,4 @@
-"""Collect finished sweeps into data/pretrained/ and the README: ``python workflow/publish.py cifar10_cpu ...``.
+"""Collect finished sweeps into data/pretrained/ and the README: ``python -m study.publish cifar10_cpu ...``.
 
 Writes study.json (every cell of the sweeps), for each method of the first sweep the network of the first seed in
 half precision with its model card, and the study's tables in the README. ``--tables`` only rewrites the README.
@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from anchor_utils import evaluation, models, report
+from anchor_utils import evaluation, models
 from anchor_utils.config import Config
 from anchor_utils.files import write_text
 from anchor_utils.training import load_data
+from study import report
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "data" / "pretrained" / "study.json"
@@ -120,7 +121,7 @@ def tables(sweep: str) -> str:
 
 def write_readme(sweep: str) -> None:
     text = README.read_text()
-    begin, end = "<!-- study: written by workflow/publish.py -->\n", "<!-- end of study -->"
+    begin, end = "<!-- study: written by study/publish.py -->\n", "<!-- end of study -->"
     pattern = re.compile(re.escape(begin) + ".*" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{README.name} has no lines {begin.strip()} and {end}")

@@ -1,4 +1,4 @@
-"""Where the notebooks' numbers usually lie, from several runs: ``python notebooks/bands.py FOLDER...``
+"""Where the notebooks' numbers usually lie, from several runs: ``python -m course.bands FOLDER...``
 
 Each folder is the ``--output`` of one ``python -m anchor_utils.run PRESET -p seed N``, on whichever machine. In
 ``expected/NN.PRESET.yaml`` the claims stay, because they are what the course says. `usual` becomes where the numbers
@@ -14,7 +14,7 @@ from statistics import median
 
 import yaml
 
-from anchor_utils.notebook import EXPECTED_DIR
+from course.lesson import EXPECTED_DIR
 
 AT_MOST_1 = re.compile("accuracy|knn|share|crossed|gathered|boxes|trustworthiness|silhouette|margin")
 
@@ -39,7 +39,7 @@ def main() -> None:
         work = [run["seconds"] / run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
         claims = yaml.safe_load(path.read_text())["claims"]
         names = [name for name in runs[0]["metrics"] if name not in claims]
-        lines = ["# What the notebook claims, and where its other numbers usually lie; written by notebooks/bands.py."]
+        lines = ["# What the notebook claims, and where its other numbers usually lie; written by course/bands.py."]
         lines += [f"work: {median(work):.0f}"] if work else []
         lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items())]
         lines += ["usual:" if names else "usual: {}"]

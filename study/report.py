@@ -24,7 +24,7 @@ ATTACK_FIELDS = ("norm", "epsilon", "step_size", "steps", "restarts", "loss", "i
 
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Results table of a sweep in a file that workflow/publish.py wrote, and its cells without their rows."""
+    """Results table of a sweep in a file that study/publish.py wrote, and its cells without their rows."""
     cells = json.loads(path.read_text())["sweeps"].get(sweep, [])
     cells.sort(key=lambda cell: (METHODS.index(cell["method"]), cell["variant"], cell["seed"]))
     rows = [{**row, **_name(cell)} for cell in cells for row in cell["rows"]]

@@ -14,7 +14,7 @@ import nbformat
 
 from anchor_utils.config import PRESET_DIR
 
-PACKAGE_DIR = Path(__file__).resolve().parent
+PACKAGE_DIR = Path(__file__).resolve().parent.parent / "anchor_utils"
 
 
 def lock(book: nbformat.NotebookNode, preset: str) -> dict[str, str]:

@@ -12,14 +12,13 @@ import pytest
 import yaml
 
 from anchor_utils import evaluation
+from study.sweep import SWEEP_DIR, load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "workflow"))
-from sweep import SWEEP_DIR, load_sweep  # noqa: E402
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "study" / "Snakefile")]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
     return subprocess.run(
         [*command, "--directory", str(folder), "-j", "2", *arguments], capture_output=True, text=True, env=environment
@@ -126,7 +125,7 @@ def test_cells_share_out_the_gpus_of_one_machine(tmp_path):
     body = (
         "import os, time; a = time.time(); time.sleep(1.5); print(os.environ['CUDA_VISIBLE_DEVICES'], a, time.time())"
     )
-    command = [sys.executable, str(ROOT / "workflow" / "on_free_gpu.py"), sys.executable, "-c", body]
+    command = [sys.executable, str(ROOT / "study" / "on_free_gpu.py"), sys.executable, "-c", body]
     processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     spans = sorted((p.communicate()[0].split() for p in processes), key=lambda span: float(span[1]))
     assert {span[0] for span in spans} == {"0", "1"}
@@ -137,5 +136,5 @@ def test_cells_share_out_the_gpus_of_one_machine(tmp_path):
 
 
 def test_without_a_gpu_the_command_just_runs(tmp_path):
-    command = [sys.executable, str(ROOT / "workflow" / "on_free_gpu.py"), sys.executable, "-c", "raise SystemExit(7)"]
+    command = [sys.executable, str(ROOT / "study" / "on_free_gpu.py"), sys.executable, "-c", "raise SystemExit(7)"]
     assert subprocess.run(command, env={"PATH": str(tmp_path)}).returncode == 7

@@ -1,0 +1,1 @@
+"""The drawing of the notebooks, one module a lesson: arrays in, a matplotlib Figure out."""
