@@ -12,7 +12,7 @@ import re
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -30,6 +30,14 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Step = Annotated[float, Field(gt=0, le=1)]
+
+
+class Steps(TypedDict):
+    """Radius, step and number of steps of PGD, as :func:`anchor_utils.attacks.pgd` takes them."""
+
+    epsilon: float
+    step_size: float
+    steps: int
 
 
 class Config(BaseModel):
@@ -135,6 +143,14 @@ class Config(BaseModel):
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some fields changed."""
         return Config(**{**self.model_dump(), **changes})
+
+    def attack(self) -> Steps:
+        """The inner problem of training: ``pgd(model, images, labels, **config.attack())``."""
+        return {"epsilon": self.epsilon, "step_size": self.step_size, "steps": self.attack_steps}
+
+    def evaluation(self) -> Steps:
+        """PGD as it is reported: ``evaluate(model, dataset, **config.evaluation())``."""
+        return {"epsilon": self.epsilon, "step_size": self.eval_step_size, "steps": self.eval_steps}
 
     def training_fields(self) -> dict[str, Any]:
         """The fields that decide the weights of a training run with this method."""
