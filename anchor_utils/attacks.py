@@ -6,23 +6,20 @@ model. The labels passed in are the true ones (or the targets), never the model'
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import chain
-from numbers import Integral
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anchor_utils.checks import class_labels, epsilon_hint, text_hint
+from anchor_utils.checks import check_epsilon, check_inputs, check_steps, class_labels, count_classes
+from anchor_utils.models import frozen, resolve_precision
 
 Norm = Literal["linf", "l2"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-PRECISIONS = ("float32", "auto", "bfloat16", "float16")
+Goal = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class VanishedGradientWarning(UserWarning):
@@ -144,76 +141,137 @@ def pgd(
         raise ValueError(f"keep={keep!r}: allowed is 'final' or 'worst'")
     if model_mode not in ("eval", "unchanged"):
         raise ValueError(f"model_mode={model_mode!r}: allowed is 'eval' or 'unchanged'")
-    autocast_dtype = resolve_precision(precision, images.device)
+    dtype = resolve_precision(precision, images.device)
+
+    def checked(points: Tensor) -> Tensor:
+        nonlocal classes
+        logits = model(points)
+        if classes is None:  # once: looking at the labels waits for the device
+            classes = count_classes(logits, len(points))
+            class_labels(labels, len(labels), classes)
+        return logits
 
     # Half-precision images are attacked in float32 and rounded at the end.
     x = images.detach().to(torch.promote_types(images.dtype, torch.float32))
-    sign = -1.0 if targeted else 1.0
-
-    def forward(point: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss to be increased, (N,), and whether the attack has succeeded, (N,); both from float32 logits."""
-        with torch.autocast(x.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not torch.float32):
-            logits = model(point)
-        nonlocal classes
-        if classes is None:  # once: looking at the labels waits for the device
-            classes = count_classes(logits, len(point))
-            class_labels(labels, len(labels), classes)
-        logits = logits.to(x.dtype)
-        fooled = logits.argmax(1).eq(labels) == targeted
-        return sign * loss_function(logits, labels), fooled
-
-    best, best_loss, best_fooled = x, torch.full(labels.shape, -torch.inf, device=x.device, dtype=x.dtype), None
-    zero_gradients = torch.zeros((), dtype=torch.long, device=x.device)
-
-    def remember(point: Tensor, losses: Tensor, fooled: Tensor) -> None:
-        nonlocal best, best_loss, best_fooled
-        # NaN logits (overflow in half precision) compare with nothing: such a point must not displace a real one.
-        broken = losses.isnan()
-        losses, fooled = losses.masked_fill(broken, -torch.inf), fooled & ~broken
-        worse = losses > best_loss
-        if best_fooled is not None:
-            worse = (fooled & ~best_fooled) | (worse & (fooled == best_fooled))
-            fooled = torch.where(worse, fooled, best_fooled)
-        best_fooled = fooled
-        best_loss = torch.where(worse, losses, best_loss)
-        best = torch.where(_like(worse, x), point, best)
-
+    climb = goal(checked, labels, loss_function, targeted=targeted, dtype=dtype)
+    worst = nowhere(x) if keep == "worst" or restarts > 1 else None
+    vanished = torch.zeros((), dtype=torch.long, device=x.device)
     # The backward pass runs in the autocast state around it: without this, in the caller's.
     with frozen(model, model_mode), torch.autocast(x.device.type, enabled=False):
         for _ in range(restarts):
             point = random_point(x, epsilon, norm, generator) if random_start else x
-            for _ in range(steps):
-                point = point.detach().requires_grad_()
-                with torch.enable_grad():
-                    losses, fooled = forward(point)
-                    # The sum, not the mean: a mean divides each image's gradient by N and feeds underflow.
-                    # No path back to the pixels (a detach on the way, say) counts as zero: a warning, not an error.
-                    gradient = None
-                    if losses.requires_grad:
-                        (gradient,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
-                    gradient = torch.zeros_like(point) if gradient is None else gradient
-                # Infinity or NaN (overflow in half precision) gives no direction either.
-                gradient = gradient.where(gradient.isfinite(), 0)
-                point = point.detach()
-                if keep == "worst":
-                    remember(point, losses.detach(), fooled)
-                zero_gradients += ((gradient.flatten(1) == 0).all(1) & ~fooled).sum()
-                point = _project(point + step_size * _direction(gradient, norm), x, epsilon, norm)
-            if keep == "worst" or restarts > 1:
+            limits: dict[str, Any] = {"epsilon": epsilon, "step_size": step_size, "steps": steps, "norm": norm}
+            point, passed, zeros = ascend(climb, x, point, **limits, worst=worst if keep == "worst" else None)
+            vanished += zeros
+            if worst is not None:
                 with torch.no_grad():
-                    remember(point, *forward(point))
-        result = point if keep == "final" and restarts == 1 else best
+                    worst = worse(worst if passed is None else passed, point, *climb(point))
+    warn_if_vanished(vanished, len(labels) * steps * restarts)
+    return (point if worst is None else worst.point).to(images.dtype)
 
-    share = zero_gradients.item() / max(1, len(labels) * steps * restarts)
+
+def warn_if_vanished(vanished: Tensor, image_steps: int) -> None:
+    """Warn if in more than a tenth of all `image_steps` the gradient had vanished, as :func:`ascend` counted."""
+    share = vanished.item() / max(1, image_steps)
     if share > 0.1:
         warnings.warn(
             f"the gradient was exactly zero in {share:.0%} of all image-steps: the attack did not move these images, "
             "so they say nothing about robustness. Causes: half precision, a saturated softmax (try loss='margin'), "
             "or a model that is not differentiable",
             VanishedGradientWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return result.to(images.dtype)
+
+
+class Worst(NamedTuple):
+    """Of each image the worst point so far: a misclassified one if there is any, then the one with the highest loss."""
+
+    point: Tensor
+    loss: Tensor
+    fooled: Tensor
+
+
+def nowhere(x: Tensor) -> Worst:
+    """Before the first point: any is worse."""
+    return Worst(x, x.new_full(x.shape[:1], -torch.inf), torch.zeros(x.shape[:1], dtype=torch.bool, device=x.device))
+
+
+def worse(worst: Worst, point: Tensor, loss: Tensor, fooled: Tensor) -> Worst:
+    """The worse of the worst so far and of `point`, for each image."""
+    # NaN logits (overflow in half precision) compare with nothing: such a point must not displace a real one.
+    broken = loss.isnan()
+    loss, fooled = loss.masked_fill(broken, -torch.inf), fooled & ~broken
+    new = (fooled & ~worst.fooled) | ((loss > worst.loss) & (fooled == worst.fooled))
+    return Worst(
+        torch.where(_like(new, point), point, worst.point),
+        torch.where(new, loss, worst.loss),
+        torch.where(new, fooled, worst.fooled),
+    )
+
+
+def goal(
+    model: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    loss_function: LossFunction,
+    *,
+    targeted: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Goal:
+    """What an attack climbs: points -> loss to be increased (N,), and whether the attack has succeeded (N,).
+
+    Both from float32 logits, of a network that is computed in `dtype`.
+    """
+
+    def climb(point: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(point.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            logits = model(point)
+        logits = logits.to(point.dtype)
+        loss = loss_function(logits, labels)
+        return -loss if targeted else loss, logits.argmax(1).eq(labels) == targeted
+
+    return climb
+
+
+def ascend(
+    climb: Goal,
+    x: Tensor,
+    start: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    norm: Norm = "linf",
+    worst: Worst | None = None,
+) -> tuple[Tensor, Worst | None, Tensor]:
+    """The steps of :func:`pgd` from one start, unchecked: tensors of fixed shapes, and nothing waits for the device.
+
+    Args:
+        climb: what :func:`goal` returns.
+        x: (N, ...), float32 or float64, the centres of the balls.
+        start: (N, ...), within them.
+        worst: the worst points so far, to which each iterate but the last is compared; None keeps none.
+
+    Returns:
+        The last iterate, the worst points, and in how many image-steps the gradient was exactly zero and the image not
+        yet broken.
+    """
+    point, vanished = start, torch.zeros((), dtype=torch.long, device=x.device)
+    for _ in range(steps):
+        point = point.detach().requires_grad_()
+        with torch.enable_grad():
+            loss, fooled = climb(point)
+            # The sum, not the mean: a mean divides each image's gradient by N and feeds underflow.
+            # No path back to the pixels (a detach on the way, say) counts as zero: a warning, not an error.
+            gradient = torch.autograd.grad(loss.sum(), point, allow_unused=True)[0] if loss.requires_grad else None
+            gradient = torch.zeros_like(point) if gradient is None else gradient
+        # Infinity or NaN (overflow in half precision) gives no direction either.
+        gradient = gradient.where(gradient.isfinite(), 0)
+        point = point.detach()
+        if worst is not None:
+            worst = worse(worst, point, loss.detach(), fooled)
+        vanished += ((gradient.flatten(1) == 0).all(1) & ~fooled).sum()
+        point = _project(point + step_size * _direction(gradient, norm), x, epsilon, norm)
+    return point, worst, vanished
 
 
 def random_point(x: Tensor, epsilon: float, norm: Norm = "linf", generator: torch.Generator | None = None) -> Tensor:
@@ -252,122 +310,6 @@ def _project(point: Tensor, x: Tensor, epsilon: float, norm: Norm) -> Tensor:
 def _like(per_image: Tensor, x: Tensor) -> Tensor:
     """(N,) with as many axes as x."""
     return per_image.view(-1, *[1] * (x.ndim - 1))
-
-
-@contextmanager
-def frozen(model: nn.Module, model_mode: str) -> Iterator[None]:
-    """Put the model into the wanted mode without parameter gradients, and put everything back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    if model_mode == "eval":
-        model.eval()
-    # Only BatchNorm in train mode writes to buffers.
-    buffers = [(b, b.clone()) for b in model.buffers()] if any(m.training for m in model.modules()) else []
-    for parameter, _ in grads:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in grads:
-            parameter.requires_grad_(requires_grad)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
-    """The dtype that `precision` means on `device`; "auto" is the fastest that is computed natively there."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: allowed are {', '.join(PRECISIONS)}")
-    if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if kind == "cpu":
-        # The CPU says what it has, oneDNN what it will use: ONEDNN_MAX_CPU_ISA may have asked it for less. Of these two
-        # levels oneDNN says yes as well, but it emulates.
-        capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-        emulated = limit.upper() in ("AVX512_CORE", "AVX512_CORE_VNNI")
-        if native and not emulated and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return torch.bfloat16
-    return torch.float32
-
-
-def device_of(model: nn.Module, images: Tensor) -> torch.device:
-    """Where the model's parameters are; where the images are, if it has none."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is a {type(model).__name__}: allowed is a torch.nn.Module that maps images to logits")
-    return next(chain(model.parameters(), model.buffers()), images).device
-
-
-def check_pixels(images: Tensor) -> None:
-    """Raise ValueError unless the images (N, ...) are floating point in [0, 1]."""
-    if not isinstance(images, Tensor):
-        raise ValueError(f"images are a {type(images).__name__}: allowed is a torch.Tensor")
-    if not images.is_floating_point():
-        raise ValueError(f"images have dtype {images.dtype}: allowed is floating point in [0, 1]; divide uint8 by 255")
-    if images.ndim < 2:
-        raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, ...), such as (N, C, H, W)")
-    if images.numel():
-        low, high = images.aminmax()
-        if not (low >= 0 and high <= 1):
-            undo = "; undo any normalisation, it belongs inside the model" if low.isfinite() and high.isfinite() else ""
-            raise ValueError(f"images lie in [{low.item():.4g}, {high.item():.4g}]: allowed is [0, 1]{undo}")
-
-
-def check_inputs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The labels as int64; ValueError unless images (N, ...) in [0, 1], labels (N,) and model belong together."""
-    check_pixels(images)
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"labels are a {type(labels).__name__}: allowed is a torch.Tensor")
-    devices = device_of(model, images), images.device, labels.device
-    if len(set(devices)) > 1:
-        raise ValueError("model, images and labels are on {}, {} and {}: allowed is one device".format(*devices))
-    return class_labels(labels, len(images))
-
-
-def count_classes(logits: Any, images: int) -> int:
-    """K of logits (N, K); ValueError if that is not what the model returned for N images."""
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images or logits.shape[1] < 2:
-        raise ValueError(f"model returned {found} for {images} images: allowed are logits (N, K), K at least 2")
-    return logits.shape[1]
-
-
-def _number(value: Any) -> float:
-    """NaN, which no range holds, for what is not a number."""
-    try:
-        return float("nan" if isinstance(value, str) else value)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-def check_epsilon(epsilon: float, norm: str) -> None:
-    """Raise ValueError unless `norm` is known and epsilon is a radius in it."""
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"norm={norm!r}: allowed are 'linf', 'l2'")
-    if norm == "linf" and not 0 <= _number(epsilon) <= 1:
-        hint = text_hint(epsilon) or epsilon_hint(epsilon)
-        raise ValueError(f"epsilon={epsilon!r}: allowed is [0, 1] in units of pixel intensity{hint}")
-    if not 0 <= _number(epsilon) < float("inf"):
-        raise ValueError(f"epsilon={epsilon!r}: allowed is a finite radius of 0 or more{text_hint(epsilon)}")
-
-
-def check_steps(step_size: float, steps: int, restarts: int, random_start: bool = True, norm: str = "linf") -> None:
-    """Raise ValueError unless these are steps that PGD can take."""
-    if not 0 < _number(step_size) < float("inf"):
-        raise ValueError(f"step_size={step_size!r}: allowed is a finite number above 0{text_hint(step_size)}")
-    if norm == "linf" and step_size > 1:
-        raise ValueError(f"step_size={step_size!r}: allowed is at most 1 for norm='linf'{epsilon_hint(step_size)}")
-    if not (isinstance(steps, Integral) and steps >= 1):
-        raise ValueError(f"steps={steps!r}: allowed is 1 or more, a whole number")
-    if not (isinstance(restarts, Integral) and restarts >= 1 and (restarts == 1 or random_start)):
-        raise ValueError(f"restarts={restarts!r}: allowed is 1, or more together with random_start=True")
 
 
 def _loss_function(loss: str | LossFunction) -> LossFunction:

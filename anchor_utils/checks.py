@@ -1,13 +1,15 @@
-"""What callers most often get wrong, labels and epsilon, said in their terms. Below everything else, without torch."""
+"""What callers get wrong, said in their terms. Below everything else, and loaded without torch."""
 
 from __future__ import annotations
 
 import re
-from numbers import Real
+from itertools import chain
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
 
 def class_labels(labels: Tensor, count: int, classes: int | None = None) -> Tensor:
@@ -53,3 +55,83 @@ def text_hint(value: Any) -> str:
         except (ValueError, ZeroDivisionError):
             pass
     return ""
+
+
+def device_of(model: nn.Module, images: Tensor) -> torch.device:
+    """Where the model's parameters are; where the images are, if it has none."""
+    from torch import nn  # not above: a configuration is checked before torch, which loads slowly
+
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: allowed is a torch.nn.Module that maps images to logits")
+    return next(chain(model.parameters(), model.buffers()), images).device
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise ValueError unless the images (N, ...) are floating point in [0, 1]."""
+    from torch import Tensor
+
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images are a {type(images).__name__}: allowed is a torch.Tensor")
+    if not images.is_floating_point():
+        raise ValueError(f"images have dtype {images.dtype}: allowed is floating point in [0, 1]; divide uint8 by 255")
+    if images.ndim < 2:
+        raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, ...), such as (N, C, H, W)")
+    if images.numel():
+        low, high = images.aminmax()
+        if not (low >= 0 and high <= 1):
+            undo = "; undo any normalisation, it belongs inside the model" if low.isfinite() and high.isfinite() else ""
+            raise ValueError(f"images lie in [{low.item():.4g}, {high.item():.4g}]: allowed is [0, 1]{undo}")
+
+
+def check_inputs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The labels as int64; ValueError unless images (N, ...) in [0, 1], labels (N,) and model belong together."""
+    from torch import Tensor
+
+    check_pixels(images)
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels are a {type(labels).__name__}: allowed is a torch.Tensor")
+    devices = device_of(model, images), images.device, labels.device
+    if len(set(devices)) > 1:
+        raise ValueError("model, images and labels are on {}, {} and {}: allowed is one device".format(*devices))
+    return class_labels(labels, len(images))
+
+
+def count_classes(logits: Any, images: int) -> int:
+    """K of logits (N, K); ValueError if that is not what the model returned for N images."""
+    from torch import Tensor
+
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images or logits.shape[1] < 2:
+        raise ValueError(f"model returned {found} for {images} images: allowed are logits (N, K), K at least 2")
+    return logits.shape[1]
+
+
+def _number(value: Any) -> float:
+    """NaN, which no range holds, for what is not a number."""
+    try:
+        return float("nan" if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def check_epsilon(epsilon: float, norm: str) -> None:
+    """Raise ValueError unless `norm` is known and epsilon is a radius in it."""
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm={norm!r}: allowed are 'linf', 'l2'")
+    if norm == "linf" and not 0 <= _number(epsilon) <= 1:
+        hint = text_hint(epsilon) or epsilon_hint(epsilon)
+        raise ValueError(f"epsilon={epsilon!r}: allowed is [0, 1] in units of pixel intensity{hint}")
+    if not 0 <= _number(epsilon) < float("inf"):
+        raise ValueError(f"epsilon={epsilon!r}: allowed is a finite radius of 0 or more{text_hint(epsilon)}")
+
+
+def check_steps(step_size: float, steps: int, restarts: int, random_start: bool = True, norm: str = "linf") -> None:
+    """Raise ValueError unless these are steps that PGD can take."""
+    if not 0 < _number(step_size) < float("inf"):
+        raise ValueError(f"step_size={step_size!r}: allowed is a finite number above 0{text_hint(step_size)}")
+    if norm == "linf" and step_size > 1:
+        raise ValueError(f"step_size={step_size!r}: allowed is at most 1 for norm='linf'{epsilon_hint(step_size)}")
+    if not (isinstance(steps, Integral) and steps >= 1):
+        raise ValueError(f"steps={steps!r}: allowed is 1 or more, a whole number")
+    if not (isinstance(restarts, Integral) and restarts >= 1 and (restarts == 1 or random_start)):
+        raise ValueError(f"restarts={restarts!r}: allowed is 1, or more together with random_start=True")

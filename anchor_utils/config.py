@@ -9,18 +9,59 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from anchor_utils.checks import epsilon_hint, text_hint
 
-Method = Literal["standard", "pgd_at", "trades", "mart", "supcon", "supcon_at", "anchor"]
-METHODS: tuple[Method, ...] = get_args(Method)
+
+@dataclass(frozen=True)
+class Method:
+    """A row of :data:`METHODS`: what is to be known of a training method besides its objective.
+
+    Args:
+        label: its name in figures and tables.
+        color, marker: of its lines, as matplotlib reads them; the same in every figure.
+        fields: of the configuration, that it reads and not every method does.
+        attacked: trains on adversarial images. Its checkpoint is chosen by robust accuracy, else by clean accuracy.
+        contrastive: has a loss on embeddings, and so a projection head that is trained.
+        probe: its classifier is a linear probe, whose gradient does not reach the encoder.
+        views: images in the training pass for each image of the batch.
+    """
+
+    label: str
+    color: str
+    marker: str
+    fields: tuple[str, ...] = ()
+    attacked: bool = True
+    contrastive: bool = False
+    probe: bool = False
+    views: int = 1
+
+
+_INNER = ("attack_steps", "attack_mode", "epsilon_warmup")
+_CONTRAST = ("temperature", "contrastive_weight")
+# A method is a row here, a function of its name in objectives.OBJECTIVES, and a loss if it needs a new one. The colours
+# are Okabe and Ito's, safe for colour-blind readers.
+METHODS: dict[str, Method] = {
+    "standard": Method("standard", "#000000", "o", attacked=False),
+    "pgd_at": Method("PGD-AT", "#0072B2", "s", _INNER),
+    "trades": Method("TRADES", "#56B4E9", "^", (*_INNER, "trades_beta"), views=2),
+    "mart": Method("MART", "#009E73", "v", (*_INNER, "mart_beta"), views=2),
+    "supcon": Method("SupCon", "#999999", "P", _CONTRAST, attacked=False, contrastive=True, probe=True, views=2),
+    "supcon_at": Method(
+        "SupCon-AT", "#E69F00", "D", (*_INNER, *_CONTRAST, "classifier_view"), contrastive=True, views=2
+    ),
+    "anchor": Method(
+        "ANCHOR", "#D55E00", "X", (*_INNER, *_CONTRAST, "classifier_view", "beta"), contrastive=True, views=2
+    ),
+}
 DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
 _IN_WHEEL = Path(__file__).resolve().parent / "presets"
 PRESET_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "configs" / "presets"
@@ -40,18 +81,10 @@ class Steps(TypedDict):
     steps: int
 
 
-class Config(BaseModel):
-    """Everything that a training run and its evaluation depend on.
+class Training(BaseModel):
+    """What decides the weights, and so the name of the run folder."""
 
-    Fields under "what is trained" decide the weights, and so the name of the run folder; the others
-    (where files lie, what is evaluated) do not. Unknown names and values out of range raise
-    :class:`ValueError` with the name, the value and what is allowed.
-    """
-
-    # Strict: True is no number, "3" is no number, 1 is no truth value.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    # What is trained: data and network
+    # Data and network
     dataset: str = Field("mnist5k", description="one of DATASETS or imagefolder:PATH")
     train_images: Count | None = Field(None, description="use this many training images; None: all")
     validation_images: Count = Field(400, description="training images held out to choose the checkpoint")
@@ -61,8 +94,8 @@ class Config(BaseModel):
     stem_stride: Literal[1, 2] = Field(1, description="2: feature maps of half the side, a quarter of the work")
     projection_dim: Count = 64
 
-    # What is trained: method
-    method: Method = "anchor"
+    # Method
+    method: str = Field("anchor", description="one of METHODS")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     temperature: Positive = Field(0.1, description="tau in eq. 2")
     beta: NonNegative = Field(2.0, description="hardness in eq. 1; 0 is SupCon. Ignored unless method is anchor")
@@ -71,7 +104,7 @@ class Config(BaseModel):
     trades_beta: NonNegative = 6.0
     mart_beta: NonNegative = 5.0
 
-    # What is trained: the inner problem (eq. 4)
+    # The inner problem (eq. 4)
     epsilon: UnitInterval = Field(0.3, description="L-infinity radius in units of pixel intensity [0, 1]")
     step_size: Step = 0.1
     attack_steps: Count = 7
@@ -80,7 +113,7 @@ class Config(BaseModel):
     )
     attack_mode: Literal["eval", "train"] = Field("eval", description="BatchNorm mode of the attacked network")
 
-    # What is trained: optimisation
+    # Optimisation
     epochs: Count = 6
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Positive = 0.05
@@ -88,12 +121,15 @@ class Config(BaseModel):
     weight_decay: NonNegative = 5e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the steps with rising rate")
-    finetune_epochs: Count = 2
-    finetune_learning_rate: Positive = 0.05
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     validation_steps: Count = Field(10, description="PGD steps that score a checkpoint, on held-out images")
 
-    # What is evaluated
+
+class Evaluation(BaseModel):
+    """What is done with a trained network."""
+
+    finetune_epochs: Count = 2
+    finetune_learning_rate: Positive = 0.05
     test_images: Count = 1000
     eval_step_size: Step = 0.03
     eval_steps: Count = 20
@@ -106,11 +142,24 @@ class Config(BaseModel):
     embedding_images: Count = 500
     seeds: Count = Field(1, description="seeds that the method comparison trains; seed, seed + 1, ...")
 
-    # Where
+
+class Places(BaseModel):
+    """Where files lie and on what is computed."""
+
     data_root: str = "data"
     runs_dir: str = "runs"
     keep_epochs: bool = Field(False, description="keep the weights after every epoch, in a run folder of their own")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a CUDA GPU; CUDA_VISIBLE_DEVICES says which")
+
+
+class Config(Places, Evaluation, Training):
+    """Everything that a training run and its evaluation depend on, in three groups of fields.
+
+    Unknown names and values out of range raise :class:`ValueError` with the name, the value and what is allowed.
+    """
+
+    # Strict: True is no number, "3" is no number, 1 is no truth value.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @field_validator("dataset")
     @classmethod
@@ -120,6 +169,13 @@ class Config(BaseModel):
         if name.startswith("imagefolder:") and (folder := name.rstrip("/\\")) != "imagefolder:":
             return folder  # with and without a slash at its end it is the same folder, and the same run
         raise ValueError(f"allowed are {', '.join(DATASETS)} and imagefolder:PATH")
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"allowed is {', '.join(map(repr, METHODS))}")
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -153,12 +209,15 @@ class Config(BaseModel):
         return {"epsilon": self.epsilon, "step_size": self.eval_step_size, "steps": self.eval_steps}
 
     def training_fields(self) -> dict[str, Any]:
-        """The fields that decide the weights of a training run with this method."""
-        fields = self.model_dump(exclude=_NOT_TRAINED)
-        for name in _unused_fields(self.method):
-            del fields[name]
-        # A field that came later is left out at its default, so that runs from before it keep their names.
-        return {k: v for k, v in fields.items() if k not in _LATER or v != type(self).model_fields[k].default}
+        """The fields that decide the weights of a training run with this method.
+
+        A field that came after the first runs is left out at its default: those runs keep their names, and an absent
+        field is one at its default.
+        """
+        known, read = type(self).model_fields, METHODS[self.method].fields
+        unread = {name for method in METHODS.values() for name in method.fields} - {*read}
+        fields = self.model_dump(exclude={*Evaluation.model_fields, *Places.model_fields, *unread})
+        return {k: v for k, v in fields.items() if k in _ALWAYS_NAMED or v != known[k].default}
 
     def run_name(self) -> str:
         """Folder name of the run: readable parts and a hash of all training fields."""
@@ -166,49 +225,13 @@ class Config(BaseModel):
         return f"{name}-epochs" if self.keep_epochs else name
 
 
-_LATER = {"stem_stride"}
-_NOT_TRAINED = {
-    *(
-        "test_images",
-        "eval_step_size",
-        "eval_steps",
-        "eval_restarts",
-        "eval_precision",
-        "autoattack_images",
-        "screen_images",
-    ),
-    *(
-        "embedding_images",
-        "seeds",
-        "data_root",
-        "runs_dir",
-        "keep_epochs",
-        "device",
-        "finetune_epochs",
-        "finetune_learning_rate",
-    ),
+# What the name of a run has said from the first on. No field joins this list: it would rename every run.
+_ALWAYS_NAMED = {
+    *("dataset", "train_images", "validation_images", "crop_padding", "flip", "width", "projection_dim", "method"),
+    *("seed", "temperature", "beta", "contrastive_weight", "classifier_view", "trades_beta", "mart_beta", "epsilon"),
+    *("step_size", "attack_steps", "epsilon_warmup", "attack_mode", "epochs", "batch_size", "learning_rate"),
+    *("momentum", "weight_decay", "schedule", "warmup", "precision", "validation_steps"),
 }
-
-
-def _unused_fields(method: Method) -> list[str]:
-    """Training fields that `method` never reads: two runs that differ only in these are the same run.
-
-    The attack radius stays in for every method, because it scores the checkpoints on held-out images.
-    """
-    unused = []
-    if method not in ("anchor", "supcon_at", "supcon"):
-        unused += ["temperature", "contrastive_weight"]
-    if method not in ("anchor", "supcon_at"):
-        unused += ["classifier_view"]
-    if method != "anchor":
-        unused += ["beta"]
-    if method != "trades":
-        unused += ["trades_beta"]
-    if method != "mart":
-        unused += ["mart_beta"]
-    if method in ("standard", "supcon"):
-        unused += ["attack_steps", "attack_mode", "epsilon_warmup"]
-    return unused
 
 
 def digest(fields: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from anchor_utils.attacks import check_pixels, device_of, frozen
-from anchor_utils.models import AnchorNet
+from anchor_utils.checks import check_pixels, device_of
+from anchor_utils.models import AnchorNet, frozen
 
 
 @torch.no_grad()

@@ -30,20 +30,12 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils.attacks import (
-    check_epsilon,
-    check_inputs,
-    check_steps,
-    count_classes,
-    device_of,
-    frozen,
-    pgd,
-    resolve_precision,
-)
-from anchor_utils.checks import class_labels
+from anchor_utils.attacks import pgd
+from anchor_utils.checks import check_epsilon, check_inputs, check_steps, class_labels, count_classes, device_of
 from anchor_utils.config import unknown_name
 from anchor_utils.data import Dataset, Split
 from anchor_utils.files import write_text
+from anchor_utils.models import frozen, resolve_precision
 
 ATTACKS = ("clean", "noise", "fgsm", "pgd", "screen", "autoattack")
 STAGES = {"screen": ("apgd-ce", "apgd-t"), "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square")}

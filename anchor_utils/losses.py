@@ -94,15 +94,18 @@ def hard_positive_supcon_loss(
     return loss_per_anchor.sum() / anchors.clamp(min=1)
 
 
-def trades_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 6.0) -> Tensor:
+def trades_loss(
+    clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 6.0, *, validate: bool = True
+) -> Tensor:
     """TRADES (Zhang et al., arXiv 1901.08573, eq. 5): CE( f(x), y ) + beta * KL( p(x) || p(x_adv) ), batch mean.
 
     Args:
         clean_logits, adversarial_logits: (N, K).
         labels: (N,), of any integer type, 0 to K - 1.
         beta: 1 / lambda of the paper; 6 there. Finite and >= 0.
+        validate: look at the labels, which waits for the device; False where they are known to be in range.
     """
-    labels = _check(clean_logits, labels, logits=True, beta=beta)
+    labels = _check(clean_logits, labels, validate, beta=beta)
     _check_pair(clean_logits, adversarial_logits, classes=1)
     clean_logits, adversarial_logits = _full_precision(clean_logits), _full_precision(adversarial_logits)
     divergence = F.kl_div(
@@ -111,7 +114,9 @@ def trades_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor
     return F.cross_entropy(clean_logits, labels) + beta * divergence
 
 
-def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 5.0) -> Tensor:
+def mart_loss(
+    clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 5.0, *, validate: bool = True
+) -> Tensor:
     """MART (Wang et al., ICLR 2020, eq. 11): boosted CE + beta * KL( p(x) || p(x_adv) ) * (1 - p_y(x)), batch mean.
 
     BCE( p(x_adv), y ) = - log p_y(x_adv) - log( 1 - max_{k != y} p_k(x_adv) )
@@ -120,8 +125,9 @@ def mart_loss(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, 
         clean_logits, adversarial_logits: (N, K), K >= 2.
         labels: (N,), of any integer type, 0 to K - 1.
         beta: lambda of the paper; 5 there. Finite and >= 0.
+        validate: see :func:`trades_loss`.
     """
-    labels = _check(clean_logits, labels, logits=True, beta=beta)
+    labels = _check(clean_logits, labels, validate, beta=beta)
     _check_pair(clean_logits, adversarial_logits, classes=2)
     clean, adversarial = (
         _full_precision(clean_logits).log_softmax(1),
@@ -157,6 +163,7 @@ def anchor_loss(
     temperature: float = 0.1,
     beta: float = 1.0,
     detach_weights: bool = True,
+    validate: bool = True,
 ) -> AnchorLoss:
     """Objective of ANCHOR, eq. 3 of the reconstruction: L = CE( logits, y ) + lambda * L_HP( embeddings ).
 
@@ -165,8 +172,9 @@ def anchor_loss(
         embeddings: (M, D) of all views, x_aug and x_adv, concatenated, and their labels (M,).
         contrastive_weight: lambda, finite and >= 0.
         temperature, beta, detach_weights: see :func:`hard_positive_supcon_loss`.
+        validate: see :func:`trades_loss`.
     """
-    labels = _check(logits, logit_labels, logits=True, contrastive_weight=contrastive_weight)
+    labels = _check(logits, logit_labels, validate, contrastive_weight=contrastive_weight)
     cross_entropy = F.cross_entropy(_full_precision(logits), labels)
     contrastive = hard_positive_supcon_loss(embeddings, embedding_labels, temperature, beta, detach_weights)
     return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive)
@@ -204,7 +212,7 @@ def _check_pair(clean_logits: Tensor, adversarial_logits: Tensor, classes: int) 
 
 
 def _check(rows: Tensor, labels: Tensor, logits: bool = False, **scalars: float) -> Tensor:
-    """The labels (M,) of rows (M, D) as int64; of logits (N, K) they are 0 to K - 1."""
+    """The labels (M,) of rows (M, D) as int64; if these are `logits` (N, K), the labels must be 0 to K - 1."""
     if rows.ndim != 2 or labels.shape != rows.shape[:1]:
         raise ValueError(
             f"shapes {tuple(rows.shape)} and labels {tuple(labels.shape)}: allowed are (M, D) and (M,) of the same M"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from anchor_utils.files import write_atomically
 
 _IN_WHEEL = Path(__file__).resolve().parent / "pretrained"
 PRETRAINED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "data" / "pretrained"
+
+PRECISIONS = ("float32", "auto", "bfloat16", "float16")
 
 
 class Shortcut(nn.Conv2d):
@@ -144,6 +148,50 @@ def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     if stride == 2:
         shortcut = nn.Sequential(Shortcut(in_channels, channels), nn.BatchNorm2d(channels))
     return nn.Sequential(BasicBlock(in_channels, channels, stride, shortcut), BasicBlock(channels, channels))
+
+
+@contextmanager
+def frozen(model: nn.Module, model_mode: str) -> Iterator[None]:
+    """Put the model into the wanted mode without parameter gradients, and put everything back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    if model_mode == "eval":
+        model.eval()
+    # Only BatchNorm in train mode writes to buffers.
+    buffers = [(b, b.clone()) for b in model.buffers()] if any(m.training for m in model.modules()) else []
+    for parameter, _ in grads:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in grads:
+            parameter.requires_grad_(requires_grad)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
+    """The dtype that `precision` means on `device`; "auto" is the fastest that is computed natively there."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: allowed are {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if kind == "cpu":
+        # The CPU says what it has, oneDNN what it will use: ONEDNN_MAX_CPU_ISA may have asked it for less. Of these two
+        # levels oneDNN says yes as well, but it emulates.
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+        emulated = limit.upper() in ("AVX512_CORE", "AVX512_CORE_VNNI")
+        if native and not emulated and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return torch.bfloat16
+    return torch.float32
 
 
 def fold_batchnorm(model: AnchorNet, into: AnchorNet | None = None) -> AnchorNet:

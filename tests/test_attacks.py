@@ -23,9 +23,8 @@ from anchor_utils.attacks import (
     margin,
     pgd,
     random_point,
-    resolve_precision,
 )
-from anchor_utils.models import AnchorNet
+from anchor_utils.models import AnchorNet, resolve_precision
 
 NORMS = ["linf", "l2"]
 
@@ -790,7 +789,7 @@ def test_auto_is_what_onednn_was_allowed(limit, expected):
     capabilities = torch.cpu.get_capabilities()
     native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_MAX_CPU_ISA")} | limit
-    code = "from anchor_utils.attacks import resolve_precision; print(resolve_precision('auto', 'cpu'))"
+    code = "from anchor_utils.models import resolve_precision; print(resolve_precision('auto', 'cpu'))"
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == (expected or ("torch.bfloat16" if native else "torch.float32"))
 

@@ -110,6 +110,36 @@ def test_run_name_tells_methods_apart_and_is_a_folder_name():
     assert "/" not in name
 
 
+class Grown(Config):
+    """The configuration of a later version, with one more field."""
+
+    label_smoothing: float = 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_new_field_renames_no_run(method):
+    before, after = Config(method=method), Grown(method=method)
+    assert after.training_fields() == before.training_fields()
+    assert after.run_name() == before.run_name()
+    used = Grown(method=method, label_smoothing=0.1)
+    assert used.training_fields() == before.training_fields() | {"label_smoothing": 0.1}
+    assert used.run_name() != before.run_name()
+
+
+# Runs from before this test; whoever renames them takes them away from their owners.
+@pytest.mark.parametrize(
+    ("preset", "fields", "name"),
+    [
+        ("cpu", {"method": "anchor"}, "mnist5k-anchor-w8-s0-3b252692"),
+        ("cpu", {"method": "standard"}, "mnist5k-standard-w8-s0-e15edb29"),
+        ("cifar10_cpu", {"method": "trades"}, "cifar10-trades-w16-s0-28211c7e"),
+        ("paper", {"method": "pgd_at", "keep_epochs": True}, "cifar10-pgd_at-w64-s0-534a0a71-epochs"),
+    ],
+)
+def test_runs_keep_their_names(preset, fields, name):
+    assert load_preset(preset, **fields).run_name() == name
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -20,7 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from anchor_utils import models, training
+from anchor_utils import loop, models, training
 from anchor_utils.files import alone_in, write_atomically, write_text
 from anchor_utils.training import finetune, fit
 
@@ -79,7 +79,7 @@ def killed_at(event):
 
 def interrupt_at(monkeypatch, step, action):
     """Do `action` in the middle of a training step, of which the first is 0."""
-    original, steps = training.batch_loss, itertools.count()
+    original, steps = loop.batch_loss, itertools.count()
 
     def batch_loss(*arguments):
         result = original(*arguments)
@@ -87,13 +87,13 @@ def interrupt_at(monkeypatch, step, action):
             action()
         return result
 
-    monkeypatch.setattr(training, "batch_loss", batch_loss)
+    monkeypatch.setattr(loop, "batch_loss", batch_loss)
     return steps
 
 
 @pytest.fixture
 def save_every_step(monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def quick_data(quick):
 def killed_run(tiny, few_digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("killed") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", -1.0)
+        patch.setattr(loop, "SAVE_SECONDS", -1.0)
         interrupt_at(patch, 7, kill)
         with pytest.raises(Killed):
             fit(tiny, path=path, dataset=few_digits, progress=False)
@@ -131,7 +131,7 @@ def interrupted(killed_run, tmp_path, save_every_step):
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_change_to_the_disk_a_run_ends_the_same(quick, quick_data, tmp_path, save_every_step, every):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", 1e9)
+        patch.setattr(loop, "SAVE_SECONDS", 1e9)
         reference = fit(quick, path=tmp_path / "reference", dataset=quick_data, progress=False).path
     with killed_at(10**9) as changes:
         assert_same_results(fit(quick, path=tmp_path / "whole", dataset=quick_data, progress=False).path, reference)
@@ -152,7 +152,7 @@ def test_killed_at_any_change_to_the_disk_a_run_ends_the_same(quick, quick_data,
 
 CHILD = """
 import os, signal, sys
-from anchor_utils import training
+from anchor_utils import loop
 from anchor_utils.train import main
 calls, fsync = 0, os.fsync
 def kill_in_a_write(file):
@@ -162,7 +162,7 @@ def kill_in_a_write(file):
         os.kill(os.getpid(), signal.SIGKILL)
     fsync(file)
 os.fsync = kill_in_a_write
-for folder, training.SAVE_SECONDS in zip(sys.argv[2].split(","), (0.0, 120.0)):
+for folder, loop.SAVE_SECONDS in zip(sys.argv[2].split(","), (0.0, 120.0)):
     main([*sys.argv[3:], "--run-dir", folder])
 """
 FIELDS = {"epochs": 2, "train_images": 200, "validation_images": 40, "device": "cpu"}  # two epochs of five steps
@@ -452,7 +452,7 @@ def test_a_run_of_other_data_is_refused(tiny, tiny_run, few_digits, interrupted,
 def test_other_test_images_another_place_and_runs_without_a_fingerprint_are_taken(
     tiny, tiny_run, few_digits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "_train_alone", None)
+    monkeypatch.setattr(training, "Loop", None)
     moved = dataclasses.replace(few_digits, name="elsewhere", test=few_digits.test[:1000:1])
     fewer = dataclasses.replace(few_digits, test=few_digits.test[:999])
     fit(tiny, path=tiny_run.path, dataset=moved)

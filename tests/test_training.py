@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import os
 import subprocess
 import sys
@@ -15,11 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anchor_utils import losses, models, training
+from anchor_utils import loop, losses, models, training
 from anchor_utils.config import METHODS, Config, load_preset
 from anchor_utils.data import Split
+from anchor_utils.loop import learning_rate
+from anchor_utils.objectives import Heads, InnerProblem
 from anchor_utils.train import main
-from anchor_utils.training import CONTRASTIVE, batch_loss, finetune, fit, learning_rate
+from anchor_utils.training import finetune, fit
 
 FILES = {"config.json", "metrics.jsonl", "best.safetensors", "last.safetensors"}
 
@@ -74,247 +75,6 @@ def test_warmup_rises_linearly_to_the_full_rate(schedule):
     assert max(uneven) == pytest.approx(0.4)
 
 
-# One training step against the equations
-
-
-def log_softmax(logits):
-    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
-
-
-def cross_entropy(logits, labels):
-    return -np.mean([log_softmax(logits)[i, y] for i, y in enumerate(labels)])
-
-
-def kl_per_image(clean, adversarial):
-    log_p, log_q = log_softmax(clean), log_softmax(adversarial)
-    return (np.exp(log_p) * (log_p - log_q)).sum(1)
-
-
-def mart(clean, adversarial, labels, weight):
-    p, q = np.exp(log_softmax(clean)), np.exp(log_softmax(adversarial))
-    total = 0.0
-    for i, y in enumerate(labels):
-        runner_up = max(q[i, k] for k in range(q.shape[1]) if k != y)
-        boosted = -np.log(q[i, y]) - np.log(1 - runner_up)
-        total += boosted + weight * kl_per_image(clean, adversarial)[i] * (1 - p[i, y])
-    return total / len(labels)
-
-
-def contrastive(z, labels, temperature, beta):
-    """Equations 1 and 2, one anchor and one positive at a time."""
-    terms = []
-    for i in range(len(z)):
-        others = [a for a in range(len(z)) if a != i]
-        positives = [p for p in others if labels[p] == labels[i]]
-        if not positives:
-            continue
-        hardness = [math.exp(-beta * (z[i] @ z[p])) for p in positives]
-        normaliser = math.log(sum(math.exp(z[i] @ z[a] / temperature) for a in others))
-        terms.append(
-            -sum(
-                w / sum(hardness) * (z[i] @ z[p] / temperature - normaliser)
-                for w, p in zip(hardness, positives, strict=True)
-            )
-        )
-    return np.mean(terms)
-
-
-class Step:
-    """One call of `batch_loss` on random images, with everything that passed through it written down."""
-
-    def __init__(self, config):
-        random = torch.Generator().manual_seed(1)
-        self.images = torch.randint(0, 256, (8, 1, 6, 6), generator=random, dtype=torch.uint8)
-        self.labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 3])
-        to_logits, to_embeddings = torch.randn(36, 4, generator=random), torch.randn(36, 5, generator=random)
-        self.passes, self.attacked = [], []
-
-        def forward(images):
-            self.logits, z = images.flatten(1) @ to_logits, images.flatten(1) @ to_embeddings
-            self.embeddings = nn.functional.normalize(z) if config.method in CONTRASTIVE else None
-            self.passes.append(images)
-            return self.logits, self.embeddings
-
-        def attack(images, labels, loss="ce"):
-            self.attacked.append((images, labels, loss))
-            return 0.5 * images + 0.25
-
-        self.loss, self.parts, self.counted, self.counted_labels = batch_loss(
-            config, forward, attack, self.images, self.labels, torch.Generator().manual_seed(2)
-        )
-        (self.input,) = self.passes  # one forward pass, whatever the method
-
-
-def step_config(method, **changes):
-    return Config(method=method, crop_padding=1, **changes)
-
-
-def assert_a_view(step, view):
-    """An augmentation, scaled to [0, 1]: each image a shifted copy of the original."""
-    padded = nn.functional.pad(step.images.float() / 255, (1, 1, 1, 1))
-    crops = torch.stack([padded[..., i : i + 6, j : j + 6] for i in range(3) for j in range(3)])
-    assert (crops == view).flatten(2).all(2).any(0).all()
-
-
-def test_standard_step():
-    step = Step(step_config("standard"))
-    assert_a_view(step, step.input)
-    assert not step.attacked
-    assert step.loss.item() == pytest.approx(cross_entropy(step.logits.numpy(), step.labels), rel=1e-5)
-
-
-def test_pgd_at_step():
-    step = Step(step_config("pgd_at"))
-    ((view, labels, loss),) = step.attacked
-    assert_a_view(step, view)
-    assert torch.equal(labels, step.labels)
-    assert loss == "ce"
-    assert torch.equal(step.input, 0.5 * view + 0.25)
-    assert step.loss.item() == pytest.approx(cross_entropy(step.logits.numpy(), step.labels), rel=1e-5)
-
-
-@pytest.mark.parametrize(("method", "inner_loss"), [("trades", "kl"), ("mart", "ce")])
-def test_trades_and_mart_steps(method, inner_loss):
-    config = step_config(method, trades_beta=4.0, mart_beta=3.0)
-    step = Step(config)
-    ((view, labels, loss),) = step.attacked
-    assert_a_view(step, view)
-    assert torch.equal(labels, step.labels)
-    assert loss == inner_loss
-    assert torch.equal(step.input, torch.cat([view, 0.5 * view + 0.25]))  # both in one pass of 2N
-    clean, adversarial = np.split(step.logits.double().numpy(), 2)
-    if method == "trades":
-        expected = cross_entropy(clean, step.labels) + 4.0 * kl_per_image(clean, adversarial).mean()
-    else:
-        expected = mart(clean, adversarial, step.labels, 3.0)
-    assert step.loss.item() == pytest.approx(expected, rel=1e-4)
-    assert torch.equal(step.counted, step.logits[8:])
-
-
-@pytest.mark.parametrize("classifier_view", ["adversarial", "both"])
-@pytest.mark.parametrize(("method", "beta"), [("anchor", 2.0), ("supcon_at", 0.0)])
-def test_anchor_step(method, beta, classifier_view):
-    config = step_config(method, beta=2.0, temperature=0.2, contrastive_weight=0.7, classifier_view=classifier_view)
-    step = Step(config)
-    ((second_view, labels, loss),) = step.attacked
-    assert torch.equal(labels, step.labels)
-    assert loss == "ce"
-    first, second = step.input.chunk(2)  # both in one pass of 2N
-    assert_a_view(step, first)
-    assert_a_view(step, second_view)
-    assert not torch.equal(first, second_view)
-    assert torch.equal(second, 0.5 * second_view + 0.25)
-    both = step.labels.repeat(2)
-    if classifier_view == "both":
-        ce = cross_entropy(step.logits.numpy(), both)
-    else:
-        ce = cross_entropy(step.logits[8:].numpy(), step.labels)
-    term = contrastive(step.embeddings.double().numpy(), both.tolist(), 0.2, beta)
-    assert step.parts["cross_entropy"].item() == pytest.approx(ce, rel=1e-5)
-    assert step.parts["contrastive"].item() == pytest.approx(term, rel=1e-5)
-    assert step.loss.item() == pytest.approx(ce + 0.7 * term, rel=1e-5)
-    assert len(step.counted) == len(step.counted_labels) == (16 if classifier_view == "both" else 8)
-
-
-def test_plain_supcon_step_sees_two_clean_views():
-    step = Step(step_config("supcon", temperature=0.2, contrastive_weight=0.7, beta=2.0))
-    assert not step.attacked
-    first, second = step.input.chunk(2)
-    assert_a_view(step, first)
-    assert_a_view(step, second)
-    assert not torch.equal(first, second)
-    both = step.labels.repeat(2).tolist()
-    expected = cross_entropy(step.logits.numpy(), both)
-    expected += 0.7 * contrastive(step.embeddings.double().numpy(), both, 0.2, 0.0)
-    assert step.loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(("method", "reaches_encoder"), [("supcon", False), ("supcon_at", True), ("anchor", True)])
-def test_classifier_shapes_the_encoder_except_in_plain_supcon(few_digits, method, reaches_encoder):
-    model = models.AnchorNet(10, 2, 1, 8)
-    logits, _ = training._Heads(model, method, torch.float32)(few_digits.train[:4].inputs())
-    logits.square().sum().backward()
-    assert model.classifier.weight.grad.abs().sum() > 0
-    assert (model.stem[0].weight.grad is not None) == reaches_encoder
-
-
-# The inner problem
-
-
-class Recorded:
-    """Stands in for `pgd` and writes down what it is called with."""
-
-    def __init__(self, monkeypatch):
-        self.calls = []
-        monkeypatch.setattr(training, "pgd", self)
-
-    def __call__(self, model, images, labels, **arguments):
-        self.calls.append((model, arguments))
-        return images
-
-
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_attack_mode_is_handed_on(tiny, few_digits, tmp_path, monkeypatch, mode):
-    recorded = Recorded(monkeypatch)
-    modes = []
-    batch_loss = training.batch_loss
-
-    def spy(*arguments):
-        result = batch_loss(*arguments)
-        modes.append(recorded.calls[-1][0].training)
-        return result
-
-    monkeypatch.setattr(training, "batch_loss", spy)
-    config = tiny.replace(method="pgd_at", attack_mode=mode, epochs=1, precision="bfloat16")
-    fit(config, path=tmp_path, dataset=few_digits, progress=False)
-    assert len(recorded.calls) == 5
-    assert modes == [mode == "train"] * 5
-    for target, arguments in recorded.calls:
-        assert arguments["model_mode"] == ("unchanged" if mode == "train" else "eval")
-        assert any(isinstance(module, nn.BatchNorm2d) for module in target.modules()) == (mode == "train")
-        assert (arguments["epsilon"], arguments["step_size"], arguments["steps"]) == (0.3, 0.1, 2)
-        assert arguments["precision"] == "bfloat16"
-
-
-def inner_problem(model, config):
-    return training._inner_problem(model, config, torch.Generator().manual_seed(0), 1.0)
-
-
-@pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize(("method", "loss"), [("pgd_at", "ce"), ("trades", "kl")])
-def test_inner_problem_leaves_the_network_as_it_is(tiny, few_digits, method, loss, mode):
-    model = models.AnchorNet(10, 2, 1, 0).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    x, y = few_digits.train[:8].inputs(), few_digits.train.labels[:8]
-    adversarial = inner_problem(model, tiny.replace(method=method, attack_mode=mode))(x, y, loss=loss)
-    assert 0.2 < (adversarial - x).abs().max() <= 0.3 + 1e-6
-    assert same(model.state_dict(), before)  # BatchNorm statistics too
-    assert all(module.training for module in model.modules())
-
-
-def test_trades_attack_moves_away_from_the_clean_prediction(tiny, few_digits):
-    torch.manual_seed(0)
-    model = models.AnchorNet(10, 2, 1, 0).eval()
-    x, y = few_digits.train[:32].inputs(), few_digits.train.labels[:32]
-    config = tiny.replace(method="trades", attack_steps=5)
-    adversarial = inner_problem(model, config)(x, y, loss="kl")
-    noisy = inner_problem(model, config.replace(step_size=1e-6))(x, y, loss="kl")
-
-    def divergence(images):
-        return kl_per_image(*(model(i).detach().double().numpy() for i in (x, images))).mean()
-
-    assert divergence(adversarial) > 1.2 * divergence(noisy)
-    assert torch.equal(inner_problem(model, config)(x, 9 - y, loss="kl"), adversarial)  # labels play no part in it
-
-
-def test_epsilon_warmup_rises_linearly(tiny, few_digits, tmp_path, monkeypatch):
-    recorded = Recorded(monkeypatch)
-    fit(tiny.replace(method="pgd_at", epsilon_warmup=0.5), path=tmp_path, dataset=few_digits, progress=False)
-    radii = [arguments["epsilon"] for _, arguments in recorded.calls]
-    assert radii == pytest.approx([0.3 * min(1, k / 6) for k in range(1, 11)])
-    assert [arguments["step_size"] for _, arguments in recorded.calls] == pytest.approx([r / 3 for r in radii])
-
-
 # Whole runs
 
 
@@ -326,12 +86,15 @@ def test_every_method_finishes_and_writes_its_files(tiny, few_digits, tmp_path, 
     assert {file.name for file in run.path.iterdir()} == FILES
     row = run.metrics().iloc[-1]
     assert (row["epoch"], row["step"]) == (1, 5)
-    assert ("contrastive" in row) == (method in CONTRASTIVE)
-    if method in CONTRASTIVE:
+    assert ("contrastive" in row) == METHODS[method].contrastive
+    if METHODS[method].contrastive:
         assert row["loss"] == pytest.approx(row["cross_entropy"] + row["contrastive"], rel=1e-5)
     assert 0 <= row["robust_accuracy"] <= row["clean_accuracy"] <= 1
     assert run.model().metadata["method"] == method
-    assert json.loads((run.path / "config.json").read_text())["config"] == config.model_dump()
+    stored = json.loads((run.path / "config.json").read_text())
+    assert stored["training"] == config.training_fields()
+    assert {**stored["training"], **stored["other"]} == config.model_dump()
+    assert not stored["training"].keys() & stored["other"].keys()
 
 
 def test_network_fits_the_data(tiny_run, few_digits):
@@ -354,7 +117,7 @@ def test_the_same_configuration_gives_the_same_bits(tiny, tiny_run, few_digits, 
 
 @pytest.mark.parametrize("stop_at", [2, 7])
 def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tmp_path, monkeypatch, stop_at):
-    original, calls = training.batch_loss, itertools.count()
+    original, calls = loop.batch_loss, itertools.count()
 
     def interrupted(*arguments):
         if next(calls) == stop_at:
@@ -362,7 +125,7 @@ def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tm
         return original(*arguments)
 
     path = tmp_path / "run"
-    monkeypatch.setattr(training, "batch_loss", interrupted)
+    monkeypatch.setattr(loop, "batch_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=path, dataset=few_digits, progress=False)
     assert not (path / "last.safetensors").exists()
@@ -378,14 +141,14 @@ def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tm
 
 
 def test_the_state_of_another_run_is_not_taken_up(tiny, few_digits, tmp_path, monkeypatch):
-    original, calls = training.batch_loss, itertools.count()
+    original, calls = loop.batch_loss, itertools.count()
 
     def interrupted(*arguments):
         if next(calls) == 7:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(training, "batch_loss", interrupted)
+    monkeypatch.setattr(loop, "batch_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
     (tmp_path / "config.json").unlink()
@@ -480,7 +243,7 @@ def test_best_checkpoint_has_the_highest_held_out_accuracy(tiny, few_digits, tmp
         robust, clean = next(remaining)
         return {"clean_accuracy": clean, "robust_accuracy": robust}
 
-    monkeypatch.setattr(training, "_validate", scripted)
+    monkeypatch.setattr(loop, "_validate", scripted)
     config = tiny.replace(method=method, epochs=len(scores), attack_steps=1)
     run = fit(config, path=tmp_path, dataset=few_digits, progress=False)
     best, last = run.model("best").metadata, run.model("last").metadata
@@ -504,13 +267,13 @@ def test_scores_are_those_of_the_checkpoint_on_held_out_images(tiny, tiny_run, f
 def test_test_images_decide_nothing_and_held_out_ones_are_not_trained_on(
     tiny, tiny_run, few_digits, tmp_path, monkeypatch
 ):
-    trained_on, original = Counter(), training.batch_loss
+    trained_on, original = Counter(), loop.batch_loss
 
     def spy(config, forward, attack, images, *rest):
         trained_on.update(image.numpy().tobytes() for image in images)
         return original(config, forward, attack, images, *rest)
 
-    monkeypatch.setattr(training, "batch_loss", spy)
+    monkeypatch.setattr(loop, "batch_loss", spy)
     other = dataclasses.replace(few_digits, test=Split(255 - few_digits.test.images, 9 - few_digits.test.labels))
     run = fit(tiny, path=tmp_path, dataset=other, progress=False)
     finetune(run, dataset=other, progress=False)
@@ -537,13 +300,13 @@ def test_adversarial_training_makes_a_network_robust(standard_run, robust_run):
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 1), (7, 2)])
 def test_loss_that_is_not_finite_stops_the_run(tiny, few_digits, tmp_path, monkeypatch, step, epoch):
-    original, calls = training.batch_loss, itertools.count()
+    original, calls = loop.batch_loss, itertools.count()
 
     def poisoned(*arguments):
-        loss, *rest = original(*arguments)
-        return loss * (float("nan") if next(calls) == step else 1.0), *rest
+        found = original(*arguments)
+        return found._replace(loss=found.loss * (float("nan") if next(calls) == step else 1.0))
 
-    monkeypatch.setattr(training, "batch_loss", poisoned)
+    monkeypatch.setattr(loop, "batch_loss", poisoned)
     config = tiny.replace(method="standard", schedule="constant", warmup=0, learning_rate=0.0123)
     with pytest.raises(FloatingPointError) as caught:
         fit(config, path=tmp_path, dataset=few_digits, progress=False)
@@ -571,8 +334,8 @@ def test_a_run_that_diverges_leaves_no_useless_checkpoint(tiny, few_digits, tmp_
 @pytest.mark.parametrize("adversarial", [True, False])
 def test_finetuning_trains_the_classifier_and_nothing_else(tiny_run, few_digits, monkeypatch, adversarial):
     attacks = []
-    original = training.pgd
-    monkeypatch.setattr(training, "pgd", lambda *a, **k: attacks.append(k) or original(*a, **k))
+    original = InnerProblem.__call__
+    monkeypatch.setattr(InnerProblem, "__call__", lambda *a, **k: attacks.append(k) or original(*a, **k))
     before = {file.name: file.read_bytes() for file in tiny_run.path.iterdir() if file.is_file()}
     tuned = finetune(tiny_run, adversarial=adversarial, dataset=few_digits, progress=False)
     assert bool(attacks) == adversarial
@@ -679,8 +442,8 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
     train = dataset.hold_out(20)[0].train
     torch.manual_seed(config.seed)
     model = models.AnchorNet(4, 2, 3, config.projection_dim, dataset.mean, dataset.std, config.stem_stride).train()
-    heads = training._Heads(model, "anchor", torch.float32)
-    chosen = torch.randperm(64, generator=training._generator(config.seed, 0))
+    heads = Heads(model, "anchor", torch.float32)
+    chosen = torch.randperm(64, generator=loop._generator(config.seed, 0))
     cross_entropies, embeddings, labels = [], [], []
     for rank in range(2):  # each has its half of the batch, and its own BatchNorm statistics
         half = train[chosen[rank::2]]

@@ -1,0 +1,229 @@
+"""The loop of a training run: steps, epochs, validation and what is written when. :func:`training.fit` starts it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from anchor_utils import models, runs
+from anchor_utils.attacks import warn_if_vanished
+from anchor_utils.config import METHODS, Config
+from anchor_utils.data import Dataset, Split
+from anchor_utils.evaluation import clean_outcomes, logits_of, pgd_outcomes
+from anchor_utils.models import AnchorNet, resolve_precision
+from anchor_utils.objectives import Heads, InnerProblem, batch_loss, logged
+from anchor_utils.runs import Progress
+
+SAVE_SECONDS = 120.0  # at most so much training is lost when the machine goes down
+
+
+def learning_rate(config: Config, step: int, steps: int) -> float:
+    """Learning rate of step 0 <= `step` < `steps`: linear warm-up, then the schedule."""
+    warmup = config.warmup * steps
+    if step < warmup:
+        return config.learning_rate * (step + 1) / math.ceil(warmup)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    if config.schedule == "step":
+        return config.learning_rate * 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps))
+    return config.learning_rate
+
+
+class Loop:
+    """A training run under way, in one process or beside others that each have their share of every batch."""
+
+    def __init__(
+        self,
+        model: AnchorNet,
+        dataset: Dataset,
+        config: Config,
+        path: Path,
+        accelerator: Accelerator,
+        interrupts: list[int],
+        what: dict[str, Any],
+        description: dict[str, Any],
+        frozen_encoder: bool,
+    ) -> None:
+        self.config, self.path, self.accelerator, self.interrupts = config, path, accelerator, interrupts
+        self.what, self.description, self.frozen_encoder = what, description, frozen_encoder
+        self.device, self.world = accelerator.device, accelerator.num_processes
+        dtype = resolve_precision(config.precision, self.device)
+        if self.device.type == "cuda":
+            # Reproducible convolutions; the autotuner may pick another algorithm on the next run.
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            if self.world > 1:
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        rest, validation = dataset.hold_out(config.validation_images)
+        self.training, self.validation = rest.train.to(self.device), validation.to(self.device)
+        self.model = model.to(self.device)
+        self.forward = accelerator.prepare(Heads(model, config.method, dtype))
+        self.optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
+        self.steps_per_epoch = len(self.training) // config.batch_size
+        self.steps = config.epochs * self.steps_per_epoch
+
+    def run(self, progress: bool) -> None:
+        """Go on from the state in the folder, or begin, and train to the end."""
+        state = self.model, self.optimizer, self.scaler
+        self.at, self.random_state = runs.resume(self.path, self.what, *state)
+        if self.accelerator.is_main_process:
+            # A last.safetensors left where somebody deleted config.json is not of this run.
+            (self.path / "last.safetensors").unlink(missing_ok=True)
+            runs.describe(self.path, self.what, self.config)
+            if self.config.keep_epochs and not (self.at.epoch or self.at.batch):
+                models.save(
+                    self.model, self.path / f"{runs.epoch_name(0)}.safetensors", {**self.description, "epoch": 0}
+                )
+        self.accelerator.wait_for_everyone()
+        self.attack = InnerProblem(self.model, self.config, torch.Generator())
+        self.saved = time.perf_counter()
+        with tqdm(
+            total=self.steps,
+            initial=self.at.epoch * self.steps_per_epoch + self.at.batch,
+            desc=self.description["method"].split("-")[0],
+            unit="step",
+            mininterval=1.0,
+            file=sys.stdout,
+            disable=not progress,
+        ) as bar:
+            while self.at.epoch < self.config.epochs:
+                row = self.epoch(bar)
+                bar.set_postfix_str(
+                    f"loss {row['loss']:.3f}, held-out clean {row['clean_accuracy']:.1%}, "
+                    f"robust {row['robust_accuracy']:.1%}"
+                )
+        self.accelerator.wait_for_everyone()
+
+    def epoch(self, bar: tqdm) -> dict[str, Any]:
+        """Train to the end of the epoch, validate, and write what there is; returns its line of metrics."""
+        at, config, rank = self.at, self.config, self.accelerator.process_index
+        start = time.perf_counter() - at.seconds
+        order = torch.randperm(len(self.training), generator=_generator(config.seed, at.epoch))
+        self.generator = _generator(config.seed, at.epoch, 1 + rank)
+        if at.batch:
+            self.generator.set_state(self.random_state)
+        self.attack.generator = self.generator
+        self.attack.vanished.zero_()
+        self.model.train(not self.frozen_encoder)
+        begun = at.batch
+        while at.batch < self.steps_per_epoch:
+            self.save_now_and_then(start)
+            chosen = order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank :: self.world]
+            self.step(self.training[chosen.to(self.device)])
+            bar.update()
+        warn_if_vanished(
+            self.attack.vanished, (at.batch - begun) * config.batch_size // self.world * config.attack_steps
+        )
+        if self.world > 1:  # running statistics are those of the first process, here and in the checkpoint
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        if not logits_of(self.model, self.validation.inputs()).isfinite().all():
+            raise self.diverged("the network's output on held-out images is not finite")
+        score = _validate(
+            models.fold_batchnorm(self.model, self.attack.folded), self.validation, config, self.accelerator
+        )
+        row = {"epoch": at.epoch + 1, "step": (at.epoch + 1) * self.steps_per_epoch, "learning_rate": self.rate}
+        row |= {name: value / self.steps_per_epoch for name, value in at.sums.items()}
+        row |= {**score, "seconds": round(time.perf_counter() - start, 2)}
+        self.close_epoch(row)
+        return row
+
+    def step(self, batch: Split) -> None:
+        """One step of the optimizer on this process's share of a batch."""
+        at, config = self.at, self.config
+        step = at.epoch * self.steps_per_epoch + at.batch
+        self.rate = self.optimizer.param_groups[0]["lr"] = learning_rate(config, step, self.steps)
+        self.attack.refresh(min(1.0, (step + 1) / (config.epsilon_warmup * self.steps + 1)))
+        found = batch_loss(config, self.forward, self.attack, batch.images, batch.labels, self.generator)
+        if not math.isfinite(found.loss.item()):
+            raise self.diverged(f"loss is {found.loss.item()}")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(self.scaler.scale(found.loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        hit = found.logits.detach().argmax(1).eq(found.labels).float().mean()
+        for name, value in {"loss": found.loss, **found.terms, "training_accuracy": hit}.items():
+            at.sums[name] = at.sums.get(name, 0.0) + logged(value.detach())
+        at.batch += 1
+
+    def save_now_and_then(self, start: float) -> None:
+        """Save the state every few minutes, and before a Ctrl-C goes on."""
+        if self.interrupts or (self.world == 1 and time.perf_counter() - self.saved > SAVE_SECONDS):
+            self.at.seconds = time.perf_counter() - start
+            self.save_state()
+            if self.interrupts:
+                raise KeyboardInterrupt
+            self.saved = time.perf_counter()
+
+    def save_state(self) -> None:
+        runs.save_state(self.path, self.what, self.at, self.generator, self.model, self.optimizer, self.scaler)
+
+    def close_epoch(self, row: dict[str, Any]) -> None:
+        """Write the checkpoints and metrics of a finished epoch."""
+        ranking = [row["robust_accuracy"], row["clean_accuracy"]]
+        if not METHODS[self.config.method].attacked:  # never robust: the few survivors would pick an epoch at random
+            ranking = ranking[::-1]
+        better = ranking > self.at.best
+        self.at = at = Progress(self.at.epoch + 1, best=max(ranking, self.at.best), history=[*self.at.history, row])
+        if self.accelerator.is_main_process:
+            metadata = {**self.description, **row}
+            if better:
+                models.save(self.model, self.path / "best.safetensors", metadata)
+            if self.config.keep_epochs:
+                models.save(self.model, self.path / f"{runs.epoch_name(at.epoch)}.safetensors", metadata)
+            runs.write_metrics(self.path, at)
+            if at.epoch < self.config.epochs:
+                self.save_state()
+            else:
+                models.save(self.model, self.path / "last.safetensors", metadata)
+                runs.clear_states(self.path)
+        self.saved = time.perf_counter()
+
+    def diverged(self, what: str) -> FloatingPointError:
+        good = self.path / "best.safetensors"
+        step = self.at.epoch * self.steps_per_epoch + min(self.at.batch, self.steps_per_epoch - 1)
+        return FloatingPointError(
+            f"{what} at step {step} of {self.steps} (epoch {self.at.epoch + 1}) with learning rate {self.rate:.3g}; "
+            f"last good checkpoint: {good if good.exists() else 'none yet'}. Try a lower learning_rate"
+        )
+
+
+def _validate(model: AnchorNet, validation: Split, config: Config, accelerator: Accelerator) -> dict[str, float]:
+    """Clean and PGD accuracy on the held-out training images, each process on its share."""
+    share = validation[torch.arange(accelerator.process_index, len(validation), accelerator.num_processes)]
+    x, y = share.inputs(), share.labels
+    clean = clean_outcomes(model, x, y)
+    robust = pgd_outcomes(
+        model,
+        x,
+        y,
+        epsilon=config.epsilon,
+        step_size=config.step_size,
+        steps=config.validation_steps,
+        iterate="final",
+        seed=config.seed,
+    )
+    counts = accelerator.reduce(torch.stack([clean.sum(), robust.sum()]), "sum")
+    return {
+        "clean_accuracy": counts[0].item() / len(validation),
+        "robust_accuracy": counts[1].item() / len(validation),
+    }
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A CPU generator for (seed, epoch[, process]): an epoch's randomness does not depend on what ran before it."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)

@@ -1,0 +1,256 @@
+"""The training objective of each method: its views, its attack, its loss. One function a method, side by side.
+
+An objective is tensor operations alone, of fixed shapes: it draws from one generator, and with labels that are known to
+be right nothing in it waits for the device. What :mod:`anchor_utils.training` adds around it is the loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anchor_utils import losses
+from anchor_utils.attacks import LOSSES, ascend, goal, random_point
+from anchor_utils.config import METHODS, Config
+from anchor_utils.data import augment
+from anchor_utils.models import AnchorNet, fold_batchnorm, frozen, resolve_precision
+
+Forward = Callable[[Tensor], tuple[Tensor, Any]]  # images -> logits, and embeddings or None
+Attack = Callable[..., Tensor]  # images, labels, loss="ce" or "kl" -> adversarial images
+
+
+class Objective(NamedTuple):
+    """What a training step minimises, and what it logs.
+
+    `loss` is a scalar; `terms` are tensors without gradient for the log, scalars or one value an anchor, NaN where it
+    is not defined; the training accuracy is counted from `logits` (M, K) and their `labels` (M,).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+    labels: Tensor
+
+
+class Step(NamedTuple):
+    """What an objective works with: the configuration, the network, its attacker, and a batch.
+
+    Each call of `view` is a fresh augmentation of the same N images, float32 (N, C, H, W) in [0, 1]; `labels` are (N,).
+    """
+
+    config: Config
+    forward: Forward
+    attack: Attack
+    view: Callable[[], Tensor]
+    labels: Tensor
+
+
+def standard(step: Step) -> Objective:
+    """Cross-entropy on clean images."""
+    logits, _ = step.forward(step.view())
+    return Objective(F.cross_entropy(logits, step.labels), {}, logits, step.labels)
+
+
+def pgd_at(step: Step) -> Objective:
+    """Cross-entropy on adversarial images (Madry et al., arXiv 1706.06083, eq. 2.1)."""
+    logits, _ = step.forward(step.attack(step.view(), step.labels))
+    return Objective(F.cross_entropy(logits, step.labels), {}, logits, step.labels)
+
+
+def trades(step: Step) -> Objective:
+    """Cross-entropy on clean images, and the distance of the attacked prediction from the clean one."""
+    clean, adversarial = _clean_and_adversarial(step, "kl")
+    loss = losses.trades_loss(clean, adversarial, step.labels, step.config.trades_beta, validate=False)
+    return Objective(loss, {}, adversarial, step.labels)
+
+
+def mart(step: Step) -> Objective:
+    """Boosted cross-entropy on adversarial images, and a distance that weighs unsure images more."""
+    clean, adversarial = _clean_and_adversarial(step, "ce")
+    loss = losses.mart_loss(clean, adversarial, step.labels, step.config.mart_beta, validate=False)
+    return Objective(loss, {}, adversarial, step.labels)
+
+
+def supcon(step: Step) -> Objective:
+    """Contrast of two clean views; the classifier is a linear probe that sees both."""
+    return _contrast(step, step.view(), step.view(), beta=0.0, classify_both=True)
+
+
+def supcon_at(step: Step) -> Objective:
+    """ANCHOR with uniform weights."""
+    return _anchor(step, beta=0.0)
+
+
+def anchor(step: Step) -> Objective:
+    """Eq. 3 of the reconstruction: adversarial cross-entropy, and contrast of an augmented and an adversarial view."""
+    return _anchor(step, beta=step.config.beta)
+
+
+OBJECTIVES: dict[str, Callable[[Step], Objective]] = {
+    objective.__name__: objective for objective in (standard, pgd_at, trades, mart, supcon, supcon_at, anchor)
+}
+
+
+def batch_loss(
+    config: Config, forward: Forward, attack: Attack, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> Objective:
+    """The objective of `config.method` on one batch.
+
+    Args:
+        forward: images -> (logits (N, K), embeddings or None).
+        attack: (images, labels, loss="ce") -> adversarial images.
+        images, labels: uint8 (N, C, H, W) and int64 (N,), 0 to K - 1.
+        generator: of the augmentation.
+    """
+
+    def view() -> Tensor:
+        return augment(images, padding=config.crop_padding, flip=config.flip, generator=generator).float() / 255
+
+    return OBJECTIVES[config.method](Step(config, forward, attack, view, labels))
+
+
+def _clean_and_adversarial(step: Step, loss: str) -> tuple[Tensor, Tensor]:
+    """Logits of a view and of what the attack makes of it, in one forward pass."""
+    x = step.view()
+    x_adv = step.attack(x, step.labels, loss=loss)
+    clean, adversarial = step.forward(torch.cat([x, x_adv]))[0].chunk(2)
+    return clean, adversarial
+
+
+def _anchor(step: Step, beta: float) -> Objective:
+    x_aug, second = step.view(), step.view()
+    x_adv = step.attack(second, step.labels)  # eq. 4
+    return _contrast(step, x_aug, x_adv, beta, classify_both=step.config.classifier_view == "both")
+
+
+def _contrast(step: Step, first: Tensor, second: Tensor, beta: float, classify_both: bool) -> Objective:
+    """Eq. 3 on two views, in one forward pass; cross-entropy sees the second, or both."""
+    logits, embeddings = step.forward(torch.cat([first, second]))
+    labels = step.labels.repeat(2)
+    logits, logit_labels = (logits, labels) if classify_both else (logits.chunk(2)[1], step.labels)
+    embeddings, labels = _gather(embeddings), _gather(labels)
+    total, cross_entropy, contrastive = losses.anchor_loss(
+        logits,
+        logit_labels,
+        embeddings,
+        labels,
+        contrastive_weight=step.config.contrastive_weight,
+        temperature=step.config.temperature,
+        beta=beta,
+        validate=False,
+    )
+    terms = {"cross_entropy": cross_entropy, "contrastive": contrastive}
+    terms["hardness_entropy"] = _hardness_entropy(embeddings.detach(), labels, beta)
+    return Objective(total, terms, logits, logit_labels)
+
+
+def logged(term: Tensor) -> float:
+    """A term as one number: its mean over the anchors where it is defined; 1, which is SupCon, where it is for none."""
+    defined = term[~term.isnan()]
+    return defined.mean().item() if len(defined) or not term.ndim else 1.0
+
+
+def _hardness_entropy(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """(M,) entropy of the weights of eq. 1 as a share of log |P(i)|: 1 is SupCon, 0 the hardest positive alone.
+
+    NaN with one positive or none, where there is nothing to weigh.
+    """
+    positives = (labels[:, None] == labels).sum(1) - 1
+    entropy = losses.weight_entropy(losses.hardness_weights(embeddings, labels, beta))
+    return torch.where(positives > 1, entropy / positives.log(), torch.nan)
+
+
+def _gather(x: Tensor) -> Tensor:
+    """Rows of all processes, with gradients, so that contrastive positives and negatives span the whole batch."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    parts = [torch.empty_like(x) for _ in range(world)]
+    torch.distributed.all_gather(parts, x.detach().contiguous())
+    if x.requires_grad:
+        # Each process differentiates the loss of the whole batch by its own rows; data parallelism then divides
+        # the sum by the number of processes, which the factor makes good.
+        parts[rank] = x.detach() + world * (x - x.detach())
+    return torch.cat(parts)
+
+
+class Heads(nn.Module):
+    """One forward pass to logits and, for the contrastive methods, embeddings. What data parallelism wraps.
+
+    Args:
+        dtype: in which the network is computed; logits are float32.
+    """
+
+    def __init__(self, model: AnchorNet, method: str, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model, self.method, self.dtype = model, method, dtype
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            features = self.model.encode(images)
+            # A probe only listens: its gradient must not shape the features.
+            logits = self.model.classifier(features.detach() if METHODS[self.method].probe else features)
+            embeddings = self.model.project(features) if METHODS[self.method].contrastive else None
+        return logits.float(), embeddings
+
+
+@dataclasses.dataclass
+class InnerProblem:
+    """Eq. 4: PGD with uniform random starts on the network as it is when :meth:`refresh` was called last.
+
+    Args:
+        generator: of the random starts.
+        scale: shrinks radius and step, in [0, 1].
+    """
+
+    model: AnchorNet
+    config: Config
+    generator: torch.Generator
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.folded = fold_batchnorm(self.model)
+        # In eval mode the folded copy is the same function, only faster.
+        self.target = self.folded if self.config.attack_mode == "eval" else self.model
+        self.vanished = torch.zeros((), dtype=torch.long, device=self.model.mean.device)
+
+    def refresh(self, scale: float) -> None:
+        """Attack the network as it is now."""
+        self.scale = scale
+        if self.target is self.folded and METHODS[self.config.method].attacked:
+            fold_batchnorm(self.model, self.folded)
+
+    def __call__(self, images: Tensor, labels: Tensor, loss: str = "ce") -> Tensor:
+        """Adversarial images; `loss` is "ce", or "kl" for the inner problem of TRADES, away from the clean prediction.
+
+        `vanished` counts the image-steps without a gradient.
+        """
+        mode = "eval" if self.config.attack_mode == "eval" else "unchanged"
+        dtype = resolve_precision(self.config.precision, images.device)
+        with frozen(self.target, mode), torch.autocast(images.device.type, enabled=False):
+            climb = goal(self.target, labels, LOSSES["ce"] if loss == "ce" else self._away(images), dtype=dtype)
+            start = random_point(images, self.scale * self.config.epsilon, "linf", self.generator)
+            adversarial, _, vanished = ascend(
+                climb,
+                images,
+                start,
+                epsilon=self.scale * self.config.epsilon,
+                step_size=self.scale * self.config.step_size,
+                steps=self.config.attack_steps,
+            )
+        self.vanished += vanished
+        return adversarial
+
+    def _away(self, images: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        with torch.no_grad():
+            clean = self.target(images).float().log_softmax(1)
+
+        def divergence(logits: Tensor, _: Tensor) -> Tensor:
+            return F.kl_div(logits.log_softmax(1), clean, reduction="none", log_target=True).sum(1)
+
+        return divergence
