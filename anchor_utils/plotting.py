@@ -15,7 +15,6 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 # One colour (Okabe & Ito's, safe for colour-blind readers) and one marker a method, the same in every notebook.
@@ -287,28 +286,6 @@ def embedding_map(
     axis.set_title(title)
 
 
-def circle(
-    axis: Axes, angles: np.ndarray, labels: np.ndarray, *, title: str = "", moves: np.ndarray | None = None
-) -> None:
-    """Unit vectors of the plane, given by their angles in radians, on the circle and coloured by class.
-
-    `moves` (N,), signed lengths, are drawn as arrows along the circle, counter-clockwise if positive.
-    """
-    axis.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.7"))
-    palette = sns.color_palette(None, int(labels.max()) + 1)
-    colors = [palette[label] for label in labels]
-    axis.scatter(np.cos(angles), np.sin(angles), c=colors, s=36, ec="white", zorder=3)
-    if moves is not None:
-        axis.quiver(
-            np.cos(angles), np.sin(angles), -moves * np.sin(angles), moves * np.cos(angles),
-            color=colors, angles="xy", scale_units="xy", scale=1, width=0.014, zorder=4,
-        )  # fmt: skip
-    axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), xticks=[], yticks=[], aspect="equal")
-    for side in axis.spines.values():
-        side.set_visible(False)
-    axis.set_title(title)
-
-
 def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *, title: str = "") -> np.ndarray:
     """Outcome bits (A, N) of A attacks on the same N images: blue survives, orange is broken.
 
@@ -332,92 +309,6 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
         side.set_visible(False)
     axis.set_title(title, loc="left")
     return order
-
-
-def chords(
-    axis: Axes, angles: np.ndarray, anchor: int, pulls: np.ndarray, *, width: float = 8.0, thinnest: float = 0.0
-) -> None:
-    """Lines inside a `circle` from point `anchor` to all others, as thick as `pulls` (N,); 0 draws none.
-
-    A positive pull is a solid blue line, a negative one, which pushes, a dashed orange one. `thinnest`, in points,
-    keeps weak ones visible.
-    """
-    x, y = np.cos(angles), np.sin(angles)
-    for other, pull in enumerate(pulls):
-        if other != anchor and pull:
-            axis.plot(
-                [x[anchor], x[other]],
-                [y[anchor], y[other]],
-                color="#0072B2" if pull > 0 else "#D55E00",
-                linestyle="-" if pull > 0 else (0, (1.2, 0.5)),
-                linewidth=max(width * abs(pull), thinnest),
-                alpha=0.8,
-                zorder=2,
-                solid_capstyle="butt",
-            )
-
-
-def gallery(
-    rows: Sequence[np.ndarray],
-    row_labels: Sequence[str],
-    bars: Sequence[Sequence[float | None]],
-    *,
-    titles: Sequence[Sequence[str]],
-    notes: Sequence[Sequence[str]],
-    groups: Mapping[str, int],
-    reference: float = 1.0,
-    size: float = 1.05,
-) -> Figure:
-    """Rows of images (N, C, H, W), each with a title above, a number as a bar below, and a warning in orange words.
-
-    Args:
-        bars: lengths on one scale for the whole gallery; None draws none. A black tick marks `reference`.
-        notes: "" where there is nothing to warn of.
-        groups: headings and how many columns each stands over; a gap separates them.
-    """
-    longest = max(value for row in bars for value in row if value is not None)
-    spans = [*groups.values()]
-    ratios: list[float] = []
-    columns: list[int] = []
-    for span in spans:
-        columns += range(len(ratios), len(ratios) + span)
-        ratios += [1.0] * span + [0.18]
-    height = (size + 0.74) * len(rows) + 0.3
-    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.3 / height))  # room for the headings
-    figure = plt.figure(figsize=(size * sum(ratios) + 0.9, height), layout=layout)
-    grid = figure.add_gridspec(len(rows), len(ratios), width_ratios=ratios)
-    heads = np.cumsum([0, *spans])[:-1]
-    for r, (images, label) in enumerate(zip(rows, row_labels, strict=True)):
-        for c, (image, column) in enumerate(zip(images, columns, strict=True)):
-            axis = figure.add_subplot(grid[r, column])
-            draw_image(axis, np.asarray(image), titles[r][c])
-            below = axis.get_xaxis_transform()
-            low, high = axis.get_xlim()
-            length = bars[r][c]
-            if length is not None:
-                scale = (high - low) / longest
-                corner = (low, -0.15)
-                axis.add_patch(
-                    mpl.patches.Rectangle(
-                        corner, length * scale, 0.1, color="#0072B2", lw=0, transform=below, clip_on=False
-                    )
-                )
-                tick = low + reference * scale
-                axis.plot([tick, tick], [-0.17, -0.03], color="black", linewidth=1.2, transform=below, clip_on=False)
-                axis.text(low, -0.2, f"weight x{length:.2f}", transform=below, fontsize=8.5, va="top", color="#0072B2")
-            if notes[r][c]:
-                axis.text(
-                    low, -0.06 if length is None else -0.36, notes[r][c], transform=below, fontsize=8.5, va="top",
-                    color="#D55E00", fontweight="bold",
-                )  # fmt: skip
-            axis.set(xlim=(low, high))
-            if c == 0:
-                axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
-            if r == 0 and c in heads:
-                heading = [*groups][list(heads).index(c)]
-                text = axis.text(low, 1.26, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
-                text.set_in_layout(False)  # it stands over several columns
-    return figure
 
 
 def forest(

@@ -233,16 +233,6 @@ def test_embedding_map_names_classes_elsewhere_or_not_at_all_and_takes_more_than
     drawn(axis)
 
 
-def test_circle_puts_points_at_their_angles_and_moves_along_it(axis):
-    angles = np.array([0, np.pi / 2])
-    plotting.circle(axis, angles, np.array([0, 1]), title="circle", moves=np.array([0.5, -0.5]))
-    np.testing.assert_allclose(axis.collections[0].get_offsets(), [[1, 0], [0, 1]], atol=1e-12)
-    (arrows,) = quivers(axis)
-    # Counter-clockwise at (1, 0) is up; clockwise at (0, 1) is to the right.
-    np.testing.assert_allclose([arrows.U, arrows.V], [[0, 0.5], [0.5, 0]], atol=1e-12)
-    drawn(axis)
-
-
 def test_survival_matrix_sorts_images_and_states_shares(axis):
     survived = np.array([[True, True, True, False], [True, False, False, False]])
     order = plotting.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
@@ -254,34 +244,6 @@ def test_survival_matrix_sorts_images_and_states_shares(axis):
     assert cells.sum(1).tolist() == [1, 3]
     assert (np.diff(cells.sum(0).astype(int)) >= 0).all()
     drawn(axis)
-
-
-def test_chords_of_a_circle_are_as_thick_as_the_pulls(axis):
-    plotting.chords(axis, np.array([0.0, 1.0, 2.0, 3.0, 4.0]), 1, [0.5, 9.0, -0.25, 0.0, 0.01], width=8, thinnest=1)
-    assert [line.get_linewidth() for line in axis.lines] == [4, 2, 1]
-    assert [line.get_linestyle() for line in axis.lines] == ["-", "--", "-"]
-    assert len({line.get_color() for line in axis.lines}) == 2
-    drawn(axis)
-
-
-def test_gallery_has_bars_on_one_scale_and_warnings_in_words(random):
-    rows = [random.random((4, 1, 5, 5)), random.random((4, 3, 5, 5))]
-    figure = plotting.gallery(
-        rows,
-        ["one", "two"],
-        [[None, 2.0, 1.0, 0.5], [None, 4.0, 1.0, 1.0]],
-        titles=[[""] + 3 * ["cos 0.5"]] * 2,
-        notes=[["", "read as 3", "", ""], 4 * [""]],
-        groups={"anchor": 1, "hard": 2, "easy": 1},
-    )
-    assert len(figure.axes) == 8
-    drawn(figure.axes[0])
-    widths = [patch.get_width() for axis in figure.axes for patch in axis.patches]
-    assert np.allclose(np.array(widths) / max(widths), np.array([2, 1, 0.5, 4, 1, 1]) / 4)
-    words = [text for axis in figure.axes for text in texts(axis)]
-    assert words.count("read as 3") == 1
-    assert {"anchor", "hard", "easy", "weight x0.50"} <= set(words)
-    assert [figure.axes[k].get_ylabel() for k in (0, 4)] == ["one", "two"]
 
 
 def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out(axis):

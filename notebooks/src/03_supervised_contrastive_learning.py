@@ -46,6 +46,7 @@ from sklearn.preprocessing import StandardScaler
 from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, training
 from anchor_utils.data import augment
 from course import lesson
+from course.figures import lesson_03 as figures
 
 config, dataset, device = lesson.start("03", preset, overrides, seed, runs_dir, data_root)
 
@@ -117,28 +118,9 @@ target = positives / positives.sum(1, keepdim=True)  # 1 / |P(i)| on the positiv
 row_losses = -torch.where(positives, target * guess.log(), 0).sum(1)  # eq. 3
 assert torch.allclose(row_losses.mean(), losses.supcon_loss(tiny, tiny_labels, 0.5), rtol=1e-5)
 
-figure, axes = plt.subplots(1, 3, figsize=(10.5, 4.1))
-panels = (
-    ("cosine $c_{ij}$", tiny_cosines, "RdBu_r", -1),
-    ("guess $q_{ij}$", guess, "Greys", 0),
-    ("target", target, "Greys", 0),
-)
-for axis, (title, matrix, colors, lowest) in zip(axes, panels, strict=True):
-    shown_matrix = np.ma.masked_array(matrix.numpy(), itself.numpy())
-    image = axis.imshow(shown_matrix, cmap=colors, vmin=lowest, vmax=1 if lowest else 0.5)
-    figure.colorbar(image, ax=axis, orientation="horizontal", shrink=0.75, aspect=25, pad=0.03)
-    for i in range(12):
-        axis.plot([i - 0.35, i + 0.35], [i - 0.35, i + 0.35], color="0.6", linewidth=1)  # the anchor itself: left out
-    for k in range(3):
-        axis.add_patch(plt.Rectangle((4 * k - 0.5, 4 * k - 0.5), 4, 4, fill=False, ec="#0072B2", lw=2))
-    axis.add_patch(plt.Rectangle((-0.5, 4.5), 12, 1, fill=False, ec="#D55E00", lw=2, zorder=3))
-    axis.set(title=title, xticks=[1.5, 5.5, 9.5], xticklabels=["class 0", "class 1", "class 2"], yticks=[])
-    axis.tick_params(length=0)
-    axis.grid(False)
-axes[0].set_yticks([5], ["one\nanchor"], color="#D55E00")
-axes[0].set_ylabel("anchors $i$, one row each")
+matrices = (matrix.numpy() for matrix in (tiny_cosines, guess, target))
 plotting.show(
-    figure,
+    figures.batch_matrices(*matrices, tiny_labels.numpy(), anchor=5),
     "Three 12 by 12 matrices of a small batch: the cosines, the softmax guess of each row, and the target, which is one "
     "third on each positive. The diagonal is crossed out.",
 )
@@ -227,46 +209,10 @@ for tau in (1.0, 0.1):
     assert torch.allclose(gradient, torch.outer(q - target, anchor) / tau, atol=1e-5)  # eq. 4
     guesses[tau] = q
 
-names, side = "ABCDEFG", ["#0072B2" if value else "#D55E00" for value in target]
-points = others.detach()
-order = (-(points @ anchor)).argsort().tolist()
-figure, axes = plt.subplots(2, 2, figsize=(9.6, 7.2), height_ratios=[1.45, 1])
-for (circle, bars), (tau, q) in zip(axes.T, guesses.items(), strict=True):
-    force = (target - q).numpy()
-    arrows = {
-        "color": side,
-        "angles": "xy",
-        "scale_units": "xy",
-        "scale": 1,
-        "width": 0.011,
-        "headlength": 4,
-        "zorder": 4,
-    }
-    circle.add_patch(plt.Circle((0, 0), 1, fill=False, ec="0.75"))
-    circle.plot(*anchor, marker="*", markersize=17, color="black")
-    circle.text(0, 1.1, "anchor", ha="center")
-    circle.scatter(*points.T, c=side, s=50, zorder=3)
-    circle.quiver(*points.T, np.zeros(7), 1.6 * force, **arrows)
-    for j, (x, y) in enumerate(points.tolist()):
-        circle.text(1.14 * x + 0.02, 1.14 * y, names[j], color=side[j], ha="center", va="center", fontweight="bold")
-    rank, guess, goal = np.argsort(order), q.numpy(), target.numpy()
-    bars.bar(rank, guess, width=0.62, color="0.85")
-    bars.hlines(goal, rank - 0.36, rank + 0.36, color="black", linewidth=2)
-    bars.quiver(rank, guess, np.zeros(7), force, **arrows)
-    circle.set(xlim=(-1.6, 1.6), ylim=(-1.25, 1.3), xticks=[], yticks=[], aspect="equal")
-    circle.set_title(f"$\\tau$ = {tau:g}")
-    circle.spines[:].set_visible(False)
-    bars.set(ylim=(-0.03, 0.75), xticks=range(7), xlabel="the others, from the nearest to the farthest")
-    bars.set_xticklabels([names[j] for j in order], fontweight="bold")
-    for label, j in zip(bars.get_xticklabels(), order, strict=True):
-        label.set_color(side[j])
-    bars.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-axes[1, 0].set_ylabel("share")
-axes[0, 0].text(-1.6, -1.0, "positives", color="#0072B2")
-axes[0, 0].text(-1.6, -1.2, "negatives", color="#D55E00")
-axes[1, 0].text(3.4, 0.6, "grey bar: guess $q$\nblack line: target", va="center")
 plotting.show(
-    figure,
+    figures.anchor_forces(
+        anchor.numpy(), others.detach().numpy(), target.numpy(), {tau: q.numpy() for tau, q in guesses.items()}
+    ),
     "An anchor at the top of a circle and seven others with an arrow each, up for pulled and down for pushed, at "
     "temperatures 1 and 0.1; below, bars of the guess, lines of the target, and the same arrows from one to the other.",
     svg=True,
@@ -413,33 +359,15 @@ def gaps(angles):
     return places, np.rad2deg(np.diff(places, append=places[0] + 2 * np.pi))
 
 
-temperatures, last_step = {0.05: "black", 0.2: "#CC79A7", 2.0: "#E69F00"}, 300
+temperatures, last_step = (0.05, 0.2, 2.0), 300
 paths = {t: descend(start, t, last_step) for t in temperatures}
-smallest_gap = {t: float(gaps(path[-1])[1].min()) for t, (path, _) in paths.items()}
-
-
-def frame(step):
-    figure = plt.figure(figsize=(7.6, 4.8))
-    figure.suptitle(f"step {step}", fontsize=11)
-    grid = figure.add_gridspec(2, 3, height_ratios=[1.35, 1])
-    axis = figure.add_subplot(grid[1, :])
-    for column, (t, (path, values)) in enumerate(paths.items()):
-        circle = figure.add_subplot(grid[0, column])
-        plotting.circle(circle, path[step].numpy(), circle_labels.numpy())
-        circle.set_title(f"$\\tau$ = {t:g}", color=temperatures[t])
-        circle.collections[0].set_sizes([64])
-        axis.plot(values[: step + 1], color=temperatures[t])
-        axis.plot(step, values[step], "o", color=temperatures[t], markersize=7)
-    axis.set_xscale("symlog", linthresh=1)
-    axis.set(xlim=(-0.1, 1.3 * last_step), ylim=(0, 9), xlabel="step (logarithmic)", ylabel="loss (nats)")
-    axis.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
-    axis.minorticks_off()
-    return figure
-
+final_gaps = {t: gaps(path[-1]) for t, (path, _) in paths.items()}
+smallest_gap = {t: float(degrees.min()) for t, (_, degrees) in final_gaps.items()}
 
 steps = np.unique(np.geomspace(1, last_step + 1, 42).round().astype(int)) - 1
+drawn = {t: (path.numpy(), values) for t, (path, values) in paths.items()}
 plotting.animate(
-    (frame(step) for step in steps),
+    figures.descent_frames(drawn, circle_labels.numpy(), steps),
     "Animation: 24 points of three classes start on one third of a circle and are moved by SupCon at temperatures 0.05, "
     "0.2 and 2; they gather by class, and the groups move apart, at low temperature not far. Below, the three losses.",
     milliseconds=120,
@@ -455,25 +383,8 @@ plotting.animate(
 
 # %%
 shown = [0, 4, 8, 20, last_step]
-figure, axes = plt.subplots(len(temperatures), len(shown), figsize=(10, 6.2))
-for row, (t, (path, _)) in zip(axes, paths.items(), strict=True):
-    for axis, step in zip(row, shown, strict=True):
-        title = f"step {step}" if t == min(temperatures) else ""
-        plotting.circle(axis, path[step].numpy(), circle_labels.numpy(), title=title)
-    for place, gap in zip(*gaps(path[-1]), strict=True):
-        middle = place + math.radians(gap) / 2
-        row[-1].text(
-            0.62 * math.cos(middle),
-            0.62 * math.sin(middle),
-            f"{gap:.0f}°",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="0.3",
-        )
-    row[0].set_ylabel(f"$\\tau$ = {t:g}", rotation=0, ha="right", va="center", color=temperatures[t], fontweight="bold")
 plotting.show(
-    figure,
+    figures.descent_filmstrip(drawn, circle_labels.numpy(), shown, final_gaps),
     "Filmstrip: 24 points of three classes on a circle under SupCon, for three temperatures; the classes gather into "
     "groups. In the last column the angles between neighbouring groups are written.",
 )
@@ -583,28 +494,10 @@ for _ in range(50):
     floors.append((2 * counts - 1).log().mean().item())  # eq. 6
 floor = float(np.mean(floors))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6))
-epochs, final = history["epoch"], history["contrastive"].iloc[-1]
-left.plot(epochs, history["contrastive"], color="#0072B2", marker="o")
-left.axhline(floor, color="black", linestyle=":")
-left.fill_between(epochs, floor, history["contrastive"], color="#0072B2", alpha=0.1, linewidth=0)
-left.annotate(
-    "SupCon loss", (epochs.iloc[0], history["contrastive"].iloc[0]), (8, 0), textcoords="offset points", color="#0072B2"
-)
-left.annotate("floor, eq. 6", (epochs.iloc[0], floor), (0, -5), textcoords="offset points", va="top")
-left.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, 1.08 * history["contrastive"].max()))
-plotting.curves(
-    right,
-    epochs,
-    {"clean": history["clean_accuracy"], f"PGD-{config.validation_steps}": history["robust_accuracy"]},
-    xlabel="epoch",
-    ylabel="held-out accuracy",
-)
-right.set_ylim(-0.03, 1.03)
-for axis in (left, right):
-    axis.xaxis.set_major_locator(plt.matplotlib.ticker.MaxNLocator(integer=True))
+epochs, loss = history["epoch"].to_numpy(), history["contrastive"].to_numpy()
+accuracies = {"clean": history["clean_accuracy"], f"PGD-{config.validation_steps}": history["robust_accuracy"]}
 plotting.show(
-    figure,
+    figures.training_curves(epochs, loss, floor, accuracies),
     "Left: the SupCon loss by epoch above its floor, which lies far above zero. Right: accuracy of the linear classifier "
     "on held-out images, clean and under PGD, by epoch.",
     svg=True,
@@ -698,31 +591,8 @@ typical = {name: (float(np.median(within)), float(np.median(between))) for name,
 apart = {name: within - between for name, (within, between) in typical.items()}
 simplex = -1 / (len(dataset.classes) - 1)
 
-figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), sharex=True)
-bins = np.linspace(-1, 1, 61)
-for axis, (name, (within, between)) in zip(axes, pairs.items(), strict=True):
-    for values, color in ((within, "#0072B2"), (between, "#D55E00")):
-        axis.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.6, linewidth=0)
-    axis.set(title=name, xlabel="cosine of the pair", xticks=[-1, -0.5, 0, 0.5, 1])
-    top = axis.get_ylim()[1]
-    axis.set_yticks([tick for tick in axis.get_yticks() if tick <= top])
-    axis.set_ylim(0, 1.25 * top)
-    axis.annotate(
-        "", (typical[name][0], 1.08 * top), (typical[name][1], 1.08 * top),
-        arrowprops={"arrowstyle": "|-|, widthA=0.3, widthB=0.3", "color": "0.3", "shrinkA": 0, "shrinkB": 0},
-    )  # fmt: skip
-    axis.text(min(np.mean(typical[name]), 0.6), 1.11 * top, f"medians {apart[name]:.2f} apart", ha="center", fontsize=9)
-    axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-axes[0].set_ylabel("share of the pairs of its kind")
-axes[0].text(0.05, 0.6, "same class", color="#0072B2", transform=axes[0].transAxes)
-axes[0].text(0.05, 0.5, "different classes", color="#D55E00", transform=axes[0].transAxes)
-axes[2].axvline(simplex, ymax=0.72, color="black", linestyle=":", linewidth=1.2)
-axes[2].annotate(
-    "lowest mean\npossible for\ndifferent classes", (simplex, 0.7), xycoords=("data", "axes fraction"), xytext=(-6, 0),
-    textcoords="offset points", fontsize=9, ha="right", va="top",
-)  # fmt: skip
 plotting.show(
-    figure,
+    figures.pair_cosines(pairs, typical, simplex),
     "Histograms of the cosines of same-class and different-class pairs of test images, in the untrained network's features, "
     "the SupCon features and the SupCon projection, with the distance of the medians.",
     svg=True,
@@ -762,29 +632,13 @@ lesson.say(
 # %%
 probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)
 probe_model = probe_run.model().to(device)
-table = evaluation.evaluate(
-    probe_model,
-    few,
-    ("clean", "noise", "pgd"),
-    epsilon=config.epsilon,
-    step_size=config.eval_step_size,
-    steps=config.eval_steps,
-    seed=seed,
-)
+table = evaluation.evaluate(probe_model, few, ("clean", "noise", "pgd"), **config.evaluation(), seed=seed)
 table.drop(columns=["outcomes", "notes", "norm", "loss", "seconds"]).round(3)
 
 # %%
 few = few[:200]
 x, y = few.inputs(), few.labels
-adversarial = attacks.pgd(
-    probe_model,
-    x,
-    y,
-    epsilon=config.epsilon,
-    step_size=config.eval_step_size,
-    steps=config.eval_steps,
-    generator=torch.Generator().manual_seed(seed),
-)
+adversarial = attacks.pgd(probe_model, x, y, **config.evaluation(), generator=torch.Generator().manual_seed(seed))
 cropped = augment(
     few.images, padding=config.crop_padding, flip=config.flip, generator=torch.Generator().manual_seed(seed)
 )
@@ -801,20 +655,8 @@ to_centre = {name: vectors @ centres.T for name, vectors in features.items()}
 to_own = {name: cosine[own] for name, cosine in to_centre.items()}
 to_other = {name: np.where(own, -1, cosine).max(1) for name, cosine in to_centre.items()}
 
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.9), sharex=True, sharey=True)
-low = min(value.min() for value in [*to_own.values(), *to_other.values()]) - 0.03
-for axis, name in zip(axes, features, strict=True):
-    nearer = to_own[name] > to_other[name]
-    axis.plot([low, 1], [low, 1], color="0.5", linewidth=1)
-    for chosen, color in ((nearer, "#0072B2"), (~nearer, "#D55E00")):
-        axis.scatter(to_own[name][chosen], to_other[name][chosen], s=12, color=color, alpha=0.6, linewidth=0)
-    axis.set(title=f"{name}: {nearer.mean():.1%} nearest\nto their own centre", xlim=(low, 1.02), ylim=(low, 1.02))
-    axis.set_xlabel("cosine with own centre")
-axes[0].set_ylabel("highest cosine\nwith another centre")
-axes[0].text(0.97, 0.03, "own group", transform=axes[0].transAxes, ha="right", fontsize=9, color="0.4")
-axes[0].text(0.03, 0.97, "wrong group", transform=axes[0].transAxes, va="top", fontsize=9, color="0.4")
 plotting.show(
-    figure,
+    figures.distances_to_centres(to_own, to_other),
     "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean, "
     "augmented and PGD images; points above the diagonal are nearer to a wrong centre.",
 )

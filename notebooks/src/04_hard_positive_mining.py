@@ -49,6 +49,7 @@ import torch.nn.functional as F
 from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, training
 from anchor_utils.data import augment
 from course import lesson
+from course.figures import lesson_04 as figures
 
 config, dataset, device = lesson.start("04", preset, overrides, seed, runs_dir, data_root)
 
@@ -131,20 +132,10 @@ print("ours equals the exponential of anchor_utils.losses.weight_entropy")
 
 away = torch.tensor([8.0, -18, 30, -44, 58, -76, 100, -128, 155])  # of nine positives, in degrees
 angles = (90 + torch.cat([torch.zeros(1), away])).deg2rad()
-betas = (0.0, 2.0, 8.0)
-figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.8))
-figure.get_layout_engine().set(h_pad=0.15)
-for axis, beta in zip(axes, betas, strict=True):
-    w = (-beta * away.deg2rad().cos()).softmax(0)  # eq. 1
-    plotting.circle(
-        axis, angles.numpy(), np.zeros(10, int), title=f"beta = {beta:g}" + (": SupCon" if not beta else "")
-    )
-    plotting.chords(axis, angles.numpy(), 0, [0, *w.tolist()], width=18)
-    axis.text(0, 1.15, "anchor", ha="center", fontsize=10)
-    words = f"as many as {my_effective_number(w[None]).item():.1f} of 9 positives count"
-    axis.text(0, -1.3, words, ha="center", va="top", fontsize=10)
+weights = {beta: (-beta * away.deg2rad().cos()).softmax(0) for beta in (0.0, 2.0, 8.0)}  # eq. 1
+counted = {beta: my_effective_number(w[None]).item() for beta, w in weights.items()}
 plotting.show(
-    figure,
+    figures.weights_on_a_circle(angles.numpy(), {beta: w.numpy() for beta, w in weights.items()}, counted),
     "Three circles with one anchor and nine positives; lines from the anchor to its positives are as thick as the weights: "
     "all alike at beta 0, thickest to the far positives at beta 2, all on the farthest ones at beta 8.",
     colors=96,
@@ -164,35 +155,9 @@ spread = torch.linspace(-0.2, 1, 9)
 betas = (0.0, 1.0, 2.0, 4.0)
 multiples = {f"beta = {beta:g}": (9 * (-beta * spread).softmax(0)).numpy() for beta in betas}
 widths = np.linspace(0, 2, 21)
-figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6))
-plotting.curves(
-    left,
-    spread.numpy(),
-    multiples,
-    xlabel="cosine with the anchor (left: hard, right: easy)",
-    ylabel="weight, multiple of SupCon's",
-    percent=False,
-)
-right.set_yscale("log")
-for beta in betas:
-    (line,) = right.plot(widths, np.exp(beta * widths))
-    right.annotate(
-        f"beta = {beta:g}",
-        (2.04, math.exp(2 * beta)),
-        color=line.get_color(),
-        va="center",
-        fontsize=10,
-        annotation_clip=False,
-    )
-right.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
-right.minorticks_off()
-right.set(
-    xlabel="spread: highest minus lowest cosine",
-    ylabel="weight of the hardest positive\nover that of the easiest",
-    xlim=(0, 2),
-)
+ratios = {f"beta = {beta:g}": np.exp(beta * widths) for beta in betas}
 plotting.show(
-    figure,
+    figures.weights_and_ratios(spread.numpy(), multiples, widths, ratios),
     "Left: weight of nine positives against their cosine for beta 0, 1, 2 and 4: flat at 0, steeper for larger beta. "
     "Right: ratio of the largest to the smallest weight against the spread of the cosines, straight lines on a log scale.",
     svg=True,
@@ -286,6 +251,7 @@ multiple = weights * positive.sum(1, keepdim=True)  # 1 is SupCon's weight
 with torch.no_grad(), attacks.frozen(model, "eval"):
     read_as = torch.cat([model(part).argmax(1).cpu() for part in pixels.split(500)])
 
+# %%
 typicality = (cosine * positive).sum(1) / positive.sum(1).clamp_min(1)
 typical = [(typicality + 2 * (labels == k)).argmax().item() for k in labels.unique()[:3]]
 share_counted = my_effective_number(weights) / positive.sum(1).clamp_min(1)
@@ -301,9 +267,8 @@ for i in typical + uneven:
 names = [f"typical\n{dataset.classes[labels[i]]}" for i in typical]
 names += [f"uneven\n{dataset.classes[labels[i]]}" for i in uneven]
 heads = {"anchor": 1, "its four hardest positives, hardest first": 4, "its three easiest": 3}
-figure = plotting.gallery(rows, names, bars, titles=titles, notes=notes, groups=heads)
 plotting.show(
-    figure,
+    figures.gallery(rows, names, bars, titles=titles, notes=notes, groups=heads),
     "Each row: an anchor image, its four hardest positives and its three easiest ones, each with its cosine above and its "
     "weight as a bar below; images that the classifier misreads carry the wrong class in words.",
     colors=128,
@@ -342,19 +307,8 @@ mean_weight = [received[group].mean().item() for group in tenths]
 rest = torch.cat(tenths[1:])
 others_accuracy = outcome[rest].float().mean().item()
 
-figure, axis = plt.subplots(figsize=(8, 3.6))
-axis.axhline(outcome.float().mean(), color="0.5", linestyle=":")
-axis.text(10.4, outcome.float().mean() - 0.012, "all images", ha="right", va="top", fontsize=10, color="0.35")
-for k, (accuracy, (low, high)) in enumerate(zip(by_tenth, ends, strict=True), start=1):
-    axis.errorbar(
-        k, accuracy, yerr=[[max(accuracy - low, 0)], [max(high - accuracy, 0)]], fmt="o", color="#0072B2", capsize=3
-    )
-axis.set_xticks(range(1, 11), [f"{k}\nx{w:.2f}" for k, w in enumerate(mean_weight, start=1)])
-axis.set(xlabel="tenth of the test images, 1 = hardest; below: mean weight received, multiple of SupCon's")
-axis.set_ylabel("read correctly, clean")
-axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
 plotting.show(
-    figure,
+    figures.accuracy_by_tenth(by_tenth, ends, mean_weight, outcome.float().mean().item()),
     "Accuracy of the linear classifier on ten groups of test images, sorted from the hardest positives to the easiest, with "
     "95 percent intervals.",
     svg=True,
@@ -392,15 +346,7 @@ def view():
 
 
 first, second = view(), view()
-attacked = attacks.pgd(
-    model,
-    second,
-    batch.labels,
-    epsilon=config.epsilon,
-    step_size=config.step_size,
-    steps=config.attack_steps,
-    generator=generator,
-)
+attacked = attacks.pgd(model, second, batch.labels, **config.attack(), generator=generator)
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(seed)
     untrained = models.AnchorNet(**model.architecture).to(device)
@@ -415,6 +361,8 @@ batches = {
     "trained": project(model, first, second),
     "trained, adversarial view": project(model, first, attacked),
 }
+
+# %%
 hardnesses = [0, 0.5, 1, 2, 4, 8]
 batch_positive = (both_labels[:, None] == both_labels).fill_diagonal_(False)  # two views: everyone has a positive
 share_used, share_adversarial = {}, []
@@ -427,36 +375,12 @@ for name, z in batches.items():
         if name == "trained, adversarial view":
             share_adversarial.append(w[:n, n:].sum(1).mean().item())
 
-
-def mark_preset(axis):
-    axis.set_ylim(-0.03, 1.05)
-    axis.axvline(config.beta, color="0.75", linewidth=1, zorder=0)
-    axis.text(config.beta + 0.12, 0, f"beta = {config.beta:g}\nof this preset", fontsize=9)
-
-
 z = batches["trained, adversarial view"]
 from_augmented = (z @ z.T)[:n]
 to_augmented = from_augmented[:, :n][batch_positive[:n, :n]].numpy()
 to_adversarial = from_augmented[:, n:][(both_labels[:, None] == both_labels)[:n, n:]].numpy()
-figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.7))
-for values, color in ((to_augmented, "#0072B2"), (to_adversarial, "#D55E00")):
-    left.hist(
-        values, np.linspace(-1, 1, 41), weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.6, lw=0
-    )
-left.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-left.set(
-    xlabel="cosine with an augmented anchor\n(left: hard, right: easy)", ylabel="share of the positives of its kind"
-)
-left.text(0.05, 0.92, "augmented positives", color="#0072B2", transform=left.transAxes)
-left.text(0.05, 0.83, "adversarial positives", color="#D55E00", transform=left.transAxes)
-right.plot(hardnesses, share_adversarial, color="#D55E00", marker="o")
-right.axhline(share_adversarial[0], color="0.5", linestyle=":")
-right.text(hardnesses[-1], share_adversarial[0] - 0.03, "share in SupCon", ha="right", va="top", color="0.35")
-right.set(xlabel="beta", ylabel="share of the weight that goes\nto adversarial positives")
-right.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-mark_preset(right)
 plotting.show(
-    figure,
+    figures.adversarial_positives(to_augmented, to_adversarial, hardnesses, share_adversarial, config.beta),
     "Left: cosines of augmented anchors with augmented and with adversarial positives. Right: share of the weight that goes "
     "to adversarial positives against beta.",
     svg=True,
@@ -485,7 +409,7 @@ lesson.say(
 # %%
 figure, axis = plt.subplots(figsize=(7.8, 3.6))
 plotting.curves(axis, hardnesses, share_used, xlabel="beta", ylabel="effective number of positives,\nshare of all")
-mark_preset(axis)
+figures.mark_preset(axis, config.beta)
 plotting.show(
     figure,
     "Effective number of positives, as a share of all positives, against beta for a batch before training, after SupCon "
@@ -518,9 +442,8 @@ plotting.show(
 # %%
 z = batches["trained"]
 cosine = z @ z.T
-different = (
-    both_labels[:, None] != batch.labels.cpu()[None, :]
-)  # anchor i, image j that may be mislabelled to its class
+# Anchor i, image j that may be mislabelled to its class.
+different = both_labels[:, None] != batch.labels.cpu()[None, :]
 mistake_betas = [0, 0.5, 1, 2, 3, 4, 6, 8]
 
 
@@ -545,29 +468,8 @@ middle_of = [taken[beta].median().item() for beta in mistake_betas]
 band = tuple([taken[beta].quantile(q).item() for beta in mistake_betas] for q in (0.1, 0.9))
 smooth = np.linspace(0, max(mistake_betas), 100)
 formula = 1 / (1 + (number / 2 - 1) * np.exp(-smooth * gap.median().item()))  # eq. 4, two wrong ones: n / 2
-figure, axis = plt.subplots(figsize=(7.8, 3.8))
-mark_preset(axis)
-plotting.curves(
-    axis,
-    mistake_betas,
-    {"wrong positives,\nmeasured": middle_of},
-    bands={"wrong positives,\nmeasured": band},
-    xlabel="beta",
-    ylabel="share of the anchor's weight",
-    ylim=(-0.03, 1.05),
-)
-axis.plot(smooth, formula, color="black", linestyle=":", linewidth=1.4)
-axis.annotate(
-    "equation 4 with\nthe median gap",
-    (smooth[30], formula[30]),
-    xytext=(14, -34),
-    textcoords="offset points",
-    fontsize=10,
-)
-axis.axhline(middle_of[0], color="0.5", linewidth=1)
-axis.annotate("SupCon", (max(mistake_betas), middle_of[0]), xytext=(0, 4), textcoords="offset points", ha="right")
 plotting.show(
-    figure,
+    figures.wrong_label(mistake_betas, middle_of, band, smooth, formula, config.beta),
     "Share of the weight that two positives with a wrong label take, against beta, with a band over all mistakes, and the "
     "curve of equation 4.",
     svg=True,
@@ -690,6 +592,7 @@ def target_of(c, beta, detach):
     return w * (1 + beta * (mean - c))  # eq. 6
 
 
+# %%
 versions = {
     "SupCon": (0.0, True),
     "hard positives, detached": (beta, True),
@@ -710,24 +613,10 @@ print(f"temperature {tau:g}, beta = {beta:g}; target of the easy and of the hard
 for name, target in targets.items():
     print(f"  {name:<30} {target[0]:+.3f}  {target[1]:+.3f}")
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.9))
-for axis, (name, force) in zip(axes, forces.items(), strict=True):
-    moves = 1.5 * force.numpy()
-    plotting.circle(axis, angles.numpy(), circle_labels.numpy(), title=name, moves=moves)
-    for index, (word, side) in enumerate((("anchor", "center"), ("easy", "left"), ("hard", "right"))):
-        angle = angles[index].item()
-        axis.text(
-            1.12 * math.cos(angle), 1.15 * math.sin(angle) - 0.04 * (index > 0), word, ha=side, fontsize=10, color="#0072B2"
-        )  # fmt: skip
-    towards = force[1] > 0  # the anchor lies counter-clockwise of the easy positive
-    axis.text(0, 0.1, "the easy positive is", ha="center", fontsize=10)
-    axis.text(0, -0.34, f"with a force of {force[1].abs():.2f}", ha="center", fontsize=10)
-    axis.text(
-        0, -0.12, "pulled in" if towards else "pushed away", ha="center", fontweight="bold",
-        color="#0072B2" if towards else "#D55E00",
-    )  # fmt: skip
 plotting.show(
-    figure,
+    figures.forces_of_an_anchor(
+        angles.numpy(), circle_labels.numpy(), {k: force.numpy() for k, force in forces.items()}
+    ),
     "Three circles with one anchor, an easy and a hard positive and twelve negatives; arrows show where a step moves "
     "each point. Only without detaching is the easy positive pushed away from the anchor.",
     colors=96,
@@ -751,51 +640,13 @@ pulls = {}
 for name, version in versions.items():
     guess = (walking / tau).softmax(1)[:, 0]
     gradient = (guess - target_of(walking[:, :2], *version)[:, 0]) / tau  # eq. 5 or eq. 6
-    pulls[name] = (-gradient * away.deg2rad().sin()).numpy()  # + towards the anchor, - away from it
-detached, through = pulls["hard positives, detached"], pulls["hard positives, not detached"]
+    pull = -gradient * away.deg2rad().sin()  # + towards the anchor, - away from it
+    pulls[name.removeprefix("hard positives, ")] = pull.numpy()
+detached, through = pulls["detached"], pulls["not detached"]
 reversed_sign = (detached > 0) & (through < 0)
 
-figure, axes = plt.subplot_mosaic("abc", figsize=(11, 4), width_ratios=[1, 1, 1.7])
-places = np.arange(10, 180, 12)
-ring = np.deg2rad(np.concatenate([90 - places, 90 + places]))
-for axis, force, title in ((axes["a"], detached, "detached"), (axes["b"], through, "not detached")):
-    direction = np.sign(force[places])
-    ways = np.concatenate([direction, -direction])  # counter-clockwise is towards the anchor on the right side
-    plotting.circle(axis, ring, (np.tile(direction, 2) < 0).astype(int), title=title, moves=0.19 * ways)
-    axis.plot(0, 1, marker="*", markersize=16, color="black", zorder=5)
-    axis.text(0, 1.16, "anchor", ha="center", fontsize=10)
-    hard = angles[2].item()
-    axis.plot(0.84 * math.cos(hard), 0.84 * math.sin(hard), marker="D", markersize=7, color="0.3")
-    axis.text(0.72 * math.cos(hard), 0.84 * math.sin(hard), "the other positive", fontsize=9, va="center")
-axis = axes["c"]
-axis.fill_between(away, -1, 1, where=reversed_sign, color="#D55E00", alpha=0.13, linewidth=0)
-axis.axhline(0, color="black", linewidth=1)
-styles = {
-    "SupCon": ("#999999", 58),
-    "hard positives, detached": ("#0072B2", 80),
-    "hard positives, not detached": ("#D55E00", 136),
-}
-for name, (color, place) in styles.items():
-    axis.plot(away, pulls[name], color=color)
-    word, side = name.replace("hard positives, ", ""), "left" if place > 90 else "right"
-    axis.annotate(
-        word,
-        (place, pulls[name][place]),
-        xytext=(6 if place > 90 else -6, 4),
-        textcoords="offset points",
-        ha=side,
-        color=color,
-    )
-axis.set(xlim=(0, 180), ylim=(-0.27, 0.78), xticks=range(0, 181, 30), yticks=[0, 0.2, 0.4, 0.6])
-axis.set(
-    xlabel="degrees between the anchor and this positive",
-    ylabel="force along the circle\n- away       + towards the anchor",
-)
-if reversed_sign.any():
-    words = "pulled in if detached,\npushed away if not"
-    axis.text(away[reversed_sign].mean(), -0.26, words, ha="center", va="bottom", color="#D55E00", fontsize=9)
 plotting.show(
-    figure,
+    figures.walking_positive(away.numpy(), pulls, reversed_sign, angles[2].item()),
     "Left and middle: circles with arrows that show where the anchor's loss moves a positive from each place, with detached "
     "weights and without. Right: the force against the angle; a shaded region where it changes its sign.",
     svg=True,
@@ -847,25 +698,10 @@ for name, z in batches.items():
         shares.append((new_target < 0)[batch_positive].float().mean().item())
     negative_targets[name] = shares
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(12.2, 3.8))
-plotting.curves(
-    left,
-    many.numpy(),
-    {name: value.numpy() for name, value in lines.items()},
-    xlabel="cosine with the anchor (left: hard, right: easy)",
-    ylabel="target in the gradient",
-)
-left.axhline(0, color="black", linewidth=1)
-plotting.curves(
-    right,
-    hardnesses,
-    negative_targets,
-    xlabel="beta",
-    ylabel="share of positive pairs with a\nnegative target, not detached",
-    ylim=(-0.03, 1.05),
-)
 plotting.show(
-    figure,
+    figures.targets_and_negative_shares(
+        many.numpy(), {name: value.numpy() for name, value in lines.items()}, hardnesses, negative_targets
+    ),
     "Left: target of thirteen positives against their cosine; only the version that is not detached goes below zero, at the "
     "easy end. Right: share of positive pairs in three real batches with a negative target, against beta.",
     svg=True,
@@ -971,12 +807,12 @@ differ = ends["SupCon"] & ends["hard positives, detached"] & ~ends["hard positiv
 example = int(differ.int().argmax())
 paths = {name: path[:, example] for name, path in paths.items()}  # (steps, 24, 2)
 
-# In colour: the class that ends least gathered without detaching.
+# In colour, and with the lines: the class that ends least gathered without detaching.
 final = paths["hard positives, not detached"][-1]
 torn = int((final @ final.T).masked_fill(~same, 1).view(3, 8, 24).amin((1, 2)).argmin())
-shades = (groups != torn) * (2 + 4 * ((groups - torn) % 3 - 1))  # of the style's cycle: blue, green, grey
 
 
+# %%
 def targets_of(i, name, points):
     """The targets that anchor i has for all points (..., 24): weights, eq. 1, or what replaces them, eq. 6."""
     mates = (groups == groups[i]) & (torch.arange(24) != i)
@@ -994,29 +830,14 @@ pushes = [
 ]
 anchor = 8 * torn + int(torch.stack(pushes).sum((1, 2)).argmax())
 
-
-def draw(axis, name, step, title=""):
-    points = paths[name][step]
-    angles = torch.atan2(points[:, 1], points[:, 0]).numpy()
-    plotting.circle(axis, angles, shades.numpy(), title=title)
-    plotting.chords(axis, angles, anchor, targets_of(anchor, name, points).tolist(), width=12, thinnest=1.4)
-    axis.plot(*points[anchor], marker="*", markersize=15, color="#0072B2", markeredgecolor="white", zorder=5)
-
-
-def frames():
-    for step in sorted({round(last_step * (k / 26) ** 2.2) for k in range(27)}):
-        figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.85), layout="none")
-        figure.subplots_adjust(left=0, right=1, bottom=0.08, top=0.9, wspace=0)
-        for axis, (name, (b, _)) in zip(axes, versions.items(), strict=True):
-            draw(axis, name, step, name.replace("hard positives", f"beta = {b:g}"))
-        figure.text(0.03, 0.03, f"step {step}", fontweight="bold")
-        figure.text(0.5, 0.03, "solid blue: positive target", color="#0072B2", ha="right")
-        figure.text(0.53, 0.03, "dashed orange: negative target", color="#D55E00")
-        yield figure
-
-
+drawn = {}  # of each version, at every step: the angles of the points and the targets of the anchor, both (steps, 24)
+for name, (b, _) in versions.items():
+    x, y = paths[name].unbind(-1)
+    title = name.replace("hard positives", f"beta = {b:g}")
+    drawn[title] = torch.atan2(y, x).numpy(), targets_of(anchor, name, paths[name]).numpy()
+steps = sorted({round(last_step * (k / 26) ** 2.2) for k in range(27)})
 plotting.animate(
-    frames(),
+    figures.descent_frames(drawn, groups.numpy(), anchor, steps),
     "Animation: 24 points of three classes move on a circle from the same start under SupCon, under detached hard-positive "
     "weights and under weights that are not detached; lines show the targets of one anchor.",
     milliseconds=260,
@@ -1038,15 +859,8 @@ lesson.say(
 
 # %%
 shown = [0, 4, 12, 40, last_step]
-figure, axes = plt.subplots(3, len(shown), figsize=(9.4, 6))
-for row, (name, (b, _)) in zip(axes, versions.items(), strict=True):
-    for axis, step in zip(row, shown, strict=True):
-        draw(axis, name, step, f"step {step}" if name == "SupCon" else "")
-    row[0].set_ylabel(
-        name.replace(", ", ",\n").replace("hard positives", f"beta = {b:g}"), rotation=0, ha="right", va="center"
-    )
 plotting.show(
-    figure,
+    figures.descent_filmstrip(drawn, groups.numpy(), anchor, shown),
     "Filmstrip of 24 points of three classes under SupCon, under hard-positive weights that are detached, and under "
     "weights that are not detached; lines show the targets of one anchor.",
     colors=128,
@@ -1080,25 +894,10 @@ success = {
 intervals = {k: [evaluation.wilson(round(v * count), count) for v in values] for k, values in success.items()}
 bands = {name: tuple(zip(*pairs, strict=True)) for name, pairs in intervals.items()}
 roomy = {name: gathered([4], detach, 16)[0] for name, detach in (("detached", True), ("not detached", False))}
-figure, (left, right) = plt.subplots(1, 2, figsize=(12.2, 3.8), sharey=True)
-plotting.curves(
-    left,
-    strengths,
-    success,
-    bands=bands,
-    xlabel="beta",
-    ylabel=f"share of {count} random starts on a circle\nthat end with every class in one group",
-)
-for name, factor, color in (("detached", 1, "#0072B2"), ("not detached", 2, "#D55E00")):
-    x = [factor * b for b in strengths if factor * b <= max(strengths)]
-    right.plot(x, success[name][: len(x)], marker="o", color=color)
-    right.fill_between(x, *(side[: len(x)] for side in bands[name]), color=color, alpha=0.15, linewidth=0)
-right.text(0.04, 0.14, "detached, at beta", color="#0072B2", transform=right.transAxes)
-right.text(0.04, 0.05, "not detached, drawn at 2 beta", color="#D55E00", transform=right.transAxes)
-right.set_xlabel("beta (detached) or 2 beta (not detached)")
-left.set_ylim(-0.03, 1.05)
+
+# %%
 plotting.show(
-    figure,
+    figures.gathering(strengths, success, bands, count),
     "Left: share of random starts that end with every class in one group, against beta, with and without detached weights. "
     "Right: the same curves, the one without detaching drawn at twice its beta.",
     svg=True,
