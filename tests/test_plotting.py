@@ -243,19 +243,6 @@ def test_circle_puts_points_at_their_angles_and_moves_along_it(axis):
     drawn(axis)
 
 
-def test_survival_matrix_sorts_images_and_states_shares(axis):
-    survived = np.array([[True, True, True, False], [True, False, False, False]])
-    order = plotting.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
-    assert sorted(order.tolist()) == [0, 1, 2, 3]
-    assert (np.diff(survived.sum(0)[order]) >= 0).all()
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["AutoAttack", "PGD"]  # the first on top
-    assert texts(axis) == ["25%", "75%"]
-    cells = np.asarray(axis.collections[0].get_array()).reshape(2, 4)
-    assert cells.sum(1).tolist() == [1, 3]
-    assert (np.diff(cells.sum(0).astype(int)) >= 0).all()
-    drawn(axis)
-
-
 def test_chords_of_a_circle_are_as_thick_as_the_pulls(axis):
     plotting.chords(axis, np.array([0.0, 1.0, 2.0, 3.0, 4.0]), 1, [0.5, 9.0, -0.25, 0.0, 0.01], width=8, thinnest=1)
     assert [line.get_linewidth() for line in axis.lines] == [4, 2, 1]
