@@ -286,31 +286,6 @@ def embedding_map(
     axis.set_title(title)
 
 
-def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *, title: str = "") -> np.ndarray:
-    """Outcome bits (A, N) of A attacks on the same N images: blue survives, orange is broken.
-
-    The images are sorted by the number of attacks that they survive, and the share that survives stands at the right.
-    Returns that order (N,), for more rows under the same columns.
-    """
-    order = np.lexsort((*survived, survived.sum(0)))
-    colors = mpl.colors.ListedColormap(["#D55E00", "#A6CEE3"])
-    axis.pcolormesh(survived[::-1, order], cmap=colors, vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
-    rows = np.arange(len(attacks)) + 0.5
-    axis.set_xticks([])
-    axis.set_yticks(rows, list(attacks)[::-1])
-    for row, share in zip(rows, survived[::-1].mean(1), strict=True):
-        axis.annotate(
-            f"{share:.0%}", (1.01, row), xycoords=axis.get_yaxis_transform(), va="center", fontsize=10,
-            annotation_clip=False,
-        )  # fmt: skip
-    axis.tick_params(length=0)
-    axis.grid(False)
-    for side in axis.spines.values():
-        side.set_visible(False)
-    axis.set_title(title, loc="left")
-    return order
-
-
 def forest(
     axis: Axes, groups: Mapping[str, Sequence[tuple[float, float, float, str, str]]], *, title: str = ""
 ) -> None:

@@ -233,19 +233,6 @@ def test_embedding_map_names_classes_elsewhere_or_not_at_all_and_takes_more_than
     drawn(axis)
 
 
-def test_survival_matrix_sorts_images_and_states_shares(axis):
-    survived = np.array([[True, True, True, False], [True, False, False, False]])
-    order = plotting.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
-    assert sorted(order.tolist()) == [0, 1, 2, 3]
-    assert (np.diff(survived.sum(0)[order]) >= 0).all()
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["AutoAttack", "PGD"]  # the first on top
-    assert texts(axis) == ["25%", "75%"]
-    cells = np.asarray(axis.collections[0].get_array()).reshape(2, 4)
-    assert cells.sum(1).tolist() == [1, 3]
-    assert (np.diff(cells.sum(0).astype(int)) >= 0).all()
-    drawn(axis)
-
-
 def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out(axis):
     groups = {
         "a": [(0.1, 0.0, 0.2, "0", "#000000"), (0.2, 0.1, 0.3, "", "#E69F00")],

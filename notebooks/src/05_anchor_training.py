@@ -41,8 +41,6 @@ data_root = "data"  # @param {type:"string"}
 import copy
 import math
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -51,6 +49,7 @@ from scipy.stats import binomtest
 
 from anchor_utils import attacks, data, evaluation, losses, models, plotting, training
 from course import lesson
+from course.figures import lesson_05 as figures
 
 config, dataset, device = lesson.start("05", preset, overrides, seed, runs_dir, data_root)
 test = dataset.test[: config.test_images].to(device)
@@ -107,8 +106,7 @@ def two_views(model, images, labels, generator):
         data.augment(images, padding=config.crop_padding, flip=config.flip, generator=generator).float() / 255
         for _ in range(2)
     )
-    attack = {"epsilon": config.epsilon, "step_size": config.step_size, "steps": config.attack_steps}
-    return x_aug, attacks.pgd(model, x, labels, **attack, generator=generator)  # eq. 4
+    return x_aug, attacks.pgd(model, x, labels, **config.attack(), generator=generator)  # eq. 4
 
 
 def anchor_step(model, images, labels, optimizer, generator):
@@ -153,6 +151,7 @@ def sgd(model):
     )
 
 
+# %%
 order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
 batch = dataset.train[order[: config.batch_size]].to(device)
 ours, theirs = fresh_network().train(), fresh_network().train()
@@ -165,8 +164,7 @@ def forward(images):
 
 
 def attack(images, labels):
-    settings = {"epsilon": config.epsilon, "step_size": config.step_size, "steps": config.attack_steps}
-    return attacks.pgd(theirs, images, labels, **settings, generator=package_generator)
+    return attacks.pgd(theirs, images, labels, **config.attack(), generator=package_generator)
 
 
 package_generator, optimizer = torch.Generator().manual_seed(seed), sgd(theirs)
@@ -231,89 +229,22 @@ multiple = losses.hardness_weights(z, both, config.beta) * positive.sum(1, keepd
 multiple = multiple.masked_fill(~positive, torch.nan)
 
 # %%
-GREY, BLUE, ORANGE = "0.35", plotting.method_color("pgd_at"), plotting.method_color("anchor")
-figure = plt.figure(figsize=(12, 6.5), layout="none")
-canvas = figure.add_axes((0, 0, 1, 1))  # in tenths of an inch
-canvas.set(xlim=(0, 120), ylim=(0, 65))
-canvas.axis("off")
-
-
-def panel(x, y, width, height, values, caption, color=GREY, above=False, **style):
-    """A small picture of real values, with what it is and its shape under (or above) it."""
-    axis = figure.add_axes((x / 120, y / 65, width / 120, height / 65))
-    axis.imshow(values.detach().cpu().numpy() if torch.is_tensor(values) else values, aspect="auto", **style)
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    for side in axis.spines.values():
-        side.set(visible=True, color=color, linewidth=1.5)
-    place = {"y": y + height + 0.8, "va": "bottom"} if above else {"y": y - 0.8, "va": "top"}
-    canvas.text(x + width / 2, s=caption, ha="center", color=color, fontsize=11, linespacing=1.25, **place)
-    return axis
-
-
-def arrow(start, end, text="", at=(0, 0), color=GREY, **style):
-    look = {"arrowstyle": "-|>", "lw": 2, "color": color, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
-    canvas.annotate("", end, start, arrowprops=look)
-    middle = ((start[0] + end[0]) / 2 + at[0], (start[1] + end[1]) / 2 + at[1])
-    canvas.text(*middle, text, color=color, fontsize=11, **{"ha": "center", "va": "center", **style})
-
-
-def box(x, y, width, height, text, color, **style):
-    frame = {"boxstyle": "round,pad=0,rounding_size=1.2", "fc": "white", "ec": color, "lw": 1.8}
-    canvas.add_patch(mpl.patches.FancyBboxPatch((x, y), width, height, **frame))
-    canvas.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=color, **{"fontsize": 11, **style})
-
-
-def tiles(images):
-    """(N, C, H, W) as one picture, a class in each row."""
-    rows = [torch.cat(list(row), 2) for row in images.detach().cpu().split(4)]
-    picture = torch.cat([F.pad(row, (0, rows[0].shape[2] - row.shape[2])) for row in rows], 1)
-    return picture.permute(1, 2, 0).expand(-1, -1, 3).numpy()
-
-
-def shape(tensor):
-    return str(tuple(tensor.shape))
-
-
-deviation = (multiple - 1).abs().nan_to_num().max().item()
-canvas.text(1, 63, f"One step: N = {n} images, 2N = {2 * n} views", va="top", fontsize=13, fontweight="bold")
-panel(1, 25.5, 14, 14, tiles(few.inputs()), f"batch, labels y\n{shape(few.images)}", above=True)
-panel(23, 43, 14, 14, tiles(x_aug), "augmented view", above=True)
-panel(23, 8, 14, 14, tiles(x_adv), f"adversarial view\n$\\varepsilon$ = {config.epsilon:g}")
-arrow((15.8, 36), (22.2, 48), "augment", at=(1.4, -2), ha="left")
-arrow((15.8, 29), (22.2, 17), "augment, then\nPGD, eq. 4", at=(1.6, 2), ha="left")
-box(42, 24, 11, 17, f"encoder\n\none pass\nover all\n{2 * n} views", GREY, fontweight="bold")
-arrow((37.8, 48), (43.5, 41.8))
-arrow((37.8, 17), (43.5, 23.2))
-panel(58, 24, 8, 17, features, f"features\n{shape(features)}", cmap="Greys", vmin=0).axhline(n - 0.5, color=ORANGE)
-arrow((53.8, 32.5), (57.3, 32.5))
-arrow((64, 41.8), (69.2, 48), "adversarial half\nto the classifier", at=(-1.4, 2.8), color=BLUE, ha="right")
-panel(70, 43, 10, 14, logits, f"logits {shape(logits)}", BLUE, above=True, cmap="Blues")
-arrow((80.8, 50), (86.2, 50), "y", at=(0, 1.8), color=BLUE)
-box(87, 46, 12, 8, f"cross-entropy\n{terms.cross_entropy:.3f}", BLUE)
-arrow((66.8, 25.5), (70.5, 23.2), "projection,\nlength 1", at=(2.4, 3), color=ORANGE, ha="left")
-axis = panel(70, 8, 8, 14, z, f"embeddings z\n{shape(z)}", ORANGE, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
-axis.axhline(n - 0.5, color=ORANGE)
-arrow((78.8, 15), (83.2, 15), "$zz^\\top$", at=(0, 2), color=ORANGE)
-limits = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
-first = panel(84, 8, 14, 14, cosine, f"cosines {shape(cosine)}\nblue -1, red +1", ORANGE, **limits)
-arrow((98.8, 15), (104.2, 15), "eq. 1", at=(0, 2), color=ORANGE)
-limits = {"cmap": "PuOr_r", "vmin": 1 - deviation, "vmax": 1 + deviation}
-low, high = multiple.nan_to_num(1).min(), multiple.nan_to_num(1).max()
-second = panel(105, 8, 14, 14, multiple, f"weights, {low:.2f} to\n{high:.2f} x SupCon's", ORANGE, **limits)
-second.set_facecolor("0.9")  # not a positive: no weight
-for axis in (first, second):
-    axis.axhline(n - 0.5, color="0.2", linewidth=1)
-    axis.axvline(n - 0.5, color="0.2", linewidth=1)
-arrow((93, 22.8), (101.5, 30.2), "", color=ORANGE)
-arrow((112, 22.8), (111, 30.2), "", color=ORANGE)
-box(96, 31, 22, 6, f"contrastive $L_{{HP}}$ = {terms.contrastive:.3f}", ORANGE)
-canvas.text(94.5, 27, "eq. 2", color=ORANGE, ha="center", va="center")
-arrow((111, 37.8), (111, 45.2), f"times $\\lambda$ = {config.contrastive_weight:g}", at=(-6.3, 0), color=ORANGE)
-box(104, 46, 15, 8, f"L = {terms.total:.3f}", "black", fontsize=14, fontweight="bold")
-arrow((99.8, 50), (103.2, 50), color=BLUE)
-total = f"eq. 3:  {terms.cross_entropy:.3f} + {config.contrastive_weight:g} x {terms.contrastive:.3f}"
-canvas.text(119, 55.5, total, color="black", ha="right", fontsize=11)
+tensors = {
+    "batch": few.inputs(),
+    "augmented": x_aug,
+    "adversarial": x_adv,
+    "features": features,
+    "logits": logits,
+    "embeddings": z,
+    "cosines": cosine,
+    "weights": multiple,
+}
+figure = figures.anchor_step(
+    {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()},
+    {name: term.item() for name, term in terms._asdict().items()},
+    epsilon=config.epsilon,
+    contrastive_weight=config.contrastive_weight,
+)
 plotting.show(
     figure,
     "Diagram of one ANCHOR step with the real tensors: batch, augmented and adversarial view, one pass through the encoder, "
@@ -378,6 +309,7 @@ def share_of_contrastive(hp, ce):
     return (hp.norm() / (hp.norm() + ce.norm())).item()  # eq. 6
 
 
+# %%
 moments = {"before training": fresh_network(), "after training": networks["anchor"]}
 group_shares, share, angle, changed = {}, {}, {}, {}
 for moment, network in moments.items():
@@ -387,20 +319,8 @@ for moment, network in moments.items():
     changed[moment] = ((hp - supcon).norm() / supcon.norm().clamp_min(1e-12)).item()
     share[moment], angle[moment] = share_of_contrastive(hp, ce), F.cosine_similarity(hp, ce, dim=0).item()
 
-figure, axis = plt.subplots(figsize=(7.5, 3.2))
-for moment, marker, color in (("before training", "o", "0.5"), ("after training", "X", ORANGE)):
-    values = group_shares[moment]
-    axis.plot(range(len(groups)), values, marker=marker, color=color, markersize=8)
-    axis.annotate(
-        moment, (len(groups) - 1, values[-1]), xytext=(10, 0), textcoords="offset points", color=color, va="center"
-    )
-axis.axhline(0.5, color="0.6", linestyle=":")
-axis.annotate("equal pulls", (1.5, 0.5), xytext=(0, -12), textcoords="offset points", color="0.4", fontsize=10)
-axis.set_xticks(range(len(groups)), groups)
-axis.set(ylim=(0, 1.02), ylabel="share of the contrastive\nterm in the pull (eq. 6)")
-axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
 plotting.show(
-    figure,
+    figures.contrastive_shares(groups, group_shares["before training"], group_shares["after training"]),
     "Share of the contrastive term in the gradient of each group of layers of the encoder, before and after training.",
     svg=True,
 )
@@ -446,60 +366,15 @@ counts = torch.cat(counts).double()
 positives = counts.log().mean().exp().item()
 effective = positives ** curve["hardness_entropy"].to_numpy()
 
-figure, axes = plt.subplots(2, 2, figsize=(11, 6.6))
-terms_left, entropy_axis, clean_axis, robust_axis = axes.flat
-plotting.curves(
-    terms_left,
+held_out = f"{config.validation_images} held-out images"
+figure = figures.training_curves(
     epochs,
-    {
-        "cross-entropy": curve["cross_entropy"].to_numpy(),
-        "contrastive": curve["contrastive"].to_numpy(),
-        "floor of the\ncontrastive term": np.log(effective),
-    },
-    xlabel="epoch",
-    ylabel="loss (nats)",
-    percent=False,
+    {method: {name: column.to_numpy() for name, column in table.items()} for method, table in history.items()},
+    floor=np.log(effective),
+    positives=positives,
+    beta=config.beta,
+    titles=(f"{held_out}, clean", f"{held_out}, PGD-{config.validation_steps}, epsilon {config.epsilon:g}"),
 )
-terms_left.set_ylim(0, None)
-terms_left.set_title("ANCHOR's two terms, training")
-names = {"supcon_at": "SupCon-AT, 1 by definition", "anchor": f"ANCHOR, beta = {config.beta:g}"}
-inset = entropy_axis.inset_axes((0.17, 0.17, 0.78, 0.55))
-for method in ("supcon_at", "anchor"):
-    values = history[method]["hardness_entropy"].to_numpy()
-    color, marker = plotting.METHOD_STYLE[method]
-    for axis in (entropy_axis, inset):
-        axis.plot(epochs, values, color=color, marker=marker)
-lowest = min(0.99, 2 * curve["hardness_entropy"].min() - 1)
-inset.set(ylim=(lowest, 1 + 0.12 * (1 - lowest)), xlim=(epochs[0] - 0.3, epochs[-1] + 0.3))
-inset.set_title("the same, stretched", fontsize=10, fontweight="normal", loc="left")
-for method, place in (("supcon_at", 0.74), ("anchor", 0.2)):
-    inset.text(
-        0.98, place, names[method], transform=inset.transAxes, ha="right", va="center", fontsize=10,
-        color=plotting.method_color(method),
-    )  # fmt: skip
-inset.tick_params(labelsize=9)
-inset.ticklabel_format(axis="y", useOffset=False)
-entropy_axis.set(ylim=(0, 1.05), xlabel="epoch", ylabel="hardness entropy (eq. 7)")
-entropy_axis.set_title("spread of the weights, training")
-effective_axis = entropy_axis.secondary_yaxis(
-    "right", functions=(lambda h: positives**h, lambda e: np.log(np.maximum(e, 1e-9)) / np.log(positives))
-)
-effective_axis.set_yticks([tick for tick in (1, 2, 4, 8, 16, 32, 64, 128, 256) if tick < 0.9 * positives] + [positives])
-effective_axis.yaxis.set_major_formatter("{x:.3g}")
-effective_axis.set_ylabel("effective positives")
-for axis, column, title in (
-    (clean_axis, "clean_accuracy", f"{config.validation_images} held-out images, clean"),
-    (
-        robust_axis,
-        "robust_accuracy",
-        f"{config.validation_images} held-out images, PGD-{config.validation_steps}, epsilon {config.epsilon:g}",
-    ),
-):
-    lines = {method: table[column].to_numpy() for method, table in history.items()}
-    plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03))
-    axis.set_title(title)
-for axis in (*axes.flat, inset):
-    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 plotting.show(
     figure,
     "Four panels over the epochs of training: ANCHOR's two loss terms with the floor of the contrastive one, hardness "
@@ -565,6 +440,7 @@ def effective_share(w, positive):
     return (losses.weight_entropy(w)[has].exp() / positive.sum(1)[has]).mean().item()
 
 
+# %%
 hardnesses = np.linspace(0, 16, 33)
 both = batch.labels.repeat(2)
 positive = (both[:, None] == both).fill_diagonal_(False)
@@ -603,49 +479,9 @@ for method, network in studied.items():
         "share": np.array([w[:n, n:].sum(1)[has_positive].mean().item() for w in weights]),
     }
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 4.1), width_ratios=[1, 1.15, 1.15])
-for row, method in enumerate(reversed(list(studied))):
-    for values, shift, alpha in zip(sweep[method]["cosines"], (0.16, -0.16), (0.35, 1.0), strict=True):
-        q = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-        color = plotting.method_color(method)
-        axes[0].plot(q[[0, 4]], [row + shift] * 2, color=color, alpha=alpha, linewidth=2)
-        axes[0].plot(q[[1, 3]], [row + shift] * 2, color=color, alpha=alpha, linewidth=8, solid_capstyle="butt")
-        axes[0].plot(q[2], row + shift, "|", color="white", markersize=8, markeredgewidth=2)
-axes[0].set_yticks(range(len(studied)), [plotting.method_name(method) for method in reversed(list(studied))])
-axes[0].set(xlabel="cosine of an augmented anchor\nwith its positives", ylim=(-0.5, len(studied) - 0.2))
-axes[0].set_title("pale: augmented positives,\nfull colour: adversarial ones", fontsize=10.5, fontweight="normal")
-for axis, key, ylabel in (
-    (axes[1], "entropy", "hardness entropy (eq. 7)"),
-    (axes[2], "share", "weight on adversarial positives"),
-):
-    for method in studied:
-        color, _ = plotting.METHOD_STYLE[method]
-        axis.plot(hardnesses, sweep[method][key], color=color)
-    axis.axvline(config.beta, color="0.6", linestyle=":", zorder=0)
-    axis.set(xlabel="beta", ylabel=ylabel, xlim=(0, 16), xticks=[0, 4, 8, 12, 16], ylim=(0, 1.02))
-    axis.annotate(
-        f"beta = {config.beta:g},\nthis run", (config.beta, 0.03), xytext=(4, 0), textcoords="offset points", fontsize=10,
-        color="0.35",
-    )  # fmt: skip
-axes[1].plot(
-    hardnesses, np.clip(sweep["anchor"]["approximation"], 0, 1), color="black", linestyle=(0, (2, 3)), linewidth=1.4
-)
-axes[1].set_title("dashed black: eq. 8 for ANCHOR", fontsize=10.5, fontweight="normal")
-axes[2].axhline(sweep["anchor"]["share"][0], color="0.6", linestyle=":")
-axes[2].set_title("level dotted line: SupCon's share", fontsize=10.5, fontweight="normal")
-axes[2].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
-place = -1.0
-for method in sorted(studied, key=lambda m: sweep[m]["share"][-1]):
-    place = max(place + 0.07, sweep[method]["share"][-1])
-    axes[2].annotate(
-        plotting.method_name(method),
-        (16.3, place),
-        color=plotting.method_color(method),
-        va="center",
-        annotation_clip=False,
-    )
+# %%
 plotting.show(
-    figure,
+    figures.hardness_sweep(hardnesses, sweep, config.beta),
     "Left: quantiles of the cosines between augmented anchors and their positives in four networks. Middle and right: "
     "hardness entropy and share of the weight on adversarial positives against beta from 0 to 16.",
     svg=True,
@@ -843,8 +679,8 @@ compared = test[:500]
 def measure(network):
     """Clean and PGD accuracy on the test images, with 95% intervals and the outcome of each image."""
     network = models.fold_batchnorm(network)  # BatchNorm inside the convolutions: the same function, faster to attack
-    settings = {"step_size": config.eval_step_size, "steps": config.eval_steps, "restarts": config.eval_restarts}
-    return evaluation.evaluate(network, compared, ("clean", "pgd"), epsilon=config.epsilon, **settings, seed=seed)
+    settings = {**config.evaluation(), "restarts": config.eval_restarts}
+    return evaluation.evaluate(network, compared, ("clean", "pgd"), **settings, seed=seed)
 
 
 candidates = networks | {"anchor, fine-tuned": tuned}
@@ -885,39 +721,14 @@ for other in ("pgd_at", "supcon_at", "anchor, fine-tuned"):
     )
 comparisons = pd.DataFrame(comparisons).set_index("ANCHOR against")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 3.6), sharey=False, width_ratios=[1.25, 1])
-for row, name in enumerate(reversed(list(candidates))):
-    color = plotting.method_color(name.split(",")[0])
-    for attack_name, face in (("clean", "white"), ("pgd", color)):
-        value, low, high = by.loc[(name, attack_name), ["accuracy", "low", "high"]]
-        left.plot([low, high], [row, row], color=color, linewidth=2)
-        left.plot(value, row, "o", color=color, markerfacecolor=face, markersize=9, markeredgewidth=2)
-        if row == len(candidates) - 1:
-            text = "clean" if attack_name == "clean" else f"PGD-{config.eval_steps}"
-            left.annotate(text, (value, row), xytext=(0, 10), textcoords="offset points", ha="center", color="0.3")
-left.set_yticks(
-    range(len(candidates)),
-    [plotting.method_name(name).replace("anchor,", "ANCHOR,\n") for name in reversed(list(candidates))],
+# %%
+accuracies = {
+    name: {attack: by.loc[(name, attack), ["accuracy", "low", "high"]].tolist() for attack in ("clean", "pgd")}
+    for name in candidates
+}
+figure = figures.candidates(
+    accuracies, comparisons.to_dict("index"), images=len(compared), attack=f"PGD-{config.eval_steps}"
 )
-left.set(ylim=(-0.5, len(candidates) - 0.2), xlabel=f"accuracy on {len(compared)} test images, 95% intervals")
-left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
-for row, found in enumerate(reversed(comparisons.to_dict("records"))):
-    color = "black" if found["p"] < 0.05 else "0.5"
-    right.plot([found["low"], found["high"]], [row, row], color=color, linewidth=2)
-    right.plot(found["difference"], row, "s", color=color, markersize=8)
-    right.annotate(
-        f"{found['a']} : {found['b']} images, p = {found['p']:.2g}", (found["difference"], row), xytext=(0, 9),
-        textcoords="offset points", ha="center", color=color, fontsize=10, bbox={"fc": "white", "ec": "none", "pad": 1},
-    )  # fmt: skip
-right.axvline(0, color="0.4", linewidth=1)
-right.set_yticks(
-    range(len(comparisons)),
-    [f"against {plotting.method_name(name).replace('anchor, ', '')}" for name in reversed(list(comparisons.index))],
-)
-reach = 2.1 * max(1, comparisons[["low", "high"]].abs().to_numpy().max())
-right.set(ylim=(-0.5, len(comparisons) - 0.2), xlim=(-reach, reach))
-right.set_xlabel("ANCHOR's PGD accuracy minus the other's\n(points, paired over images, 95% interval)")
-right.set_title("other better  |  ANCHOR better", fontsize=10.5, fontweight="normal")
 plotting.show(
     figure,
     "Left: clean and PGD accuracy with 95% intervals of four networks. Right: paired differences in PGD accuracy between "

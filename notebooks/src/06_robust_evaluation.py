@@ -40,12 +40,10 @@ models = "train"  # @param ["train", "pretrained"]
 # %%
 import copy
 import math
-import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -57,6 +55,7 @@ from torch import nn
 from anchor_utils import attacks, evaluation, plotting, training
 from anchor_utils.models import fold_batchnorm, pretrained
 from course import lesson
+from course.figures import lesson_06 as figures
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
     preset = "cifar10_cpu"
@@ -163,46 +162,14 @@ def coverage(interval):
 
 
 sizes = np.array([10, 20, 40, 100, 200, 500, 1000, 2000, 5000, 10000])
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.6))
-axis = axes[0]
-for name, interval, color, spot in (
-    ("Wilson", my_wilson, "#0072B2", (0.62, 0.975)),
-    ("textbook", textbook, "#D55E00", (0.82, 0.70)),
-):
-    axis.plot(share, coverage(interval), color=color, linewidth=1.6)
-    axis.annotate(name, spot, color=color)
-axis.axhline(0.95, color="0.3", linestyle="--", linewidth=1)
-axis.annotate(
-    "what 95% promises",
-    (0.52, 0.95),
-    (0.52, 0.82),
-    color="0.3",
-    fontsize=9,
-    arrowprops={"arrowstyle": "-", "color": "0.3"},
+figure = figures.intervals(
+    share,
+    {"Wilson": coverage(my_wilson), "textbook": coverage(textbook)},
+    n,
+    sizes=sizes,
+    measured=0.85,
+    ends=my_wilson(0.85 * sizes, sizes),
 )
-axis.set(ylim=(0.4, 1.01), xlabel="true accuracy", ylabel="interval holds the truth")
-axis.set_title(f"{n} images: how often the interval is right")
-axis.xaxis.set_major_formatter("{x:.0%}")
-axis.yaxis.set_major_formatter("{x:.0%}")
-axis = axes[1]
-low, high = my_wilson(0.85 * sizes, sizes)
-axis.fill_between(sizes, low, high, color="#0072B2", alpha=0.2, linewidth=0)
-axis.plot(sizes, np.full(len(sizes), 0.85), color="#0072B2", marker="o", markersize=5)
-for x in (100, 1000, 10000):
-    i = int(np.flatnonzero(sizes == x)[0])
-    axis.annotate(
-        f"{x:,}: ±{50 * (high[i] - low[i]):.1f} points",
-        (x, high[i] if x == 10000 else low[i]),
-        (0, 7 if x == 10000 else -16),
-        textcoords="offset points",
-        ha="right" if x == 10000 else "left",
-        fontsize=9,
-    )
-axis.set(xscale="log", ylim=(0.45, 1.0), xlabel="test images", ylabel="accuracy")
-axis.set_xticks(sizes[::3], [f"{size:,}" for size in sizes[::3]])
-axis.minorticks_off()
-axis.set_title("85% measured: what it may be")
-axis.yaxis.set_major_formatter("{x:.0%}")
 plotting.show(
     figure,
     "Left: Wilson's interval holds the truth in about 95% of samples at every accuracy, the textbook interval far less often "
@@ -286,9 +253,7 @@ FULL = METHODS if device.type == "cuda" else ["standard", "anchor"]
 n_full = min(config.autoattack_images, len(test))
 n_screen = max(n_full, min(config.screen_images, len(test)))
 settings = {
-    "epsilon": config.epsilon,
-    "step_size": config.eval_step_size,
-    "steps": config.eval_steps,
+    **config.evaluation(),
     "restarts": config.eval_restarts,
     "iterate": "any",
     "precision": config.eval_precision,
@@ -296,6 +261,7 @@ settings = {
 }
 
 
+# %%
 def evaluated(key, model, images, names):
     """One table. A run's folder keeps what is finished: an interrupted evaluation goes on there."""
     return evaluation.evaluate(model, images, names, **settings, resume=runs[key].path / "evaluation" if runs else None)
@@ -324,6 +290,7 @@ def strong_attacks(method):
     return [*([] if full is None else [full]), screen_row(key, model, full)]
 
 
+# %%
 # One helper, not more: AutoAttack sets torch's global seed, so only one may run at a time. PGD runs beside it, with
 # random numbers of its own.
 with ThreadPoolExecutor(1) as helper:
@@ -494,40 +461,9 @@ display(pd.DataFrame(rows).set_index(["ANCHOR against", "images"]))
 
 # %%
 trained = [method for method in others if method != "standard"]
-over_the_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # so that the zero line does not cross a label
-figure, axis = plt.subplots(figsize=(8, 0.62 * len(trained) + 1.3))
-for y, method in enumerate(reversed(trained)):
-    value, paired, independent = difference_with_errors(outcome["anchor"], outcome[method])
-    axis.errorbar(value, y + 0.14, xerr=independent, fmt="none", ecolor="0.6", elinewidth=2, capsize=3)
-    axis.errorbar(value, y - 0.14, xerr=paired, fmt="o", color=plotting.method_color(method), elinewidth=2, capsize=3)
-    if y == len(trained) - 1:
-        axis.annotate(
-            "as if independent",
-            (value + independent, y + 0.14),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color="0.4",
-            bbox=over_the_line,
-        )
-        axis.annotate(
-            "paired",
-            (value + paired, y - 0.14),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=plotting.method_color(method),
-            bbox=over_the_line,
-        )
-axis.axvline(0, color="0.2", linewidth=1)
-axis.set_yticks(range(len(trained)), [f"against {plotting.method_name(m)}" for m in reversed(trained)])
-axis.set_ylim(-0.6, len(trained) - 0.4)
-axis.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+g}" if abs(x) > 1e-9 else "0")
-axis.set_xlabel(f"ANCHOR minus the other: {pgd_name} accuracy, percentage points")
+differences = {method: difference_with_errors(outcome["anchor"], outcome[method]) for method in trained}
 plotting.show(
-    figure,
+    figures.paired_differences(differences, pgd_name),
     "Difference in PGD accuracy between ANCHOR and each other robust method, with a paired 95% interval and one as if independent.",
     svg=True,
 )
@@ -618,9 +554,7 @@ if standing.any():
         model,
         x[standing],
         y[standing],
-        epsilon=config.epsilon,
-        step_size=config.eval_step_size,
-        steps=config.eval_steps,
+        **config.evaluation(),
         restarts=config.eval_restarts,
         keep="worst",
         generator=torch.Generator().manual_seed(config.seed),
@@ -628,40 +562,8 @@ if standing.any():
 lead = -attacks.margin(evaluation.logits_of(model, worst), y).cpu().numpy()
 
 # %%
-figure, (top, middle, bottom) = plt.subplots(
-    3, 1, figsize=(10, 5.2), sharex=True, gridspec_kw={"height_ratios": [2.3, 1.4, 0.75]}
-)
-order = plotting.survival_matrix(top, ladder, stage_names, title="ANCHOR: blue survives, orange is broken")
-column = np.arange(n_drawn) + 0.5
-colors = np.where(late, "#CC79A7", np.where(ladder[1], "#56B4E9", "#D55E00"))[order]
-middle.bar(column, lead[order], color=colors, width=0.8)
-middle.axhline(0, color="0.2", linewidth=1)
-middle.set_ylabel("lead (logits)")
-middle.grid(axis="x", visible=False)
-middle.set_title(
-    f"Lead of the true class after {pgd_name}. Pink: {pgd_name} left it standing, AutoAttack breaks it", loc="left"
-)
-# All images if there is room, otherwise those that fall late and those that barely survive.
-shown = np.arange(n_drawn)
-if n_drawn > 20:
-    shown = np.sort(np.argsort(np.where(late, -1, np.where(ladder[1], lead, np.inf))[order], kind="stable")[:20])
-width = 0.45 * n_drawn / 20  # half of it: 20 pictures fill the row
-for slot, c in zip((np.arange(len(shown)) + 0.5) * n_drawn / len(shown), shown, strict=True):
-    picture = images[order[c]].cpu().numpy().transpose(1, 2, 0)
-    bottom.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, extent=(slot - width, slot + width, 0, 1))
-    bottom.plot([column[c], slot], [1.35, 1.03], color=colors[c], linewidth=1.5, clip_on=False)
-    if late[order[c]]:
-        bottom.add_patch(
-            plt.Rectangle((slot - width, 0), 2 * width, 1, fill=False, edgecolor="#CC79A7", linewidth=4, clip_on=False)
-        )
-bottom.set(aspect="auto", xlim=(0, n_drawn), ylim=(0, 1.35), xticks=[], yticks=[])
-bottom.set_xlabel(f"the first {n_drawn} test images, those that fall early at the left")
-bottom.grid(False)
-for axis in (middle, bottom):
-    axis.spines["bottom"].set_visible(False)
-bottom.spines["left"].set_visible(False)
 plotting.show(
-    figure,
+    figures.attack_ladder(ladder, stage_names, lead, x.cpu().numpy()),
     "Top: a matrix of attacks by images, blue cells survive, orange cells are broken, at the right the accuracy after each attack. Middle: bars with the lead of "
     "the true class after PGD. Bottom: the images, framed where AutoAttack broke what PGD had left.",
 )
@@ -746,29 +648,13 @@ ends = {
 }
 
 # %%
-figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), sharex=True, sharey=True)
-for axis, method in zip(axes.flat, METHODS, strict=True):
-    for other in METHODS:
-        axis.plot(epsilons, curves[other].mean(1), color="0.8", linewidth=1)
-    color = plotting.method_color(method)
-    axis.fill_between(epsilons, *ends[method], color=color, alpha=0.2, linewidth=0)
-    axis.plot(epsilons, curves[method].mean(1), color=color, marker=plotting.METHOD_STYLE[method][1], markersize=5)
-    axis.axvline(config.epsilon, color="0.4", linewidth=1, linestyle="--")
-    axis.set_title(plotting.method_name(method), color=color, loc="left")
-    axis.set_ylim(-0.03, 1.03)
-    axis.yaxis.set_major_formatter("{x:.0%}")
-roomy_right = config.epsilon < 0.3 * epsilons[-1]
-axes[0, 0].annotate(
-    "epsilon of\nthe table",
-    (config.epsilon, 0.6 if roomy_right else 0.3),
-    (5 if roomy_right else -5, 0),
-    textcoords="offset points",
-    ha="left" if roomy_right else "right",
-    fontsize=9,
-    color="0.4",
+figure = figures.accuracy_by_epsilon(
+    epsilons,
+    {method: outcomes.mean(1) for method, outcomes in curves.items()},
+    ends,
+    epsilon=config.epsilon,
+    ylabel=f"accuracy under {pgd_name}, {n_curve} images",
 )
-figure.supxlabel("epsilon (pixel intensity, 0 to 1)", fontsize=11)
-figure.supylabel(f"accuracy under {pgd_name}, {n_curve} images", fontsize=11)
 plotting.show(
     figure,
     "Six panels, one a method: accuracy under PGD against epsilon with a 95% band, the other methods in grey. A dashed line marks the epsilon of the table.",
@@ -819,12 +705,9 @@ model = networks["anchor"]
 right = evaluation.clean_outcomes(model, images[:100], labels[:100])
 x, y = images[:100][right], labels[:100][right]
 memory = pgd_with_memory(model, x, y, config.epsilon, config.eval_step_size, 50, config.seed)
-common = {"epsilon": config.epsilon, "seed": config.seed}
 final, some = memory, memory.cummin(0).values  # eq. 6
 
-package = evaluation.pgd_outcomes(
-    model, x, y, **common, step_size=config.eval_step_size, steps=config.eval_steps, iterate="final"
-)
+package = evaluation.pgd_outcomes(model, x, y, **config.evaluation(), iterate="final", seed=config.seed)
 agree = (package == final[config.eval_steps]).float().mean().item()
 assert agree >= 0.95  # rounding may carry an image on the border to either side
 print(f"our loop and evaluation.pgd_outcomes agree on {agree:.0%} of the outcome bits after {config.eval_steps} steps")
@@ -832,35 +715,19 @@ print(f"our loop and evaluation.pgd_outcomes agree on {agree:.0%} of the outcome
 # %%
 steps = [1, 2, 5, 10, 20, 50]
 scaled = [
-    evaluation.pgd_outcomes(model, x, y, **common, step_size=2.5 * config.epsilon / t, steps=t) for t in steps[:-1]
+    evaluation.pgd_outcomes(
+        model, x, y, epsilon=config.epsilon, step_size=2.5 * config.epsilon / t, steps=t, seed=config.seed
+    )
+    for t in steps[:-1]
 ]
 share = 1 / len(right)  # images that are wrong from the start count as broken
-figure, axis = plt.subplots(figsize=(8, 3.9))
 heights = {
     "final": [final[t].sum().item() * share for t in steps],
     "any": [some[t].sum().item() * share for t in steps],
     "scaled": [o.sum().item() * share for o in scaled],
 }
-axis.plot(steps, heights["final"], color="#A6CEE3", linewidth=8, solid_capstyle="round", solid_joinstyle="round")
-axis.plot(steps, heights["any"], color="#0072B2", marker="o")
-axis.plot(steps[:-1], heights["scaled"], color="#D55E00", marker="^")
-axis.annotate(
-    "step fixed; wide: final iterate, thin: any iterate",
-    (steps[1], heights["final"][1]),
-    (12, 6),
-    textcoords="offset points",
-    color="#0072B2",
-)
-axis.annotate("step 2.5 epsilon / steps, any iterate", (0.02, 0.05), xycoords="axes fraction", color="#D55E00")
-axis.set_xlabel("PGD steps (logarithmic)")
-axis.set_ylabel(f"accuracy, ANCHOR, {len(right)} images")
-axis.margins(y=0.12)
-axis.yaxis.set_major_formatter("{x:.0%}")
-axis.set_xscale("log")
-axis.set_xticks(steps, [str(t) for t in steps])
-axis.minorticks_off()
 plotting.show(
-    figure,
+    figures.accuracy_by_steps(steps, heights, len(right)),
     "Accuracy of the ANCHOR network against the number of PGD steps, for a fixed step with the final or any iterate counting, and for a step that is scaled to their number.",
     svg=True,
 )
@@ -939,26 +806,13 @@ def walk(model, points=121):
     path = (x + t.view(-1, 1, 1, 1) * direction).clamp(0, 1)
     losses = attacks.cross_entropy(model(path), y.expand(points))
     (slopes,) = torch.autograd.grad(losses.sum(), t)
-    return (v.detach().cpu().numpy() for v in (t, losses, slopes))
+    return tuple(v.detach().cpu().numpy() for v in (t, losses, slopes))
 
 
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.1))
-flat = {}
-for axis, name in zip(axes, ("no defence", "rounding", "loud logits"), strict=True):
-    t, losses, slopes = walk(defences[name])
-    flat[name] = (slopes == 0).mean()
-    axis.plot(t, losses, color="#0072B2")
-    for j in range(6, len(t), 18):
-        reach = np.array([-1, 1]) * 0.055 * config.epsilon
-        axis.plot(t[j] + reach, losses[j] + slopes[j] * reach, color="#D55E00", linewidth=3.5, solid_capstyle="round")
-    axis.margins(y=0.12)
-    axis.set_title(name, loc="left")
-    axis.set_xlabel("distance walked (pixel intensity)")
-axes[0].set_ylabel("cross-entropy")
-axes[0].annotate("loss", (0.97, 0.14), xycoords="axes fraction", color="#0072B2", ha="right")
-axes[0].annotate("slope that PGD sees", (0.97, 0.04), xycoords="axes fraction", color="#D55E00", ha="right")
+walks = {name: walk(defences[name]) for name in ("no defence", "rounding", "loud logits")}
+flat = {name: (slopes == 0).mean() for name, (_, _, slopes) in walks.items()}
 plotting.show(
-    figure,
+    figures.losses_on_a_walk(walks, config.epsilon),
     "Three curves of the loss along one direction, with short strokes that have the slope autograd reports: without defence along the curve, with rounding "
     "flat on its stairs, and with loud logits flat where the loss is zero.",
     svg=True,
@@ -1136,9 +990,7 @@ checks = {
         model,
         images[:count],
         labels[:count],
-        epsilon=config.epsilon,
-        step_size=config.eval_step_size,
-        steps=config.eval_steps,
+        **config.evaluation(),
         surrogate=surrogate,
         square_queries=100,
         tolerance=tolerance,
@@ -1152,49 +1004,13 @@ assert f"{ours:.1%}" in theirs
 print(f"ANCHOR: {theirs}; our lines find {ours:.1%}")
 
 # %%
-# The numbers that each check compares, out of its sentence of evidence.
-PATTERNS = {
-    "more steps are never weaker": ("1 → {steps} → {many} steps: must not rise", "{} → {} → {}%"),
-    "a larger epsilon is never weaker": ("epsilon × ½ → 1 → 2: must not rise", "{} → {} → {}%"),
-    "epsilon = 1 defeats the model": ("epsilon = 1: must fall to zero", "{}%, allowed {}%"),
-    "random noise is weaker than the gradient attack": ("noise against PGD: must be higher", "{} against {}%"),
-    "a transferred attack is weaker than the white-box attack": ("transfer against PGD: not lower", "{} against {}%"),
-    "black-box Square is weaker than the white-box attack": ("Square against PGD: not lower", "{} against {}%"),
-    "the loss rises along its gradient": ("images whose loss rises", "{}%, wanted {}%"),
-    "PGD on the margin agrees with PGD on cross-entropy": (
-        "cross-entropy against margin: not higher",
-        "{} against {}%",
-    ),
+headings = {name: f"{name}, {min(count, len(test))} images" for name, (_, _, count) in checked.items()}
+shown = {
+    headings[name]: {check: (bool(row["passed"]), row["evidence"]) for check, row in table_of.iterrows()}
+    for name, table_of in checks.items()
 }
-figure, axis = plt.subplots(figsize=(10, 4.6))
-for row, (check, (_, pattern)) in enumerate(PATTERNS.items()):
-    for c, table_of in enumerate(checks.values()):
-        numbers = [f"{float(n):.0f}" for n in re.findall(r"([\d.]+)%", table_of.loc[check, "evidence"])]
-        passed = bool(table_of.loc[check, "passed"])
-        axis.add_patch(plt.Rectangle((c + 0.02, row + 0.04), 0.96, 0.92, color="#CFE3F1" if passed else "#D55E00"))
-        axis.text(
-            c + 0.5,
-            row + 0.5,
-            f"{'pass' if passed else 'FAIL'}   {pattern.format(*numbers)}",
-            ha="center",
-            va="center",
-            fontsize=10,
-            color="0.15" if passed else "white",
-            fontweight="normal" if passed else "bold",
-        )
-labels_of_rows = [label.format(steps=config.eval_steps, many=5 * config.eval_steps) for label, _ in PATTERNS.values()]
-axis.set(xlim=(0, len(checks)), ylim=(len(PATTERNS), 0))
-axis.set_yticks(np.arange(len(PATTERNS)) + 0.5, labels_of_rows)
-axis.set_xticks(
-    np.arange(len(checks)) + 0.5, [f"{name}, {min(n, len(test))} images" for name, (_, _, n) in checked.items()]
-)
-axis.xaxis.tick_top()
-axis.tick_params(length=0, labelsize=10)
-axis.grid(False)
-for side in axis.spines.values():
-    side.set_visible(False)
 plotting.show(
-    figure,
+    figures.check_matrix(shown, config.eval_steps),
     "A matrix of eight checks by three models. Each cell says pass or fail and the accuracies that were compared; failures are orange.",
     svg=True,
 )
