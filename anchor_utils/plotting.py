@@ -17,26 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-# One colour (Okabe & Ito's, safe for colour-blind readers) and one marker a method, the same in every notebook.
-METHOD_STYLE = {
-    "standard": ("#000000", "o"),
-    "pgd_at": ("#0072B2", "s"),
-    "trades": ("#56B4E9", "^"),
-    "mart": ("#009E73", "v"),
-    "supcon": ("#999999", "P"),
-    "supcon_at": ("#E69F00", "D"),
-    "anchor": ("#D55E00", "X"),
-}
-METHOD_NAMES = {
-    "standard": "standard",
-    "pgd_at": "PGD-AT",
-    "trades": "TRADES",
-    "mart": "MART",
-    "supcon": "SupCon",
-    "supcon_at": "SupCon-AT",
-    "anchor": "ANCHOR",
-}
-
+from anchor_utils.config import METHODS
 
 PIXELS_AN_INCH = 80  # of an SVG figure
 
@@ -111,11 +92,18 @@ def _display(kind: str, data: str, alt: str) -> None:
 
 
 def method_name(method: str) -> str:
-    return METHOD_NAMES.get(method, method)
+    """Its label; any other name is its own."""
+    return METHODS[method].label if method in METHODS else method
 
 
 def method_color(method: str) -> str:
-    return METHOD_STYLE.get(method, ("#CC79A7", "*"))[0]
+    """One colour a method, the same in every notebook; a colour of no method for any other name."""
+    return METHODS[method].color if method in METHODS else "#CC79A7"
+
+
+def method_marker(method: str) -> str:
+    """One marker a method, as :func:`method_color`."""
+    return METHODS[method].marker if method in METHODS else "*"
 
 
 def draw_image(axis: Axes, image: np.ndarray, title: str = "", *, signed: bool = False) -> None:
@@ -174,8 +162,7 @@ def curves(
     others = iter(sns.color_palette(None, 10))
     ends: list[tuple[float, str, Any]] = []
     for name, y in lines.items():
-        color, marker = METHOD_STYLE.get(name, (None, "o"))
-        color = color or next(others)
+        color, marker = (method_color(name), method_marker(name)) if name in METHODS else (next(others), "o")
         axis.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.8)
         if bands and name in bands:
             axis.fill_between(x, *bands[name], color=color, alpha=0.15, linewidth=0)

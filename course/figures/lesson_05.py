@@ -224,7 +224,7 @@ def _hardness_entropy(
     """The hardness entropy on its whole range; returns the inset, which has the same curves stretched."""
     inset = axis.inset_axes((0.17, 0.17, 0.78, 0.55))
     for method in ("supcon_at", "anchor"):
-        color, marker = plotting.METHOD_STYLE[method]
+        color, marker = plotting.method_color(method), plotting.method_marker(method)
         for each in (axis, inset):
             each.plot(epochs, history[method]["hardness_entropy"], color=color, marker=marker)
     lowest = min(0.99, 2 * history["anchor"]["hardness_entropy"].min() - 1)

@@ -215,7 +215,7 @@ def accuracy_by_epsilon(
     for axis, method in zip(axes.flat, accuracy, strict=True):
         for other in accuracy:
             axis.plot(epsilons, accuracy[other], color="0.8", linewidth=1)
-        color, marker = plotting.METHOD_STYLE[method]
+        color, marker = plotting.method_color(method), plotting.method_marker(method)
         axis.fill_between(epsilons, *ends[method], color=color, alpha=0.2, linewidth=0)
         axis.plot(epsilons, accuracy[method], color=color, marker=marker, markersize=5)
         axis.axvline(epsilon, color="0.4", linewidth=1, linestyle="--")
