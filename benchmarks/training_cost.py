@@ -14,7 +14,7 @@ import torch
 from anchor_utils import training
 from anchor_utils.config import load_preset
 from anchor_utils.data import Dataset, Split
-from study.report import cost_table
+from study.tables import cost_table
 
 METHODS = ("pgd_at", "standard", "trades", "mart", "supcon_at", "anchor")
 

@@ -19,7 +19,9 @@ from anchor_utils import evaluation, models
 from anchor_utils.config import Config
 from anchor_utils.files import write_text
 from anchor_utils.training import load_data
-from study import report
+from study.claims import EQUAL_TIME_CLAIMS, claims_table
+from study.sweep import ATTACKS
+from study.tables import cost_table, method_table, read_cells, setting, with_screen
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "data" / "pretrained" / "study.json"
@@ -39,15 +41,15 @@ def collect(sweeps: list[str], runs_dir: Path) -> None:
 
 def export(sweep: str, runs_dir: Path, seed: int) -> None:
     """One network a method, in half precision if its test accuracy holds, with a model card."""
-    table, cells = report.read_cells(STUDY, sweep)
-    for cell in (cell for cell in cells if cell["seed"] == seed):
+    table, cells = read_cells(STUDY, sweep)
+    for cell in (cell for cell in cells if cell["training_seed"] == seed):
         config = Config(**cell["config"])
         model = models.load(runs_dir / cell["run"] / "best.safetensors")
         metadata = {**model.metadata, "data": DATA, "sweep": sweep}
         path = STUDY.parent / f"cifar10-{config.method}.safetensors"
         models.save(model.half(), path, metadata)
         test = load_data(config).test[: config.test_images]
-        rows = report.with_screen(table[(table["method"] == config.method) & (table["seed"] == seed)])
+        rows = with_screen(table[(table["method"] == config.method) & (table["training_seed"] == seed)])
         rows = rows[rows["checkpoint"] == "best"]
         clean = float(rows.loc[rows["attack"] == "clean", "accuracy"].iloc[0])
         stored = evaluation.clean_outcomes(models.load(path), test.inputs(), test.labels).float().mean().item()
@@ -59,8 +61,8 @@ def export(sweep: str, runs_dir: Path, seed: int) -> None:
 def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: float, sweep: str) -> str:
     """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
     metrics = [
-        f"| {report.setting(rows, attack)} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} |"
-        for attack in ("clean", "pgd", "screen", "autoattack")
+        f"| {setting(rows, attack)} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} |"
+        for attack in ATTACKS
         for _, r in rows[rows["attack"] == attack].iterrows()
     ]
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
@@ -95,26 +97,24 @@ configuration gives the same metrics on the same machine with one thread.
 
 def tables(sweep: str) -> str:
     """The study's tables as Markdown, from study.json alone."""
-    table, cells = report.read_cells(STUDY, sweep)
-    table = report.with_screen(table[table["checkpoint"] == "best"])
-    settings = "; ".join(report.setting(table, a) for a in ("clean", "pgd", "screen", "autoattack"))
+    table, cells = read_cells(STUDY, sweep)
+    table = with_screen(table[table["checkpoint"] == "best"])
+    settings = "; ".join(setting(table, attack) for attack in ATTACKS)
     parts = [
-        report.method_table(table).to_markdown(index=False),
+        method_table(table).to_markdown(index=False),
         f"Accuracy in percent: mean over n training seeds with its 95% t interval, or for n = 1 the Wilson interval over images. {settings}.",
-        report.claims_table(table).drop(columns="tested by").to_markdown(index=False),
+        claims_table(table).drop(columns="tested by").to_markdown(index=False),
         "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
-        report.cost_table(cells).round(2).to_markdown(index=False),
+        cost_table(cells).round(2).to_markdown(index=False),
         "Passes are forward-and-backward passes of one image through the network; seconds are one thread of shared CPUs, not the same for all cells, and only rough. What an epoch of each method costs, the methods taking turns on one machine: `python benchmarks/training_cost.py`.",
     ]
-    longer_table, longer_cells = report.read_cells(STUDY, EQUAL_TIME)
+    longer_table, longer_cells = read_cells(STUDY, EQUAL_TIME)
     if longer_cells:
         longer = longer_cells[0]["config"]
         equal_time = pd.concat([table[table["method"] == "anchor"], longer_table[longer_table["checkpoint"] == "best"]])
         parts += [
             f"An epoch of ANCHOR takes longer. Against a PGD-AT of {longer['epochs']} epochs in place of {cells[0]['config']['epochs']} (`make sweep SWEEP={EQUAL_TIME}`):",
-            report.claims_table(equal_time, report.EQUAL_TIME_CLAIMS)
-            .drop(columns="tested by")
-            .to_markdown(index=False),
+            claims_table(equal_time, EQUAL_TIME_CLAIMS).drop(columns="tested by").to_markdown(index=False),
         ]
     return "\n\n".join(parts)
 

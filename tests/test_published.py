@@ -10,8 +10,9 @@ import torch
 
 from anchor_utils import evaluation, models
 from anchor_utils.config import Config
-from study import publish, report
+from study import publish
 from study.sweep import load_sweep
+from study.tables import read_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +21,7 @@ METHODS = ("standard", "pgd_at", "trades", "mart", "supcon_at", "anchor")
 
 @pytest.fixture(scope="module")
 def study():
-    return report.read_cells(publish.STUDY, "cifar10_cpu")
+    return read_cells(publish.STUDY, "cifar10_cpu")
 
 
 def test_every_cell_of_the_sweeps_is_there_with_the_configuration_that_the_sweep_file_gives():
@@ -36,7 +37,7 @@ def test_every_cell_of_the_sweeps_is_there_with_the_configuration_that_the_sweep
 
 def test_the_settings_are_those_of_the_best_trial_and_every_method_had_as_many(study):
     """By accuracy under PGD on held-out training images, then by clean accuracy; "standard" was not tuned."""
-    _, trials = report.read_cells(publish.STUDY, "cifar10_tuning")
+    _, trials = read_cells(publish.STUDY, "cifar10_tuning")
     tuned = [method for method in METHODS if method != "standard"]
     counts = {method: sum(trial["method"] == method for trial in trials) for method in tuned}
     assert len(set(counts.values())) == 1, counts
@@ -70,7 +71,7 @@ def test_attacks_only_take_images_away(study):
     """A survivor of PGD or AutoAttack was right to begin with, and the stages of AutoAttack lose images one by one."""
     table, cells = study
     for cell in cells:
-        rows = table[(table["variant"] == cell["variant"]) & (table["seed"] == cell["seed"])]
+        rows = table[(table["variant"] == cell["variant"]) & (table["training_seed"] == cell["training_seed"])]
         rows = rows[rows["checkpoint"] == "best"].set_index("attack")
         clean = evaluation.unpack_outcomes(rows.loc["clean", "outcomes"], int(rows.loc["clean", "images"]))
         before = None
@@ -93,9 +94,9 @@ def test_card_and_network_belong_together(method, study):
     assert network.architecture["width"] == 16
     assert torch.isfinite(evaluation.logits_of(network, torch.rand(2, 3, 32, 32))).all()
     table, cells = study
-    (cell,) = (c for c in cells if c["method"] == method and c["seed"] == 0)
+    (cell,) = (c for c in cells if c["method"] == method and c["training_seed"] == 0)
     assert network.metadata["training"] == Config(**cell["config"]).training_fields()
-    clean = table[(table["variant"] == method) & (table["seed"] == 0) & (table["attack"] == "clean")]
+    clean = table[(table["variant"] == method) & (table["training_seed"] == 0) & (table["attack"] == "clean")]
     assert f"{clean['accuracy'].iloc[0]:.1%}" in card
     for words in ("**Data.**", "seed 0", "**Limits.**", "**Recipe.**", "PGD-20", "epsilon 0.031"):
         assert words in card

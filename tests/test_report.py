@@ -1,4 +1,4 @@
-"""Means, paired comparisons and verdicts against closed forms and other libraries, and the published study."""
+"""Means over training seeds and paired comparisons, against closed forms and other libraries."""
 
 import math
 
@@ -9,10 +9,8 @@ import torch
 from scipy.stats import ttest_rel
 from sklearn.metrics import accuracy_score
 
-from anchor_utils import evaluation, models
+from anchor_utils import evaluation
 from study import report
-
-STUDY = models.PRETRAINED_DIR / "study.json"
 
 
 def rows(outcomes: dict[tuple[str, int], np.ndarray], attack: str = "pgd") -> pd.DataFrame:
@@ -91,81 +89,3 @@ def test_different_numbers_of_images_are_compared_on_the_common_ones():
     assert (found["images"], found["difference"]) == (20, 0)
     table = rows({("anchor", 0): np.ones(40, bool), ("mart", 0): np.ones(40, bool), ("mart", 1): np.ones(4, bool)})
     assert report.compare(table, "anchor", "mart", "pgd")["images"] == 40  # a seed that only one has costs no images
-
-
-@pytest.mark.parametrize(
-    ("sides", "wanted"),
-    [
-        ([1, 1], "supported"),
-        ([-1, -1], "contradicted"),
-        ([1, 0], "mixed"),
-        ([1, -1], "mixed"),
-        ([0, 0], "no difference measured"),
-        ([], "not measured"),
-        ([1, None], "not measured"),
-    ],
-)
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_verdict(sides, wanted, seeds):
-    def comparison(side):
-        if side is None:
-            return None
-        low, high = {1: (0.01, 0.03), -1: (-0.03, -0.01), 0: (-0.01, 0.03)}[side]
-        result = {"difference": (low + high) / 2, "low": low, "high": high, "seeds": seeds, "p_images": 0.9}
-        if seeds == 1:
-            result |= {"low": math.nan, "high": math.nan, "p_images": 0.01 if side else 0.5}
-        return result
-
-    one = " (one training seed)" if seeds == 1 and wanted != "not measured" else ""
-    assert report.verdict([comparison(side) for side in sides]) == wanted + one
-
-
-def test_a_large_difference_is_found_and_none_is_not():
-    claims = report.claims_table(rows(draws({"anchor": 0.9, "pgd_at": 0.5, "trades": 0.5, "mart": 0.4})))
-    verdicts = dict(zip((attack for _, _, attack in report.CLAIMS), claims["verdict"], strict=True))
-    assert claims["verdict"][0] == "supported"
-    assert verdicts["autoattack"] == "not measured"
-    table = rows(draws({"anchor": 0.5, "pgd_at": 0.9}))
-    longer = report.claims_table(table, report.EQUAL_TIME_CLAIMS)
-    assert longer["verdict"].tolist() == ["contradicted", "not measured", "not measured"]
-    same = draws({"anchor": 0.5})
-    table = rows({**same, **{("pgd_at", s): same["anchor", (s + 1) % 3] for s in range(3)}})
-    table = pd.concat([table, table[table["method"] == "pgd_at"].assign(method="trades")])
-    table = pd.concat([table, table[table["method"] == "trades"].assign(method="mart")])
-    assert report.claims_table(table)["verdict"][0] == "no difference measured"
-
-
-def test_tables_name_attack_epsilon_step_steps_restarts_images_and_seeds():
-    table = rows(draws({"anchor": 0.6}))
-    text = report.setting(table, "pgd")
-    for words in ("PGD-20", "epsilon 0.1", "step 0.01", "restarts 1", "any iterate", "400 images", "seeds [0, 1, 2]"):
-        assert words in text
-    assert report.method_table(table)["PGD-20"][0].endswith("n = 3")
-    assert report.method_table(table)["AutoAttack"][0] == "not measured"
-
-
-def test_cost_counts_the_passes_of_each_method():
-    cells = [
-        {"method": m, "training_seconds": 10.0 + s, "config": {"attack_steps": 3}}
-        for m in ("standard", "pgd_at", "trades", "anchor")
-        for s in range(2)
-    ]
-    table = report.cost_table(cells).set_index("method")
-    assert table["passes, PGD-AT = 1"].to_dict() == {"standard": 0.25, "PGD-AT": 1.0, "TRADES": 1.25, "ANCHOR": 1.25}
-    assert table["seconds a run"].tolist() == [10.5] * 4
-
-
-def test_blocks_of_images_join_to_the_table_of_all():
-    """Joined, two blocks say what one evaluation of all images says, where the attack has no randomness."""
-    torch.manual_seed(0)
-    model = models.AnchorNet(10, 2, 1, 0).eval()
-    images = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8)
-    labels = evaluation.logits_of(model, images.float() / 255).argmax(1)
-    split = evaluation.Split(images, labels)
-    settings = {"attacks": ("clean", "fgsm"), "epsilon": 0.02, "step_size": 0.1}
-    whole = evaluation.evaluate(model, split, **settings)
-    parts = [evaluation.evaluate(model, split[a:b], **settings) for a, b in ((0, 13), (13, 30))]
-    joined = evaluation.join_images(parts)
-    columns = ["attack", "accuracy", "low", "high", "correct", "images", "epsilon", "outcomes"]
-    pd.testing.assert_frame_equal(joined[columns], whole[columns])
-    assert 0 < joined["accuracy"][1] < 1  # otherwise this shows nothing

@@ -1,18 +1,16 @@
-"""Sweeps: what a sweep file may say, and the workflow end to end."""
+"""Cells of a sweep, end to end: Snakefile, papermill and study/cell.py."""
 
 import json
 import os
-import re
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
 from anchor_utils import evaluation
-from study.sweep import SWEEP_DIR, load_sweep
+from study.sweep import SWEEP_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,63 +76,3 @@ def test_finished_cells_are_not_run_again_and_rerun_to_the_same_result(swept):
         for row in content["rows"]:
             row.pop("seconds")
     assert after == before
-
-
-@pytest.mark.parametrize("path", sorted(SWEEP_DIR.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_sweep_file_is_valid_and_its_cells_are_different_runs(path):
-    from anchor_utils.config import load_preset
-
-    cells = load_sweep(path.stem).cells()
-    names = {load_preset(c["preset"], **c["overrides"], seed=c["seed"]).run_name() for c in cells.values()}
-    assert len(names) == len(cells)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"preset": "huge"}, "unknown preset 'huge'"),
-        ({"overrides": {"epoch": 3}}, "unknown parameter 'epoch'; did you mean 'epochs'"),
-        ({"variants": {"a": {"method": "magic"}}, "finetune": []}, "method='magic'"),
-        ({"variants": {"a b": {"method": "mart"}}}, "a b"),
-        ({"attacks": ["clean", "autoattak"]}, "attacks.1='autoattak'"),
-        ({"seed": [1]}, "seed"),
-        ({"cells": {}}, "cells"),
-        ({"seeds": [-1]}, "seed=-1"),
-        ({"finetune": ["ankor"]}, "unknown variant in finetune 'ankor'; did you mean 'anchor'"),
-    ],
-)
-def test_a_bad_sweep_file_is_refused_before_anything_runs(tmp_path, change, message):
-    path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load((SWEEP_DIR / "smoke.yaml").read_text()), **change}))
-    with pytest.raises(ValueError, match=re.escape(message)):
-        load_sweep(str(path))
-
-
-def test_an_unknown_sweep_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown sweep 'smoek'; did you mean 'smoke'\? Allowed: .*cifar10_tuning"):
-        load_sweep("smoek")
-
-
-def test_cells_share_out_the_gpus_of_one_machine(tmp_path):
-    """Three commands at once on a machine that says it has two GPUs: two run side by side, the third waits."""
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho GPU 0: one\necho GPU 1: two\n")
-    smi.chmod(0o755)
-    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-    body = (
-        "import os, time; a = time.time(); time.sleep(1.5); print(os.environ['CUDA_VISIBLE_DEVICES'], a, time.time())"
-    )
-    command = [sys.executable, str(ROOT / "study" / "on_free_gpu.py"), sys.executable, "-c", body]
-    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    spans = sorted((p.communicate()[0].split() for p in processes), key=lambda span: float(span[1]))
-    assert {span[0] for span in spans} == {"0", "1"}
-    assert spans[0][0] != spans[1][0]
-    for device in ("0", "1"):  # one after the other on the same GPU
-        mine = [span for span in spans if span[0] == device]
-        assert all(float(later[1]) >= float(earlier[2]) for earlier, later in pairwise(mine))
-
-
-def test_without_a_gpu_the_command_just_runs(tmp_path):
-    command = [sys.executable, str(ROOT / "study" / "on_free_gpu.py"), sys.executable, "-c", "raise SystemExit(7)"]
-    assert subprocess.run(command, env={"PATH": str(tmp_path)}).returncode == 7

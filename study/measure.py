@@ -1,0 +1,127 @@
+"""What a sweep measures of one trained network: accuracies, its features under attack, the gradients of its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from anchor_utils import embeddings, evaluation, training
+from anchor_utils.attacks import pgd
+from anchor_utils.config import Config
+from anchor_utils.data import Split
+from anchor_utils.models import AnchorNet, fold_batchnorm
+
+BLOCK = 250  # test images; each block is attacked with the random numbers of the first
+
+
+def held_out(run: training.Run) -> dict[str, float]:
+    """Epoch of the checkpoint that was kept, and its accuracies, clean and robust, on held-out training images."""
+    kept = run.model("best").metadata
+    return {"epoch": kept["epoch"], "clean": kept["clean_accuracy"], "robust": kept["robust_accuracy"]}
+
+
+def accuracies(run: training.Run, test: Split, attacks: Sequence[str], device: torch.device) -> pd.DataFrame:
+    """Test accuracy of the best checkpoint under each attack, and of the last one on clean images and under PGD.
+
+    Args:
+        attacks: any of :data:`study.sweep.ATTACKS`; the configuration says how many images each gets.
+
+    Returns:
+        The rows of :func:`anchor_utils.evaluation.evaluate` with the column `checkpoint`; no rows without attacks.
+    """
+    sizes = {"clean": run.config.test_images, "pgd": run.config.test_images}
+    sizes |= {"screen": run.config.screen_images, "autoattack": run.config.autoattack_images}
+    last = [attack for attack in attacks if attack in ("clean", "pgd")]
+    tables = [accuracy_under(attack, run, "best", test[: sizes[attack]], device) for attack in attacks]
+    tables += [accuracy_under(attack, run, "last", test[: sizes[attack]], device) for attack in last]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def accuracy_under(
+    attack: str, run: training.Run, which: Literal["best", "last"], images: Split, device: torch.device
+) -> pd.DataFrame:
+    """Accuracy of a checkpoint under one attack, block by block.
+
+    What is finished stays in the folder `evaluation` of the run, so that an interrupted call goes on where it stopped,
+    and a best epoch that is also the last one is attacked once.
+    """
+    config = run.config
+    network = fold_batchnorm(run.model(which)).to(device)  # the same function of the image, and faster
+    settings: dict[str, Any] = {"restarts": config.eval_restarts, "precision": config.eval_precision}
+    settings |= {"seed": config.seed, "batch_size": BLOCK, "resume": run.path / "evaluation"}
+    blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
+    tables = [evaluation.evaluate(network, block, [attack], **config.evaluation(), **settings) for block in blocks]
+    return evaluation.join_images(tables).assign(checkpoint=which)
+
+
+def features_under_attack(network: AnchorNet, images: Split, config: Config) -> dict[str, float]:
+    """How PGD changes the features of test images.
+
+    Args:
+        images: N of them, where the parameters of the network are.
+
+    Returns:
+        For clean and for adversarial features the numbers of :func:`anchor_utils.embeddings.neighbourhood_metrics`,
+        and the mean cosine of the two features of an image, in [-1, 1].
+    """
+    x, y = images.inputs(), images.labels
+    generator = torch.Generator().manual_seed(config.seed)
+    x_adv = pgd(fold_batchnorm(network), x, y, **config.evaluation(), generator=generator)
+    clean, adversarial = embeddings.extract(network, x), embeddings.extract(network, x_adv)
+    found = {
+        f"{name} {key}": value
+        for name, vectors in (("clean", clean), ("adversarial", adversarial))
+        for key, value in embeddings.neighbourhood_metrics(vectors, y.cpu().numpy()).items()
+    }
+    return {**found, "cosine of clean and adversarial features": float((clean * adversarial).sum(1).mean())}
+
+
+def term_gradients(network: AnchorNet, images: Split, config: Config) -> tuple[Tensor, Tensor]:
+    """Gradients (P,) of the two terms of eq. 3, contrastive weight included, by the P parameters of the encoder.
+
+    Args:
+        network: in the mode that it is to be differentiated in; eval mode for a checkpoint.
+        images: one batch of N training images, where the parameters of the network are; augmented and attacked as in
+            training.
+        config: of a method with a contrastive term.
+
+    Raises:
+        ValueError: the method has no contrastive term.
+    """
+    if config.method not in training.CONTRASTIVE:
+        raise ValueError(f"config.method={config.method!r}: allowed are {', '.join(training.CONTRASTIVE)}")
+    generator = torch.Generator().manual_seed(config.seed)
+    folded = fold_batchnorm(network)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        features = network.encode(x)
+        return network.classifier(features), network.project(features)
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        return pgd(folded, x, y, **config.attack(), generator=generator)
+
+    _, terms, _, _ = training.batch_loss(config, forward, attack, images.images, images.labels, generator)
+    encoder = [*network.stem.parameters(), *network.stages.parameters()]
+    cross_entropy, contrastive = (
+        torch.cat([gradient.flatten() for gradient in torch.autograd.grad(term, encoder, retain_graph=True)])
+        for term in (terms["cross_entropy"], config.contrastive_weight * terms["contrastive"])
+    )
+    return cross_entropy, contrastive
+
+
+def balance_of_terms(network: AnchorNet, images: Split, config: Config) -> dict[str, float]:
+    """Which of the two terms of eq. 3 moves the encoder: from the gradients that :func:`term_gradients` describes.
+
+    Returns:
+        The share of the contrastive term in the sum of the two lengths, in [0, 1], and the cosine of the two.
+    """
+    cross_entropy, contrastive = term_gradients(network, images, config)
+    share = contrastive.norm() / (cross_entropy.norm() + contrastive.norm())
+    return {
+        "share of the contrastive term in the gradient": float(share),
+        "cosine of the two terms' gradients": float(torch.cosine_similarity(cross_entropy, contrastive, dim=0)),
+    }
