@@ -27,8 +27,8 @@ Attack = Callable[..., Tensor]  # images, labels, loss="ce" or "kl" -> adversari
 class Objective(NamedTuple):
     """What a training step minimises, and what it logs.
 
-    `loss` is a scalar; `terms` are tensors without gradient for the log, scalars or one value an anchor, NaN where it
-    is not defined; the training accuracy is counted from `logits` (M, K) and their `labels` (M,).
+    `loss` is a scalar; `terms`, for the log, are scalars or have one value an anchor, NaN where it is not defined; the
+    training accuracy is counted from `logits` (M, K) and their `labels` (M,).
     """
 
     loss: Tensor

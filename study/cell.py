@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from anchor_utils import plotting, training
+from anchor_utils.config import METHODS
 from anchor_utils.evaluation import save_results
 from course import lesson
 from study import measure
@@ -70,7 +71,7 @@ inside = {}
 if attacks:
     network = run.model("best").to(device)
     inside |= measure.features_under_attack(network, dataset.test[: config.embedding_images].to(device), config)
-    if config.method in training.CONTRASTIVE:
+    if METHODS[config.method].contrastive:
         batch = dataset.hold_out(config.validation_images)[0].train[:512]
         inside |= measure.balance_of_terms(network, batch.to(device), config)
 pd.Series(inside, dtype=float).round(3).to_frame("value")

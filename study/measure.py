@@ -9,22 +9,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from anchor_utils import embeddings, evaluation, training
+from anchor_utils import embeddings, evaluation, runs
 from anchor_utils.attacks import pgd
-from anchor_utils.config import Config
+from anchor_utils.config import METHODS, Config
 from anchor_utils.data import Split
 from anchor_utils.models import AnchorNet, fold_batchnorm
+from anchor_utils.objectives import batch_loss
 
 BLOCK = 250  # test images; each block is attacked with the random numbers of the first
 
 
-def held_out(run: training.Run) -> dict[str, float]:
+def held_out(run: runs.Run) -> dict[str, float]:
     """Epoch of the checkpoint that was kept, and its accuracies, clean and robust, on held-out training images."""
     kept = run.model("best").metadata
     return {"epoch": kept["epoch"], "clean": kept["clean_accuracy"], "robust": kept["robust_accuracy"]}
 
 
-def accuracies(run: training.Run, test: Split, attacks: Sequence[str], device: torch.device) -> pd.DataFrame:
+def accuracies(run: runs.Run, test: Split, attacks: Sequence[str], device: torch.device) -> pd.DataFrame:
     """Test accuracy of the best checkpoint under each attack, and of the last one on clean images and under PGD.
 
     Args:
@@ -42,7 +43,7 @@ def accuracies(run: training.Run, test: Split, attacks: Sequence[str], device: t
 
 
 def accuracy_under(
-    attack: str, run: training.Run, which: Literal["best", "last"], images: Split, device: torch.device
+    attack: str, run: runs.Run, which: Literal["best", "last"], images: Split, device: torch.device
 ) -> pd.DataFrame:
     """Accuracy of a checkpoint under one attack, block by block.
 
@@ -92,8 +93,9 @@ def term_gradients(network: AnchorNet, images: Split, config: Config) -> tuple[T
     Raises:
         ValueError: the method has no contrastive term.
     """
-    if config.method not in training.CONTRASTIVE:
-        raise ValueError(f"config.method={config.method!r}: allowed are {', '.join(training.CONTRASTIVE)}")
+    if not METHODS[config.method].contrastive:
+        allowed = [name for name, method in METHODS.items() if method.contrastive]
+        raise ValueError(f"config.method={config.method!r}: allowed are {', '.join(allowed)}")
     generator = torch.Generator().manual_seed(config.seed)
     folded = fold_batchnorm(network)
 
@@ -104,7 +106,7 @@ def term_gradients(network: AnchorNet, images: Split, config: Config) -> tuple[T
     def attack(x: Tensor, y: Tensor) -> Tensor:
         return pgd(folded, x, y, **config.attack(), generator=generator)
 
-    _, terms, _, _ = training.batch_loss(config, forward, attack, images.images, images.labels, generator)
+    terms = batch_loss(config, forward, attack, images.images, images.labels, generator).terms
     encoder = [*network.stem.parameters(), *network.stages.parameters()]
     cross_entropy, contrastive = (
         torch.cat([gradient.flatten() for gradient in torch.autograd.grad(term, encoder, retain_graph=True)])

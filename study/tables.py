@@ -93,8 +93,8 @@ def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for method in dict.fromkeys(cell["method"] for cell in cells):
         chosen = [cell for cell in cells if cell["method"] == method]
-        attack = 0 if method in ("standard", "supcon") else chosen[0]["config"]["attack_steps"]
-        training = 1 if method in ("standard", "pgd_at") else 2
+        attack = METHODS[method].attacked * chosen[0]["config"]["attack_steps"]
+        training = METHODS[method].views
         rows.append(
             {
                 "method": method_name(method),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 
 from anchor_utils.attacks import (
+    Norm,
     VanishedGradientWarning,
     cross_entropy,
     fgsm,
@@ -274,7 +276,7 @@ def test_works_inside_no_grad():
 # --- random start ----------------------------------------------------------------------------------------------------
 
 
-def start_of_pgd(images: Tensor, epsilon: float, norm: str, generator: torch.Generator) -> Tensor:
+def start_of_pgd(images: Tensor, epsilon: float, norm: Norm, generator: torch.Generator) -> Tensor:
     """The start, seen through an attack whose only step is far too short to matter."""
     labels = torch.zeros(len(images), dtype=torch.long)
     return pgd(Smooth(), images, labels, epsilon=epsilon, step_size=1e-9, steps=1, norm=norm, generator=generator)
@@ -465,7 +467,8 @@ class Recorder(nn.Module):
         self.convolution = nn.Conv2d(3, 4, 3)
         self.norm, self.frozen_norm, self.dropout = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Dropout(0.2)
         self.head = nn.Linear(16, 3)
-        self.modes, self.calls, self.fail_at = [], 0, fail_at
+        self.modes: list[list[bool]] = []
+        self.calls, self.fail_at = 0, fail_at
 
     def forward(self, x: Tensor) -> Tensor:
         self.modes.append([self.norm.training, self.frozen_norm.training, self.dropout.training])
@@ -689,7 +692,8 @@ class Observed(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.seen = network, set()
+        self.network = network
+        self.seen: set[torch.dtype] = set()
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.network(x)
@@ -805,7 +809,7 @@ def test_auto_on_a_gpu_takes_bfloat16_only_where_it_is_native(monkeypatch, nativ
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 IMAGES, LABELS = torch.full((2, 3, 4, 4), 0.5), torch.tensor([0, 1])
-BAD_ARGUMENTS = [
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"epsilon": -0.1}, r"epsilon=-0.1: allowed is \[0, 1\]"),
     ({"epsilon": 8}, r"epsilon=8: allowed is \[0, 1\]"),
     ({"epsilon": math.nan}, "epsilon=nan"),
@@ -892,7 +896,7 @@ def test_a_bad_argument_of_pgd_is_named_before_any_work(bad, message):
 FGSM_ARGUMENTS = {"epsilon", "norm", "loss", "precision", "images", "labels"}
 
 
-@pytest.mark.parametrize(("bad", "message"), [case for case in BAD_ARGUMENTS if set(case[0]) <= FGSM_ARGUMENTS])
+@pytest.mark.parametrize(("bad", "message"), [case for case in BAD_ARGUMENTS if case[0].keys() <= FGSM_ARGUMENTS])
 def test_a_bad_argument_of_fgsm_is_named_before_any_work(bad, message):
     with pytest.raises(ValueError, match=message):
         fgsm(Untouched(), **({"images": IMAGES, "labels": LABELS, "epsilon": 0.1} | bad))

@@ -212,7 +212,7 @@ ROWS = [
     # Embeddings
     (lambda: embeddings.extract(NETWORK, PIXELS), "images have torch.uint8: allowed is floating point"),
     (
-        lambda: embeddings.extract(NETWORK, IMAGES, layer="logits"),
+        lambda: embeddings.extract(NETWORK, IMAGES, layer="logits"),  # type: ignore[arg-type]
         "layer='logits': allowed are 'features', 'projection'",
     ),
     (lambda: embeddings.project_2d(VECTORS, perplexity=40), "perplexity=40: allowed is below 40"),

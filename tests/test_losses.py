@@ -57,8 +57,8 @@ def loop_loss(embeddings: Tensor, labels: Tensor, temperature: float, beta: floa
             (w.detach() if detach else w) * torch.log(torch.exp(z[i] @ z[p] / temperature) / denominator)
             for w, p in zip(weights, positives, strict=True)
         ]
-        per_anchor.append(-sum(terms))
-    return sum(per_anchor) / len(per_anchor)
+        per_anchor.append(-torch.stack(terms).sum())
+    return torch.stack(per_anchor).mean()
 
 
 # --- SupCon ----------------------------------------------------------------------------------------------------------
@@ -357,12 +357,12 @@ def probabilities(logits: Tensor) -> list[Tensor]:
 
 
 def kl_divergence(p: list[Tensor], q: list[Tensor]) -> Tensor:
-    return sum(a * (torch.log(a) - torch.log(b)) for a, b in zip(p, q, strict=True))
+    return torch.stack([a * (torch.log(a) - torch.log(b)) for a, b in zip(p, q, strict=True)]).sum()
 
 
 def slow_trades(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -> Tensor:
     """arXiv 1901.08573, eq. 5, with cross-entropy in front and KL( p(x) || p(x') ) as the boundary term."""
-    total = 0
+    total = torch.zeros(())
     for row, adversarial_row, y in zip(clean, adversarial, labels, strict=True):
         p, q = probabilities(row), probabilities(adversarial_row)
         total = total - torch.log(p[y]) + beta * kl_divergence(p, q)
@@ -371,7 +371,7 @@ def slow_trades(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float)
 
 def slow_mart(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -> Tensor:
     """Wang et al., ICLR 2020, eq. 11: BCE( p(x'), y ) + lambda * KL( p(x) || p(x') ) * (1 - p_y(x))."""
-    total = 0
+    total = torch.zeros(())
     for row, adversarial_row, y in zip(clean, adversarial, labels, strict=True):
         p, q = probabilities(row), probabilities(adversarial_row)
         runner_up = max(q[k] for k in range(len(q)) if k != y)

@@ -8,7 +8,8 @@ import torch
 
 from anchor_utils import evaluation, models
 from anchor_utils.data import Split
-from anchor_utils.training import Run, batch_loss
+from anchor_utils.objectives import batch_loss
+from anchor_utils.runs import Run
 from study import measure
 
 CPU = torch.device("cpu")
