@@ -150,9 +150,10 @@ def _existing(name: str) -> Iterator[str]:
 
 def _reachable(name: str) -> list[str]:
     """Modules that a package loads on first use. Whoever has the package itself can reach them all."""
-    if name.partition(".")[0] not in PACKAGES or not _is_package(name) or not any(map(_is_lazy, _module(name).body)):
+    body = _module(name).body if name.partition(".")[0] in PACKAGES and _is_package(name) else []
+    if not any(map(_is_lazy, body)):
         return []
-    lists = [n.value for n in _module(name).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    lists = [node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
     if not lists:
         raise ValueError(f"{name} loads modules on first use, and has no __all__ that says which")
     return [f"{name}.{part}" for part in ast.literal_eval(lists[-1]) if _file(f"{name}.{part}")]
