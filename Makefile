@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.course
 setup: $(VENV)/.course  ## install the course into .venv
 
 tutorial: setup  ## run all notebooks with the preset (PRESET=cpu), results in runs/
-	$(BIN)/python -m anchor_utils.run $(PRESET)
+	$(BIN)/python -m anchor_utils run $(PRESET)
 
 notebook: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter trust notebooks/*.ipynb  # else JupyterLab hides the SVG figures until their cells are run
@@ -59,7 +59,7 @@ test-full: lint  ## the slow tests too: a run killed twenty times, and the like
 
 # oneDNN then computes as on a laptop without AVX-512 and bfloat16.
 smoke-avx2: setup  ## all notebooks on the preset smoke, as an older CPU computes them
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m anchor_utils.run smoke --output build/smoke-avx2
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m anchor_utils run smoke --output build/smoke-avx2
 
 clean:  ## remove the environment, the runs and all caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

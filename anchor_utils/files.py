@@ -52,6 +52,19 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def data_folder(path: str, module: str) -> Path:
+    """Folder of data files that come with a package.
+
+    Args:
+        path: where it lies in a checkout, from the project's folder. A wheel has it beside the module, under its last
+            name: pyproject.toml says so.
+        module: ``__file__`` of the module that asks.
+    """
+    package = Path(module).resolve().parent
+    in_wheel = package / Path(path).name
+    return in_wheel if in_wheel.is_dir() else package.parent / path
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, and clear away what one that was killed in it left half-written.

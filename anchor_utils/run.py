@@ -1,8 +1,8 @@
-"""``python -m anchor_utils.run PRESET [--notebooks 01 05] [-p name value]`` executes the notebooks of the course."""
+"""``python -m anchor_utils.run PRESET ...`` is ``python -m anchor_utils run PRESET ...``."""
 
 import sys
 
-from course.runner import main
+from anchor_utils.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["run", *sys.argv[1:]]))

@@ -1,12 +1,14 @@
-"""Train one model without a notebook: ``python -m anchor_utils.train --preset cpu -p method pgd_at --run-dir DIR``.
+"""Train one model without a notebook: ``python -m anchor_utils train --preset cpu -p method pgd_at --run-dir DIR``.
 
-This is also what ``accelerate launch -m anchor_utils.train ...`` starts on several GPUs.
+``accelerate launch -m anchor_utils.train ...`` and torchrun start the same on several GPUs. What all commands share is
+here too: how they read ``-p``, and what they end with.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from anchor_utils.config import as_fields, load_preset, presets, read_yaml
@@ -30,26 +32,38 @@ def parameters(pairs: list[list[str]] | None) -> dict[str, Any]:
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: trained; 1: the training diverged; 2: bad input; 130: interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m anchor_utils.train", description="Train one model.")
-    parser.add_argument("--preset", required=True, help=f"one of {', '.join(presets())}")
-    parser.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set a field of the preset")
-    parser.add_argument("--run-dir", help="folder of the run; default: a folder in runs/ named after the configuration")
-    options = parser.parse_args(arguments)
-    try:
-        config = load_preset(options.preset, **parameters(options.p))
-        from anchor_utils.training import fit  # after the configuration is known to be right: torch loads slowly
+def exit_status(work: Callable[[], int], going_on: str) -> int:
+    """What `work` returns; 1 if a training diverged, 2 for bad input, 130 after Ctrl-C, with the reason on stderr.
 
-        run = fit(config, path=options.run_dir)
+    Args:
+        going_on: the end of "the same command goes on", for who interrupted it.
+    """
+    try:
+        return work()
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last saved state", file=sys.stderr)
+        print(f"\ninterrupted; the same command goes on{going_on}", file=sys.stderr)
         return 130
-    print(run.path)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: trained; 1: the training diverged; 2: bad input; 130: interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m anchor_utils train", description="Train one model.")
+    parser.add_argument("--preset", required=True, help=f"one of {', '.join(presets())}")
+    parser.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set a field of the preset")
+    parser.add_argument("--run-dir", help="folder of the run; default: a folder in runs/ named after the configuration")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        config = load_preset(options.preset, **parameters(options.p))
+        from anchor_utils.training import fit  # after the configuration is known to be right: torch loads slowly
+
+        print(fit(config, path=options.run_dir).path)
+        return 0
+
+    return exit_status(work, " from the last saved state")
 
 
 if __name__ == "__main__":

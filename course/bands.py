@@ -1,9 +1,9 @@
 """Where the notebooks' numbers usually lie, from several runs: ``python -m course.bands FOLDER...``
 
-Each folder is the ``--output`` of one ``python -m anchor_utils.run PRESET -p seed N``, on whichever machine. In
+Each folder is the ``--output`` of one ``python -m anchor_utils run PRESET -p seed N``, on whichever machine. In
 ``expected/NN.PRESET.yaml`` the claims stay, because they are what the course says. `usual` becomes where the numbers
 lay, widened on both sides by as much again and a twentieth of their size, 0.02 at least; `work` is the notebook's time
-in training steps of the machine that ran it.
+in training steps of the machine that ran it, the median of the runs.
 """
 
 import argparse
@@ -11,9 +11,11 @@ import json
 import re
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import yaml
 
+from anchor_utils.files import write_text
 from course.lesson import EXPECTED_DIR
 
 AT_MOST_1 = re.compile("accuracy|knn|share|crossed|gathered|boxes|trustworthiness|silhouette|margin")
@@ -28,23 +30,35 @@ def band(name: str, values: list[float]) -> list[float]:
     return [round(lowest, 3), round(highest, 3)]
 
 
+def expected(old: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """The file of bands of a notebook, from what it holds now and from results that :func:`course.lesson.finish` wrote.
+
+    Where no run has the seconds of a training step, as with a notebook that trains nothing, `work` stays what it was.
+    """
+    claims = old["claims"]
+    steps = [run["seconds"] / run["seconds_per_step"] for run in runs if run.get("seconds_per_step")]
+    work = round(median(steps)) if steps else old.get("work")
+    names = [name for name in runs[0]["metrics"] if name not in claims]
+    lines = ["# What the notebook claims, and where its other numbers usually lie; written by course/bands.py."]
+    lines += [f"work: {work}"] if work else []
+    lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items())]
+    lines += ["usual:" if names else "usual: {}"]
+    lines += [f"  {name}: {band(name, [run['metrics'][name] for run in runs])}" for name in names]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m course.bands", description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--preset", default="cpu")
     options = parser.parse_args()
-    for path in sorted(EXPECTED_DIR.glob(f"[0-9][0-9].{options.preset}.yaml")):
-        results = [folder / "results" / options.preset / f"{path.name[:2]}.json" for folder in options.folders]
-        runs = [json.loads(result.read_text()) for result in results]
-        work = [run["seconds"] / run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
-        claims = yaml.safe_load(path.read_text())["claims"]
-        names = [name for name in runs[0]["metrics"] if name not in claims]
-        lines = ["# What the notebook claims, and where its other numbers usually lie; written by course/bands.py."]
-        lines += [f"work: {median(work):.0f}"] if work else []
-        lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items())]
-        lines += ["usual:" if names else "usual: {}"]
-        lines += [f"  {name}: {band(name, [run['metrics'][name] for run in runs])}" for name in names]
-        path.write_text("\n".join(lines) + "\n")
+    paths = sorted(EXPECTED_DIR.glob(f"[0-9][0-9].{options.preset}.yaml"))
+    results = {p: [f / "results" / options.preset / f"{p.name[:2]}.json" for f in options.folders] for p in paths}
+    if missing := [str(file) for files in results.values() for file in files if not file.is_file()]:
+        parser.error(f"not every folder holds a complete run: there is no {', '.join(missing)}")
+    for path, files in results.items():
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        write_text(path, expected(yaml.safe_load(path.read_text(encoding="utf-8")), runs))
 
 
 if __name__ == "__main__":

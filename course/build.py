@@ -109,8 +109,33 @@ def readme_picture(book: nbformat.NotebookNode) -> bytes:
     return base64.b64decode(chosen.data["image/png"])
 
 
+def build(sources: list[Path]) -> int:
+    """Execute notebooks and write those that raised no error, with their outputs; returns how many failed.
+
+    Raises:
+        ValueError: an import in a notebook, or in what it imports, that cannot be followed.
+    """
+    books = {source: from_source(source) for source in sources}
+    for book in books.values():
+        lock(book, PRESET)  # what cannot be proved fresh is refused before hours of work
+    for source, book in books.items():
+        nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
+    # Networks are kept between builds, but never across a change of the package.
+    everything = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from anchor_utils import training")])
+    output = NOTEBOOK_DIR.parent / "build" / f"notebooks-{lock(everything, PRESET)['package']}"
+    failed = run(PRESET, [source.name[:2] for source in sources], {}, output)
+    for source, book in books.items():
+        executed = nbformat.read(output / "notebooks" / PRESET / f"{source.stem}.ipynb", as_version=4)
+        if "lock" not in executed.metadata:  # it raised an error
+            continue
+        nbformat.write(clean(executed, book), NOTEBOOK_DIR / f"{source.stem}.ipynb")
+        if source.stem.startswith("01"):
+            (NOTEBOOK_DIR.parent / "docs" / "adversarial_examples.png").write_bytes(readme_picture(book))
+    return failed
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m course.build", description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="such as 01 05; default: all")
     parser.add_argument("--no-execute", action="store_true", help="write them without outputs")
     parser.add_argument("--solutions", type=Path, metavar="DIR", help="write them with all exercises solved, into DIR")
@@ -122,28 +147,14 @@ def main() -> int:
             parser.error(unknown_name("notebook", number, list(known)))
     wanted = {number.zfill(2) for number in options.numbers} or known.keys()
     chosen = [source for number, source in known.items() if number in wanted]
-    if options.solutions:
-        options.solutions.mkdir(parents=True, exist_ok=True)
-        for source in chosen:
-            nbformat.write(from_source(source, "solution"), options.solutions / f"{source.stem}.ipynb")
-        return 0
-    books = {source: from_source(source) for source in chosen}
-    for source, book in books.items():
-        nbformat.write(book, NOTEBOOK_DIR / f"{source.stem}.ipynb")
-    if options.no_execute:
-        return 0
-    # Networks are kept between builds, but never across a change of the package.
-    everything = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from anchor_utils import training")])
-    output = NOTEBOOK_DIR.parent / "build" / f"notebooks-{lock(everything, PRESET)['package']}"
-    failed = run(PRESET, [source.name[:2] for source in chosen], {}, output)
-    for source, book in books.items():
-        executed = nbformat.read(output / "notebooks" / PRESET / f"{source.stem}.ipynb", as_version=4)
-        if "lock" not in executed.metadata:  # it raised an error
-            continue
-        nbformat.write(clean(executed, book), NOTEBOOK_DIR / f"{source.stem}.ipynb")
-        if source.stem.startswith("01"):
-            (NOTEBOOK_DIR.parent / "docs" / "adversarial_examples.png").write_bytes(readme_picture(book))
-    return 1 if failed else 0
+    if not options.solutions and not options.no_execute:
+        return 1 if build(chosen) else 0
+    folder = options.solutions or NOTEBOOK_DIR
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in chosen:
+        book = from_source(source, "solution" if options.solutions else "stub")
+        nbformat.write(book, folder / f"{source.stem}.ipynb")
+    return 0
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ from anchor_utils.attacks import VanishedGradientWarning, resolve_precision
 from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset
 from anchor_utils.evaluation import versions
-from anchor_utils.files import write_text
+from anchor_utils.files import data_folder, write_text
 from anchor_utils.models import AnchorNet, fold_batchnorm, pretrained
 from anchor_utils.training import _Heads, _inner_problem, batch_loss, load_data
 
-_IN_WHEEL = Path(__file__).resolve().parent / "expected"
-EXPECTED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "expected"
+EXPECTED_DIR = data_folder("expected", __file__)
 PRETRAINED_PRESET = "cifar10_cpu"  # the settings of the networks that come with the course
 # When the notebook in this kernel began, and the seconds of a training step: finish() writes both.
 _begun: dict[str, float] = {}
@@ -213,7 +212,7 @@ def finish(number: str, preset: str, config: Config, metrics: dict[str, float]) 
     The numbers go to ``runs_dir/results/PRESET/NUMBER.json``, atomically, for the report to read, together with the
     seconds that the notebook and one training step took. ``expected/NUMBER.PRESET.yaml``, which holds for the preset as
     it is, has two tables of bands: `claims`, which the course stands for, and `usual`, where other machines and seeds
-    lay. Names outside are left in the metadata of the output as "missed" and "unusual"; :mod:`anchor_utils.run` finds
+    lay. Names outside are left in the metadata of the output as "missed" and "unusual"; :mod:`course.runner` finds
     them there, and only the missed ones make it fail. A number that has a band and was not measured is missed.
     """
     path = Path(config.runs_dir) / "results" / preset / f"{number}.json"

@@ -1,4 +1,4 @@
-"""Execute the course's notebooks: ``python -m anchor_utils.run PRESET [--notebooks 01 05] [-p name value]``.
+"""Execute the course's notebooks: ``python -m anchor_utils run PRESET [--notebooks 01 05] [-p name value]``.
 
 A name after ``-p`` is either a parameter that a notebook declares in its parameters cell (seed, say) or a field of
 :class:`anchor_utils.config.Config` (epochs, say). Anything else is refused before a notebook starts.
@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from anchor_utils.config import Config, presets, unknown_name
 from anchor_utils.files import write_atomically
-from anchor_utils.train import parameters
+from anchor_utils.train import exit_status, parameters
 from course.freshness import lock
 
 NOTEBOOK_DIR = Path(__file__).resolve().parent.parent / "notebooks"
@@ -114,7 +114,7 @@ def check_before(paths: list[Path], preset: str, changes: dict[str, Any], runs_d
 
 
 def named(book: nbformat.NotebookNode, what: str) -> list[str]:
-    """Names of the numbers that :func:`anchor_utils.lesson.finish` called "missed" or "unusual"."""
+    """Names of the numbers that :func:`course.lesson.finish` called "missed" or "unusual"."""
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     return [name for output in outputs for name in output.get("metadata", {}).get(what, [])]
 
@@ -165,52 +165,71 @@ def run(
     default_output = output.resolve() == (NOTEBOOK_DIR.parent / "runs").resolve()
     folder = output / "notebooks" / preset
     folder.mkdir(parents=True, exist_ok=True)
-    failures, begun = [], time.perf_counter()
+    begun, well = time.perf_counter(), 0
     for path in paths:
-        start = time.perf_counter()
-        print(f"{path.stem} ...", flush=True)
-        hashes = lock(nbformat.read(path, as_version=4), preset)  # now: the files may change while it runs
-        target = folder / path.name
-        try:
-            papermill.execute_notebook(
-                str(path),
-                str(target),
-                parameters=injected(path, preset, changes, None if default_output else str(output.resolve())),
-                cwd=str(NOTEBOOK_DIR),
-                progress_bar=sys.stderr.isatty(),
-                kernel_name="python3",
-                coalesce_streams=True,
-                start_timeout=START_TIMEOUT,
-                execution_timeout=timeout and math.ceil(timeout * 60),
-                extra_arguments=["--IPKernelApp.log_level=50"],
-            )
-        except PapermillExecutionError as error:
-            failures.append(path.stem)
-            print(f"{path.stem} FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
-            print("\n".join(error.traceback), file=sys.stderr)
-            print(f"the notebook up to there is {target}", file=sys.stderr, flush=True)
-        except (CellTimeoutError, RuntimeError) as error:  # nbclient's errors about the kernel are RuntimeErrors
-            failures.append(path.stem)
-            print(f"{path.stem} FAILED {last_cell(target)}\n{what_to_try(error)}", file=sys.stderr)
-            print(f"({error})\nthe notebook up to there is {target}", file=sys.stderr, flush=True)
-        else:
-            book = nbformat.read(target, as_version=4)
-            book.metadata["lock"] = hashes
-            write_atomically(target, lambda temporary: nbformat.write(book, temporary))  # noqa: B023
-            if missed := named(book, "missed"):
-                failures.append(path.stem)
-                print(f"{path.stem} MISSED its expected values of {', '.join(missed)}", file=sys.stderr, flush=True)
-            if unusual := named(book, "unusual"):
-                print(f"{path.stem}: unusual here, but no failure: {', '.join(unusual)}")
-            print(f"{path.stem} done in {time.perf_counter() - start:.0f} s: {target}", flush=True)
+        values = injected(path, preset, changes, None if default_output else str(output.resolve()))
+        well += run_one(path, folder / path.name, preset, values, timeout)
     minutes = (time.perf_counter() - begun) / 60
-    print(f"{len(paths) - len(failures)} of {len(paths)} notebooks done well, in {minutes:.1f} minutes", flush=True)
-    return len(failures)
+    print(f"{well} of {len(paths)} notebooks done well, in {minutes:.1f} minutes", flush=True)
+    return len(paths) - well
+
+
+def run_one(path: Path, target: Path, preset: str, values: dict[str, Any], timeout: float | None) -> bool:
+    """Execute one notebook and say how it went; whether it did well. The executed notebook is `target`.
+
+    Args:
+        values: what papermill injects.
+        timeout: minutes that a cell may take.
+    """
+    start = time.perf_counter()
+    print(f"{path.stem} ...", flush=True)
+    book = nbformat.read(path, as_version=4)
+    try:
+        hashes = lock(book, preset)  # now: the files may change while it runs
+    except ValueError:  # of a notebook that somebody works on, with a magic in it, say: it runs, but proves nothing
+        hashes = None
+    try:
+        execute(path, target, values, timeout)
+    except PapermillExecutionError as error:
+        print(f"{path.stem} FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        print("\n".join(error.traceback), file=sys.stderr)
+        print(f"the notebook up to there is {target}", file=sys.stderr, flush=True)
+        return False
+    except (CellTimeoutError, RuntimeError) as error:  # nbclient's errors about the kernel are RuntimeErrors
+        print(f"{path.stem} FAILED {last_cell(target)}\n{what_to_try(error)}", file=sys.stderr)
+        print(f"({error})\nthe notebook up to there is {target}", file=sys.stderr, flush=True)
+        return False
+    book = nbformat.read(target, as_version=4)
+    if hashes:
+        book.metadata["lock"] = hashes
+        write_atomically(target, lambda temporary: nbformat.write(book, temporary))
+    if missed := named(book, "missed"):
+        print(f"{path.stem} MISSED its expected values of {', '.join(missed)}", file=sys.stderr, flush=True)
+    if unusual := named(book, "unusual"):
+        print(f"{path.stem}: unusual here, but no failure: {', '.join(unusual)}")
+    print(f"{path.stem} done in {time.perf_counter() - start:.0f} s: {target}", flush=True)
+    return not missed
+
+
+def execute(path: Path, target: Path, values: dict[str, Any], timeout: float | None) -> None:
+    """Have papermill execute a notebook in the notebooks' folder, with a limit of `timeout` minutes a cell."""
+    papermill.execute_notebook(
+        str(path),
+        str(target),
+        parameters=values,
+        cwd=str(NOTEBOOK_DIR),
+        progress_bar=sys.stderr.isatty(),
+        kernel_name="python3",
+        coalesce_streams=True,
+        start_timeout=START_TIMEOUT,
+        execution_timeout=timeout and math.ceil(timeout * 60),
+        extra_arguments=["--IPKernelApp.log_level=50"],
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0: all well; 1: a notebook failed or missed a claim; 2: bad input; 130: interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m anchor_utils.run", description="Execute the course's notebooks.")
+    parser = argparse.ArgumentParser(prog="python -m anchor_utils run", description="Execute the course's notebooks.")
     parser.add_argument("preset", help=f"one of {', '.join(presets())}")
     parser.add_argument("--notebooks", nargs="+", metavar="NN", help="numbers, such as 01 05; default: all")
     parser.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set a parameter")
@@ -219,19 +238,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--timeout", type=float, metavar="MINUTES", help="limit for one cell; default: 60 with smoke and cpu, else none"
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         failed = run(options.preset, options.notebooks, parameters(options.p), options.output, options.timeout)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command goes on: finished networks are not trained again, and one that was being "
-            "trained continues from its last saved state. --notebooks NN ... runs only the notebooks that are missing",
-            file=sys.stderr,
-        )
-        return 130
-    return 1 if failed else 0
+        return 1 if failed else 0
+
+    return exit_status(
+        work,
+        ": finished networks are not trained again, and one that was being trained continues from its last saved "
+        "state. --notebooks NN ... runs only the notebooks that are missing",
+    )
 
 
 if __name__ == "__main__":

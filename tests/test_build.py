@@ -1,11 +1,12 @@
-"""How notebooks are built from their sources: exercises, outputs, and the lock that proves them fresh."""
+"""How notebooks are built from their sources, exercises and outputs, and how the bands of their numbers are written."""
 
-import ast
+import json
 
 import nbformat
 import pytest
+import yaml
 
-from course import build, freshness
+from course import bands, build, freshness
 
 SOURCE = '''# %% [markdown]
 # ### Exercise 1 · Double
@@ -118,69 +119,94 @@ def test_outputs_of_other_code_are_refused(source):
         build.clean(done, build.from_source(source))
 
 
-def notebook_of(code):
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of three modules; `top` imports `base`, nobody imports `other`."""
-    (tmp_path / "base.py").write_text('"""Base."""\nONE = 1\n')
-    (tmp_path / "top.py").write_text("from anchor_utils.base import ONE\n\n\ndef two():\n    return 2 * ONE\n")
-    (tmp_path / "other.py").write_text("THREE = 3\n")
-    monkeypatch.setattr(freshness, "PACKAGE_DIR", tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize("code", ["from anchor_utils import top", "from anchor_utils.top import two"])
-def test_lock_follows_imports(package, code):
-    assert freshness.package_modules(code) == ["base", "top"]
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "stale"),
-    [
-        ("base.py", "ONE = 1", "ONE = 2", True),
-        ("top.py", "2 * ONE", "3 * ONE", True),
-        ("other.py", "THREE = 3", "THREE = 4", False),
-        ("base.py", '"""Base."""', '"""The base."""', False),
-        ("top.py", "    return", "    # twice\n    return", False),
-        ("top.py", "    return", '    """Two."""\n    return', False),
-    ],
-    ids=["imported by an import", "imported", "not imported", "docstring", "comment", "new docstring"],
-)
-def test_lock_changes_with_what_can_change_an_output(package, name, old, new, stale):
-    book = notebook_of("from anchor_utils import top")
-    before = freshness.lock(book, "cpu")
-    path = package / name
-    path.write_text(path.read_text().replace(old, new))
-    assert (freshness.lock(book, "cpu") != before) == stale
-
-
-def test_lock_is_the_same_for_every_version_of_python():
-    """ast.dump is not: 3.12 added a field for type parameters to functions and classes, 3.13 leaves out empty ones."""
-    tree = ast.parse("def f(x: int = 1):\n    return [x, None, 'a']\nclass C: pass")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            node.__dict__.pop("type_params", None)
-    older = freshness._tree(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            node.type_params, node._fields = [], (*node._fields, "type_params")
-    assert freshness._tree(tree) == older
-
-
-def test_lock_changes_with_cells_and_preset_but_not_with_injected_parameters():
-    book = notebook_of("print(1)")
-    before = freshness.lock(book, "cpu")
-    assert freshness.lock(notebook_of("print(2)"), "cpu")["source"] != before["source"]
-    assert freshness.lock(book, "smoke")["package"] != before["package"]
-    book.cells.append(nbformat.v4.new_code_cell("seed = 3", metadata={"tags": ["injected-parameters"]}))
-    assert freshness.lock(book, "cpu") == before
-
-
 def test_an_unknown_number_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["build.py", "--solutions", "nowhere", "11"])
     with pytest.raises(SystemExit):
         build.main()
     assert "unknown notebook '11'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_proved_fresh_is_not_executed(tmp_path, monkeypatch):
+    (tmp_path / "01_magic.py").write_text(SOURCE.replace('print("after")', "from anchor_utils import *"))
+    monkeypatch.setattr(build, "NOTEBOOK_DIR", tmp_path)
+    monkeypatch.setattr(build, "run", lambda *_: pytest.fail("a notebook was started"))
+    with pytest.raises(ValueError, match=r"from anchor_utils import \*: which names"):
+        build.build([tmp_path / "01_magic.py"])
+    assert not list(tmp_path.glob("*.ipynb"))
+
+
+def command(main, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
+    return main()
+
+
+def test_notebooks_are_written_without_outputs_or_with_all_answers(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "01_double.py").write_text(SOURCE)
+    monkeypatch.setattr(build, "NOTEBOOK_DIR", tmp_path)
+    monkeypatch.setattr(build, "run", lambda *_: pytest.fail("a notebook was started"))
+    assert command(build.main, monkeypatch, "--no-execute") == 0
+    assert "NotImplementedError" in (tmp_path / "01_double.ipynb").read_text()
+    assert command(build.main, monkeypatch, "1", "--solutions", tmp_path / "solved") == 0
+    assert "NotImplementedError" not in (tmp_path / "solved" / "01_double.ipynb").read_text()
+
+
+# Bands
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "band"),
+    [
+        ("pgd_accuracy", [0.5, 0.6], [0.37, 0.73]),
+        ("pgd_accuracy", [0.0, 0.95], [0.0, 1]),
+        ("loss", [0.9, 1.0], [0.75, 1.15]),
+        ("margin", [-0.5, 0.5], [-1.525, 1]),
+        ("steps", [0.0, 0.0], [0.0, 0.02]),
+    ],
+)
+def test_a_band_is_twice_as_wide_as_the_values_and_stays_possible(name, values, band):
+    assert bands.band(name, values) == pytest.approx(band)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two notebooks' results of two runs, and their bands; notebook 08 trains nothing."""
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    (expected / "01.cpu.yaml").write_text("work: 7\nclaims:\n  clean: [0.9, 1]\nusual: {gone: [0, 1]}\n")
+    (expected / "08.cpu.yaml").write_text("work: 7\nclaims: {clean: [0.9, 1]}\nusual: {}\n")
+    (expected / "01.smoke.yaml").write_text("untouched")
+    monkeypatch.setattr(bands, "EXPECTED_DIR", expected)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, noise, seconds in zip(folders, (1.5, 2.0), (300.0, 100.0), strict=True):
+        (folder / "results" / "cpu").mkdir(parents=True)
+        for number, step in (("01", 0.5), ("08", None)):
+            metrics = {"clean": 0.95, "noise": noise} if step else {"clean": 0.95}
+            text = json.dumps({"seconds": seconds, "seconds_per_step": step, "metrics": metrics})
+            (folder / "results" / "cpu" / f"{number}.json").write_text(text)
+    return expected, folders
+
+
+def test_bands_are_written_from_runs_and_claims_and_an_unmeasured_work_stay(runs, monkeypatch):
+    expected, folders = runs
+    command(bands.main, monkeypatch, *folders)
+    found = {path.name: yaml.safe_load(path.read_text()) for path in expected.glob("*.cpu.yaml")}
+    assert found == {
+        "01.cpu.yaml": {"work": 400, "claims": {"clean": [0.9, 1]}, "usual": {"noise": [0.9, 2.6]}},
+        "08.cpu.yaml": {"work": 7, "claims": {"clean": [0.9, 1]}, "usual": {}},
+    }
+    assert (expected / "01.smoke.yaml").read_text() == "untouched"
+    before = (expected / "01.cpu.yaml").read_text()
+    command(bands.main, monkeypatch, *folders)
+    assert (expected / "01.cpu.yaml").read_text() == before
+
+
+def test_bands_of_an_incomplete_run_are_refused_before_any_is_written(runs, monkeypatch, capsys):
+    expected, folders = runs
+    missing = folders[1] / "results" / "cpu" / "08.json"
+    missing.unlink()
+    before = (expected / "01.cpu.yaml").read_text()
+    with pytest.raises(SystemExit):
+        command(bands.main, monkeypatch, *folders)
+    assert str(missing) in capsys.readouterr().err
+    assert (expected / "01.cpu.yaml").read_text() == before

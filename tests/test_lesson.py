@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from anchor_utils.files import data_folder
 from course import lesson
 
 DIGITS = {"dataset": "mnist5k", "train_images": 100, "validation_images": 20, "test_images": 20, "batch_size": 32}
@@ -82,6 +83,14 @@ def test_relative_paths_are_meant_from_the_projects_folder(tmp_path):
     assert lesson.in_project("runs", project / "notebooks") == "../runs"
     assert lesson.in_project("runs", elsewhere) == "runs", "no project: the folder itself"
     assert lesson.in_project(str(elsewhere), project) == str(elsewhere)
+
+
+def test_data_files_are_found_in_a_checkout_and_in_a_wheel(tmp_path):
+    module = str(tmp_path / "package" / "module.py")
+    assert data_folder("configs/presets", module) == tmp_path.resolve() / "configs" / "presets"
+    (tmp_path / "package" / "presets").mkdir(parents=True)
+    assert data_folder("configs/presets", module) == tmp_path.resolve() / "package" / "presets"
+    assert list(lesson.EXPECTED_DIR.glob("*.cpu.yaml"))
 
 
 @pytest.mark.parametrize(
