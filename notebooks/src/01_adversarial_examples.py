@@ -33,8 +33,6 @@ runs_dir = "runs"  # @param {type:"string"}
 data_root = "data"  # @param {type:"string"}
 
 # %%
-from itertools import pairwise
-
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,6 +42,7 @@ from IPython.display import display
 
 from anchor_utils import attacks, evaluation, plotting, training
 from course import lesson
+from course.figures import lesson_01 as figures
 
 config, dataset, device = lesson.start("01", preset, overrides, seed, runs_dir, data_root)
 
@@ -114,59 +113,21 @@ print("four lines of our own and anchor_utils.attacks.fgsm agree to the bit")
 # The smallest "image" has two pixels, and then we can draw everything. The grey levels below are a linear loss, darker is
 # higher; the arrow is its gradient. Left, the change is bounded in $L_\infty$; right in $L_2$, $\sqrt{\sum_j \delta_j^2} \le \varepsilon$.
 
+
 # %%
-RED, GREEN, BLUE = "#D55E00", "#009E73", "#0072B2"  # FGSM, PGD, noise: the same in every figure below
-
-
-def two_pixels(axis, x, epsilon, loss, ball="box"):
-    """Grey levels of a loss on two pixels, and the allowed changes around x."""
-    ticks = torch.linspace(0.1, 0.9, 41)
+def on_plane(function, points):
+    """A function on a grid of two-pixel images: the grey levels (G,) of its axes, and its values (G, G), rows upwards."""
+    ticks = torch.linspace(0.1, 0.9, points)
     grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
-    axis.contourf(ticks, ticks, loss(grid.view(-1, 2)).view(41, 41), 12, cmap="Greys", alpha=0.6)
-    u, v = x.tolist()
-    if ball == "box":
-        shape = plt.Rectangle((u - epsilon, v - epsilon), 2 * epsilon, 2 * epsilon, fill=False, ec="black", lw=1.6)
-    else:
-        shape = plt.Circle((u, v), epsilon, fill=False, ec="black", lw=1.6)
-    axis.add_patch(shape)
-    axis.plot(u, v, "o", color="black", markersize=6)
-    axis.annotate("x", (u, v), (-11, -4), textcoords="offset points", fontsize=12)
-    axis.set(xlim=(0.1, 0.9), ylim=(0.1, 0.9), aspect="equal", xlabel="first pixel", ylabel="second pixel")
-    axis.set(xticks=[0.1, 0.3, 0.5, 0.7, 0.9], yticks=[0.1, 0.3, 0.5, 0.7, 0.9])
-    axis.grid(False)
-
-
-def arrow(axis, start, end, color, **style):
-    axis.annotate(
-        "", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2, "shrinkA": 0, "shrinkB": 0, **style}
-    )
-
-
-def label(axis, text, point, offset, color, **style):
-    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
-    axis.annotate(text, point, offset, textcoords="offset points", color=color, fontsize=10, bbox=box, **style)
+    return ticks.numpy(), function(grid.view(-1, 2)).view(points, points).numpy()
 
 
 g, x, epsilon = torch.tensor([2.0, 0.7]), torch.tensor([0.5, 0.5]), 0.25
 corner = x + epsilon * g.sign()
 touch = x + epsilon * g / g.norm()
-figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True)
-for axis, ball in zip(axes, ("box", "disc"), strict=True):
-    two_pixels(axis, x, epsilon, lambda points: points @ g, ball)
-    arrow(axis, x, x + 0.11 * g / g.norm(), BLUE)
-    label(axis, "gradient", x + 0.11 * g / g.norm(), (-40, 8), BLUE)
-    best = corner if ball == "box" else touch
-    # The line of equal loss through the best allowed point.
-    along = torch.tensor([-g[1], g[0]]) / g.norm()
-    axis.plot(*torch.stack([best - 0.9 * along, best + 0.9 * along]).T, color=RED, lw=1.2, ls="--")
-    axis.plot(*best, "s", color=RED, markersize=9)
-label(axes[0], "x + ε sign(g)", corner, (-74, 12), RED)
-label(axes[1], "x + ε g / ‖g‖₂", touch, (-98, 28), RED)
-axes[0].set_title("L∞ box: the best change is a corner")
-axes[1].set_title("L2 disc: the best change is along g")
-axes[1].set_ylabel("")
+linear_loss = on_plane(lambda points: points @ g, 41)
 plotting.show(
-    figure,
+    figures.norm_balls(linear_loss, x.numpy(), g.numpy(), epsilon, corner.numpy(), touch.numpy()),
     "A linear loss on two pixels. In the L-infinity box its highest allowed point is the corner at the gradient's signs; "
     "in the L2 disc it is the point in the gradient's own direction.",
     svg=True,
@@ -295,56 +256,26 @@ def path(start):
     return torch.cat([my_pgd(ridge, x, zero_class, epsilon, alpha, t, start) for t in range(steps + 1)])
 
 
-center = path(torch.zeros(1, 2))
-starts = torch.tensor([[-0.16, 0.2], [-0.2, -0.15], [0.1, -0.22]])
-others = [path(start[None]) for start in starts]
+# %%
+paths = [path(torch.tensor([start])) for start in ([0.0, 0.0], [-0.16, 0.2], [-0.2, -0.15], [0.1, -0.22])]
+here = paths[0][:-1].clone().requires_grad_()
+(gradient,) = torch.autograd.grad(ridge_loss(here).sum(), here)
+unprojected = here.detach() + alpha * gradient.sign()  # where each step leads before the projection
 fast = my_fgsm(ridge, x, zero_class, epsilon)
 ticks = torch.linspace(-epsilon, epsilon, 201)
-best = ridge_loss(x + torch.cartesian_prod(ticks, ticks)).max()
-
-figure, axes = plt.subplots(1, 3, figsize=(12.5, 4.3), width_ratios=[1, 1, 0.95])
-for axis in axes[:2]:
-    two_pixels(axis, x[0], epsilon, ridge_loss)
-    ticks = torch.linspace(0.1, 0.9, 81)
-    grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).view(-1, 2)
-    score = ridge(grid).diff(dim=1).view(81, 81)
-    axis.contour(ticks, ticks, score, [0], colors=[BLUE], linewidths=1.6)
-arrow(axes[0], x[0], fast[0], RED)
-axes[0].plot(*fast[0], "s", color=RED, markersize=7)
-label(axes[0], "FGSM", fast[0], (-38, 8), RED)
-label(axes[0], "decision\nboundary", (0.62, 0.17), (0, 0), BLUE, ha="center", va="center")
-for trail in others:
-    axes[1].plot(*trail.T, "-", color="0.25", lw=0.9)
-    axes[1].plot(*trail[0], "o", color="0.25", mfc="white", markersize=5)
-    axes[1].plot(*trail[-1], "o", color="0.25", markersize=4)
-for here, there in pairwise(center):
-    point = here[None].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(ridge_loss(point).sum(), point)
-    free = here + alpha * gradient[0].sign()
-    if not torch.allclose(free, there, atol=1e-6):  # the step left the box, and the projection puts it back
-        axes[1].plot(*torch.stack([here, free, there]).T, ":", color=GREEN, lw=1.3)
-        axes[1].plot(*free, "x", color=GREEN, markersize=6)
-axes[1].plot(*center.T, "o-", color=GREEN, lw=2.2, markersize=4)
-label(axes[1], "PGD", center[2], (-12, 10), GREEN)
-axes[0].set_title("One step of length ε")
-axes[2].set_box_aspect(1)
-axes[1].set_title(f"{steps} steps of length α = {alpha:g}")
-for trail in others:
-    axes[2].plot(ridge_loss(trail), color="0.25", lw=0.9)
-axes[2].plot(ridge_loss(center), "o-", color=GREEN)
-for value, name, color in (
-    (best, "best in the box", "black"),
-    (np.log(2), "decision boundary", BLUE),
-    (ridge_loss(fast).item(), "FGSM", RED),
-):
-    axes[2].axhline(value, color=color, lw=1.2, ls="--", zorder=1)
-    axes[2].annotate(name, (1.02, value), xycoords=("axes fraction", "data"), color=color, va="center", fontsize=10)
-axes[2].set(
-    xlabel="step",
-    ylabel="loss",
-    title="The loss on the way",
-    ylim=(0, 1.1 * float(best)),
-    xticks=range(0, steps + 1, 3),
+best = ridge_loss(x + torch.cartesian_prod(ticks, ticks)).max().item()
+fast_loss = ridge_loss(fast).item()
+figure = figures.curved_loss(
+    on_plane(ridge_loss, 41),
+    on_plane(lambda points: ridge(points).diff(dim=1), 81),
+    x[0].numpy(),
+    epsilon=epsilon,
+    one_step=fast[0].numpy(),
+    paths=[way.numpy() for way in paths],
+    unprojected=unprojected.numpy(),
+    path_losses=[ridge_loss(way).numpy() for way in paths],
+    references={"best in the box": best, "decision boundary": np.log(2), "FGSM": fast_loss},
+    step_size=alpha,
 )
 plotting.show(
     figure,
@@ -353,8 +284,8 @@ plotting.show(
     svg=True,
 )
 print(
-    f"loss at x {ridge_loss(x).item():.2f}, after FGSM {ridge_loss(fast).item():.2f}, "
-    f"after PGD {ridge_loss(center[-1:]).item():.2f}, highest in the box {best:.2f}"
+    f"loss at x {ridge_loss(x).item():.2f}, after FGSM {fast_loss:.2f}, "
+    f"after PGD {ridge_loss(paths[0][-1:]).item():.2f}, highest in the box {best:.2f}"
 )
 
 # %% [markdown]
@@ -444,9 +375,7 @@ table = evaluation.evaluate(
     model,
     test,
     ("clean", "noise", "fgsm", "pgd"),
-    epsilon=config.epsilon,
-    step_size=config.eval_step_size,
-    steps=config.eval_steps,
+    **config.evaluation(),
     restarts=config.eval_restarts,
     seed=seed,
 )
@@ -465,15 +394,7 @@ chosen = torch.stack([order[labels[order] == k][0] for k in labels.unique()][:8]
 x, y = images[chosen], labels[chosen]
 noisy = attacks.random_point(x, config.epsilon, generator=torch.Generator().manual_seed(seed))
 fast = attacks.fgsm(model, x, y, epsilon=config.epsilon)
-strong = attacks.pgd(
-    model,
-    x,
-    y,
-    epsilon=config.epsilon,
-    step_size=config.eval_step_size,
-    steps=config.eval_steps,
-    generator=torch.Generator().manual_seed(seed),
-)
+strong = attacks.pgd(model, x, y, **config.evaluation(), generator=torch.Generator().manual_seed(seed))
 
 
 def read(model, batch):
@@ -589,46 +510,24 @@ difference = weight[y] - weight[torch.arange(classes, device=device) != y]
 ratio = (difference.abs().sum(1) / difference.norm(dim=1)).mean().item()  # eq. 5
 signs = torch.randn((300, *x.shape[1:]), generator=torch.Generator().manual_seed(seed)).sign().to(device)
 
-figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8))
-for axis, name, victim, size in zip(
-    axes, ("linear classifier", "network"), (linear, model), (small, config.epsilon / 2), strict=True
-):
 
-    def margin_of(points, victim=victim):
-        return -attacks.margin(evaluation.logits_of(victim, points), y.expand(len(points))).cpu()
+def margin_of(victim, points):
+    return -attacks.margin(evaluation.logits_of(victim, points), y.expand(len(points))).cpu()
 
-    random = margin_of((x + size * signs).clamp(0, 1))
-    marks = {
-        "clean": (margin_of(x).item(), "black"),
-        "FGSM": (margin_of(attacks.fgsm(victim, x, y, epsilon=size)).item(), RED),
-        "PGD": (
-            margin_of(
-                attacks.pgd(
-                    victim, x, y, epsilon=size, step_size=size / 4, steps=20,
-                    generator=torch.Generator().manual_seed(seed), keep="worst",
-                )
-            ).item(),
-            GREEN,
-        ),
-    }  # fmt: skip
-    heights, *_ = axis.hist(random, bins=20, color=BLUE, alpha=0.75)
-    top = 1.45 * heights.max()
-    values = [value for value, _ in marks.values()]
-    edge = 0.12 * (max(*values, random.max()) - min(*values, random.min(), 0))
-    axis.set_xlim(min(*values, 0) - edge, max(*values, random.max()) + edge)
-    axis.axvspan(axis.get_xlim()[0], 0, color="0.93", zorder=0)
-    for height, (mark, (value, color)) in zip((0.97, 0.88, 0.79), marks.items(), strict=True):
-        axis.axvline(value, ymax=height - 0.05, color=color, lw=2)
-        axis.text(value, height * top, mark, color=color, ha="center", va="center")
-    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9}
-    text = f"{len(random)} × random signs"
-    axis.text(random.mean(), 1.08 * heights.max(), text, color=BLUE, ha="center", va="center", bbox=box)
-    axis.set(ylim=(0, top), yticks=[], xlabel="margin: true logit minus best other logit (below 0: misread)")
-    axis.set_title(f"{name}, ε = {size:.3g}")
-    axis.spines.left.set_visible(False)
-    axis.grid(False)
+
+panels = {}
+for name, victim, size in (("linear classifier", linear, small), ("network", model, config.epsilon / 2)):
+    attack = {"epsilon": size, "step_size": size / 4, "steps": 20, "keep": "worst"}
+    tries = {
+        "clean": x,
+        "FGSM": attacks.fgsm(victim, x, y, epsilon=size),
+        "PGD": attacks.pgd(victim, x, y, **attack, generator=torch.Generator().manual_seed(seed)),
+    }
+    marks = {way: margin_of(victim, point).item() for way, point in tries.items()}
+    random = margin_of(victim, (x + size * signs).clamp(0, 1))
+    panels[f"{name}, ε = {size:.3g}"] = random.numpy(), marks
 plotting.show(
-    figure,
+    figures.margin_histograms(panels),
     "Margins of one image: a histogram after random changes of size epsilon, and lines for the clean image and after FGSM "
     "and PGD of the same size; for a linear classifier and for the network.",
     svg=True,
@@ -637,8 +536,8 @@ lesson.say(
     f"The answer for the linear classifier: the worst change is worth **{ratio:.1f} standard deviations** of random signs (mean over "
     f"the wrong classes for this image); the most that {images[0].numel()} pixels allow is "
     f"$\\sqrt{{d}}$ = {images[0].numel() ** 0.5:.0f}. For the network at epsilon = {size:g}: from a clean margin of "
-    f"{marks['clean'][0]:.1f} the luckiest of {len(random)} random tries comes down to {random.min():.1f}, FGSM to "
-    f"{marks['FGSM'][0]:.1f}, PGD to **{marks['PGD'][0]:.1f}**."
+    f"{marks['clean']:.1f} the luckiest of {len(random)} random tries comes down to {random.min():.1f}, FGSM to "
+    f"{marks['FGSM']:.1f}, PGD to **{marks['PGD']:.1f}**."
 )
 
 # %% [markdown]
@@ -731,28 +630,15 @@ def attack_picture(index, epsilon, steps, model):
     before, after = images[index : index + 1], attacked(index, [epsilon], steps, model)
     both = torch.cat([before, after])
     chances = evaluation.logits_of(victims[model], both).softmax(1).cpu()
-    shown = chances.amax(0).topk(min(10, classes)).indices.sort().values
-    wrong = int(chances[1].argmax()) != int(labels[index])
-    figure, axes = plt.subplots(1, 4, figsize=(8.8, 2.6), width_ratios=[1, 1, 1, 2.1])
-    titles = [f"{name}: {text}" for name, text in zip(("before", "after"), read(victims[model], both), strict=True)]
-    plotting.draw_image(axes[0], before[0].cpu().numpy(), titles[0])
-    plotting.draw_image(axes[1], after[0].cpu().numpy(), titles[1])
-    plotting.draw_image(axes[2], (after - before)[0].cpu().numpy(), f"change, ε = {epsilon:.3f}", signed=True)
-    if wrong:
-        axes[1].title.set(color=RED, fontweight="bold")
-    bars = np.arange(len(shown))
-    axes[3].bar(bars - 0.2, chances[0, shown], 0.4, color="0.7")
-    axes[3].bar(bars + 0.2, chances[1, shown], 0.4, color=[BLUE if k == labels[index] else RED for k in shown.tolist()])
-    names = [dataset.classes[k] for k in shown.tolist()]
-    axes[3].set_xticks(bars, names, rotation=45 if max(map(len, names)) > 2 else 0)
-    for tick, k in zip(axes[3].get_xticklabels(), shown.tolist(), strict=True):
-        if k == labels[index]:
-            tick.set(color=BLUE, fontweight="bold")
-    axes[3].set(ylim=(0, 1), yticks=[0, 0.5, 1], yticklabels=["0%", "50%", "100%"])
-    title = f"{model}, {steps} step{'s' if steps > 1 else ''}; grey before, colour after"
-    axes[3].set_title(title, fontsize=9, fontweight="normal")
-    axes[3].grid(axis="x", visible=False)
-    return figure
+    return figures.before_and_after(
+        *both.cpu().numpy(),
+        read(victims[model], both),
+        chances.numpy(),
+        int(labels[index]),
+        dataset.classes,
+        epsilon=epsilon,
+        title=f"{model}, {steps} step{'s' if steps > 1 else ''}; grey before, colour after",
+    )
 
 
 sweep = torch.linspace(0, config.epsilon, 21).tolist()
@@ -872,34 +758,20 @@ def outcomes_of(victim, epsilon):
     }
 
 
-gain = {}
-figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.9))
-for axis, (name, victim) in zip(axes, victims.items(), strict=True):
-    epsilons = [ranges[name] * fraction for fraction in fractions]
-    measured = [outcomes_of(victim, epsilon) for epsilon in epsilons]
+# %%
+epsilons = {name: [ranges[name] * fraction for fraction in fractions] for name in victims}
+means, bands, gain = {}, {}, {}
+for name, victim in victims.items():
+    measured = [outcomes_of(victim, epsilon) for epsilon in epsilons[name]]
     lines = {attack: [m[attack] for m in measured] for attack in measured[0]}
-    means = {attack: [o.float().mean().item() for o in line] for attack, line in lines.items()}
-    gain[name] = max(one - many for one, many in zip(means["FGSM"], means[f"PGD-{steps}"], strict=True))
-    if name == "linear":
-        exact = [exact_outcomes(x, y, epsilon).float().mean().item() for epsilon in epsilons]
-        axis.fill_between(epsilons, 0, exact, color="0.85", lw=0)
-        axis.text(0.02 * ranges[name], 0.06, "no attack can\nbreak these\n(exact, eq. 4)", color="0.3", fontsize=10)
-    plotting.curves(
-        axis,
-        epsilons,
-        means,
-        bands={
-            attack: tuple(zip(*(evaluation.wilson(int(o.sum()), len(o)) for o in line), strict=True))
-            for attack, line in lines.items()
-        },
-        xlabel="epsilon (pixel intensity, 0 to 1)",
-        ylabel=f"accuracy on {len(y)} test images",
-        ylim=(-0.03, 1.03),
-    )
-    axis.set_title(name if name == "network" else "linear classifier; smaller epsilons")
-axes[1].set_ylabel("")
+    means[name] = {attack: np.array([o.float().mean().item() for o in line]) for attack, line in lines.items()}
+    bands[name] = {
+        attack: np.transpose([evaluation.wilson(int(o.sum()), len(o)) for o in line]) for attack, line in lines.items()
+    }
+    gain[name] = (means[name]["FGSM"] - means[name][f"PGD-{steps}"]).max()
+exact = np.array([exact_outcomes(x, y, epsilon).float().mean().item() for epsilon in epsilons["linear"]])
 plotting.show(
-    figure,
+    figures.falling_accuracy(epsilons, means, bands, exact, len(y)),
     "Accuracy against epsilon for noise, FGSM and PGD, left for the network, right for the linear classifier, where the exact "
     "robust accuracy is a grey area below the curves.",
     svg=True,
@@ -940,24 +812,11 @@ def loss_plane(model, x, y, extent, points=25):
     return [t.view(points, points).cpu().numpy() for t in (attacks.cross_entropy(logits, y), attacks.margin(logits, y))]
 
 
-size, extent = config.epsilon, 1.2 * config.epsilon
+extent = 1.2 * config.epsilon
 planes = [loss_plane(model, images[i : i + 1], labels[i : i + 1], extent) for i in chosen[:3].tolist()]
-limit = max(losses.max() for losses, _ in planes)
-figure, axes = plt.subplots(1, len(planes), figsize=(11, 4.3), sharey=True, squeeze=False)
-for axis, (losses, lead), i in zip(axes[0], planes, chosen[:3].tolist(), strict=True):
-    drawn = axis.imshow(losses, origin="lower", extent=(-extent, extent) * 2, cmap="magma", vmin=0, vmax=limit)
-    # At (a, b) the pixels in which the two signs agree change by |a + b|, the others by |a - b|: the larger is |a| + |b|.
-    axis.plot([size, 0, -size, 0, size], [0, size, 0, -size, 0], "--", color="white", lw=1)
-    axis.plot(0, 0, "w+", markersize=10)
-    if lead.min() < 0 < lead.max():
-        ticks = np.linspace(-extent, extent, len(lead))
-        axis.contour(ticks, ticks, lead, [0], colors="#56B4E9", linewidths=1.6)
-    axis.set(xlabel="along the sign of the gradient", title=f"image {i}, class {dataset.classes[labels[i]]}")
-    axis.grid(False)
-axes[0, 0].set_ylabel("along a random sign vector")
-figure.colorbar(drawn, ax=axes, label="cross-entropy", shrink=0.75)
+titles = [f"image {i}, class {dataset.classes[labels[i]]}" for i in chosen[:3].tolist()]
 plotting.show(
-    figure,
+    figures.loss_planes(planes, titles, epsilon=config.epsilon, extent=extent),
     "Heat maps of the loss on a plane through three images, with the diamond of allowed changes and the line where the "
     "reading becomes wrong.",
 )

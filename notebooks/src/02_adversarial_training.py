@@ -34,7 +34,6 @@ data_root = "data"  # @param {type:"string"}
 import copy
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -44,6 +43,7 @@ from torch import nn
 
 from anchor_utils import attacks, evaluation, losses, models, plotting, training
 from course import lesson
+from course.figures import lesson_02 as figures
 
 config, dataset, device = lesson.start("02", preset, overrides, seed, runs_dir, data_root)
 # Four networks under attack take time; notebook 05 compares networks on the same images.
@@ -77,7 +77,7 @@ images = dataset.train[: config.batch_size // 2].to(device)
 x, y = images.inputs(), images.labels
 torch.manual_seed(seed)
 model = models.AnchorNet(len(dataset.classes), config.width, x.shape[1], 0, dataset.mean, dataset.std).to(device)
-training_attack = {"epsilon": config.epsilon, "step_size": config.step_size, "steps": config.attack_steps}
+training_attack = config.attack()
 
 
 # A copy, because a forward pass in train mode moves BatchNorm's statistics, and with them the network that is attacked.
@@ -141,6 +141,7 @@ def toy_net():
     return nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
 
 
+# %%
 radius = 0.07
 points, labels = moons(40, radius, 0.15, 0, gap=2.2)
 box_attack = {"epsilon": radius, "step_size": radius / 3, "steps": 5}
@@ -156,25 +157,16 @@ for way, attack in ways.items():
             history[way][step] = copy.deepcopy(net)
         my_pgd_at_step(net, optimizer, points, labels, **attack)
 
+# %%
 axis_points = torch.linspace(0, 1, 90)
 plane = torch.cartesian_prod(axis_points, axis_points)
 
 
 @torch.no_grad()
-def draw_plane(axis, net, points, labels, radius, title=""):
-    """Both sides of the boundary, the points with their boxes; boxes that are not whole are drawn thick in red."""
-    side = net(plane).diff(dim=1).view(90, 90).T
-    axis.contourf(axis_points, axis_points, side, levels=[-1e9, 0, 1e9], colors=["#D3E6F2", "#FBE9C6"])
-    axis.contour(axis_points, axis_points, side, levels=[0], colors="black", linewidths=1.2)
-    for point, label, ok in zip(points, labels, whole(net, points, labels, radius), strict=True):
-        color = ("#0072B2", "#B87A00")[label]
-        box = plt.Rectangle((point - radius).tolist(), 2 * radius, 2 * radius, fill=False)
-        box.set(edgecolor=color if ok else "#D5001C", linewidth=0.7 if ok else 2, zorder=2 if ok else 3)
-        axis.add_patch(box)
-    axis.scatter(*points.T, c=[("#0072B2", "#B87A00")[label] for label in labels], s=9, zorder=4)
-    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
-    axis.grid(False)
-    axis.set_title(title, fontsize=10)
+def decision(net, points, labels, radius):
+    """The axis (90,) of a grid, the lead (90, 90) of class 1 on it, rows upwards, and (N,) which boxes are whole."""
+    lead = net(plane).diff(dim=1).view(90, 90).T
+    return axis_points.numpy(), lead.numpy(), whole(net, points, labels, radius).numpy()
 
 
 def toy_scores(net, points, labels, radius):
@@ -183,18 +175,11 @@ def toy_scores(net, points, labels, radius):
     return clean, whole(net, points, labels, radius).float().mean().item()
 
 
-def frames():
-    for step in moments:
-        figure, axes = plt.subplots(1, 2, figsize=(6.6, 3.6))
-        for axis, (way, nets) in zip(axes, history.items(), strict=True):
-            _, share = toy_scores(nets[step], points, labels, radius)
-            draw_plane(axis, nets[step], points, labels, radius, f"{plotting.method_name(way)}: {share:.0%} whole")
-        figure.suptitle(f"after {step} steps", fontsize=10)
-        yield figure
-
-
+decisions = {
+    way: {step: decision(net, points, labels, radius) for step, net in nets.items()} for way, nets in history.items()
+}
 plotting.animate(
-    frames(),
+    figures.training_frames(decisions, points.numpy(), labels.numpy(), radius),
     "Animation: the decision boundaries of standard and of adversarial training in a plane, with a square box around "
     "every point, over the steps of training; adversarial training moves the boundary out of the boxes.",
     milliseconds=400,
@@ -206,15 +191,8 @@ plotting.animate(
 # whole: an adversarial example lies inside. The filmstrip below shows the same for those who cannot see it move.
 
 # %%
-strip = [20, 60, 160, 600]
-figure, axes = plt.subplots(2, len(strip), figsize=(10.5, 5.8))
-for row, (way, nets) in zip(axes, history.items(), strict=True):
-    for axis, step in zip(row, strip, strict=True):
-        _, share = toy_scores(nets[step], points, labels, radius)
-        draw_plane(axis, nets[step], points, labels, radius, f"step {step}: {share:.0%} whole")
-    row[0].set_ylabel(plotting.method_name(way), fontsize=11)
 plotting.show(
-    figure,
+    figures.filmstrip(decisions, [20, 60, 160, 600], points.numpy(), labels.numpy(), radius),
     "Filmstrip of the animation: boundaries of standard training above and of PGD-AT below after four numbers of "
     "steps; boxes that the boundary cuts are red.",
 )
@@ -386,21 +364,15 @@ exchange = pd.DataFrame(
     [toy_scores(net, fresh, fresh_labels, wide) for net in toy_nets.values()], index=betas, columns=["clean", "robust"]
 )
 
-figure, axes = plt.subplots(1, 4, figsize=(11.5, 3.5), width_ratios=[1, 1, 1, 1.25])
-for axis, beta in zip(axes, [betas[0], betas[2], betas[3]], strict=False):
-    draw_plane(axis, toy_nets[beta], crowd[:32], crowd_labels[:32], wide, f"$\\beta$ = {beta:g}")
-axes[3].plot(exchange["clean"], exchange["robust"], "o-", color=plotting.method_color("trades"))
-for beta, row in exchange.iterrows():
-    # The path arrives at its last point from the right.
-    offset, side = ((8, 0), "left") if beta < betas[-1] else ((-8, 0), "right")
-    spot = (row["clean"], row["robust"])
-    axes[3].annotate(f"$\\beta$ = {beta:g}", spot, offset, textcoords="offset points", ha=side, va="center")
-for side in (axes[3].xaxis, axes[3].yaxis):
-    side.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-    side.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
-axes[3].margins(0.45, 0.12)
-axes[3].set(
-    xlabel=f"clean accuracy, {len(fresh)} new points", ylabel="robust accuracy (grid)", title="path as $\\beta$ grows"
+drawn = crowd[:32], crowd_labels[:32]
+figure = figures.trades_path(
+    {beta: decision(toy_nets[beta], *drawn, wide) for beta in (betas[0], betas[2], betas[3])},
+    *(part.numpy() for part in drawn),
+    wide,
+    betas=betas,
+    clean=exchange["clean"].to_numpy(),
+    robust=exchange["robust"].to_numpy(),
+    tested=len(fresh),
 )
 plotting.show(
     figure,
@@ -526,8 +498,7 @@ networks = {method: models.fold_batchnorm(run.model()).to(device) for method, ru
 
 def scores(networks, split):
     """Clean and PGD accuracy of each network on the images of `split`, one row a network and attack."""
-    settings = {"epsilon": config.epsilon, "step_size": config.eval_step_size, "steps": config.eval_steps}
-    settings |= {"restarts": config.eval_restarts, "seed": seed}
+    settings = {**config.evaluation(), "restarts": config.eval_restarts, "seed": seed}
     tables = [
         evaluation.evaluate(network, split, ("clean", "pgd"), **settings).assign(method=name)
         for name, network in networks.items()
@@ -546,22 +517,15 @@ shown(table)
 # %%
 accuracy = table.pivot(index="method", columns="attack", values="accuracy").loc[methods]
 interval = table.set_index(["method", "attack"])
-figure, axis = plt.subplots(figsize=(8.5, 3))
-for height, method in enumerate(reversed(methods)):
-    color = plotting.method_color(method)
-    axis.plot(accuracy.loc[method, ["pgd", "clean"]], [height] * 2, color=color, linewidth=1, alpha=0.5)
-    for attack, face in (("pgd", color), ("clean", "white")):
-        value, low, high = interval.loc[(method, attack), ["accuracy", "low", "high"]]
-        axis.plot([low, high], [height] * 2, color=color, linewidth=4, alpha=0.3, solid_capstyle="butt")
-        axis.plot(value, height, "o", color=color, markerfacecolor=face, markersize=7)
-        if method == methods[0]:
-            name = "clean" if attack == "clean" else f"PGD-{config.eval_steps}"
-            axis.annotate(name, (value, height), (0, 9), textcoords="offset points", ha="center", fontsize=10)
-axis.set_yticks(range(len(methods)), [plotting.method_name(method) for method in reversed(methods)])
-axis.set(xlim=(-0.04, 1.04), ylim=(-0.5, len(methods) - 0.3), xlabel=f"accuracy on {len(test)} test images")
-axis.xaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+estimates = {
+    method: {
+        name: tuple(interval.loc[(method, attack), ["accuracy", "low", "high"]])
+        for attack, name in (("pgd", f"PGD-{config.eval_steps}"), ("clean", "clean"))
+    }
+    for method in methods
+}
 plotting.show(
-    figure,
+    figures.price_of_attack(estimates, len(test)),
     "Clean accuracy and PGD accuracy of four training methods, a row each, with 95% intervals as bands; the line "
     "between the two points is what the attack costs.",
     svg=True,
@@ -584,21 +548,17 @@ lesson.say(
 )
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharey=True)
-for axis, column, title in (
-    (axes[0], "clean_accuracy", "clean"),
-    (axes[1], "robust_accuracy", f"under PGD-{config.validation_steps}, epsilon {config.epsilon:g}"),
-):
-    epochs = runs["standard"].metrics()["epoch"].tolist()
-    lines = {method: run.metrics()[column].to_numpy() for method, run in runs.items()}
-    plotting.curves(
-        axis, epochs, lines, xlabel="epoch", ylabel="accuracy" if axis is axes[0] else "", ylim=(-0.03, 1.03)
-    )
-    axis.set_title(title)
-if config.epsilon_warmup * config.epochs > 1:
-    axes[1].axvspan(1, config.epsilon_warmup * config.epochs, color="0.93", zorder=0)
-    axes[1].annotate("epsilon rises", (1.03, 0.95), fontsize=9, color="0.4", va="center")
-figure.suptitle(f"{config.validation_images} held-out training images", fontsize=11)
+logs = {method: run.metrics() for method, run in runs.items()}
+under_attack = f"under PGD-{config.validation_steps}, epsilon {config.epsilon:g}"
+figure = figures.held_out_curves(
+    logs["standard"]["epoch"].tolist(),
+    {
+        "clean": {method: log["clean_accuracy"].to_numpy() for method, log in logs.items()},
+        under_attack: {method: log["robust_accuracy"].to_numpy() for method, log in logs.items()},
+    },
+    warmup=config.epsilon_warmup * config.epochs,
+    images=config.validation_images,
+)
 print(
     f"right: L-infinity epsilon {config.epsilon:g}, {config.validation_steps} steps of {config.step_size:g}, 1 restart, last iterate, "
     f"seed {seed}"
@@ -638,9 +598,7 @@ for method, network in networks.items():
         network,
         x,
         y,
-        epsilon=config.epsilon,
-        step_size=config.eval_step_size,
-        steps=config.eval_steps,
+        **config.evaluation(),
         loss="margin",
         keep="worst",
         generator=torch.Generator().manual_seed(seed),
@@ -651,29 +609,9 @@ print(
     f"PGD on the margin of the logits: L-infinity epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"1 restart, worst iterate, seed {seed}; the first {len(y)} test images"
 )
-figure, axes = plt.subplots(1, 4, figsize=(11.5, 3), sharey=True)
-bins = np.linspace(-1, 1, 21)
-for axis, (method, (clean, attacked)) in zip(axes, margins.items(), strict=True):
-    axis.hist(clean, bins, weights=np.full(len(clean), 1 / len(clean)), color="0.82")
-    axis.hist(
-        attacked,
-        bins,
-        weights=np.full(len(y), 1 / len(y)),
-        color=plotting.method_color(method),
-        histtype="step",
-        lw=1.8,
-    )
-    axis.axvline(0, color="0.4", linewidth=0.8, ls="--")
-    axis.set_title(plotting.method_name(method), color=plotting.method_color(method))
-    low, high = evaluation.wilson(int((attacked <= 0).sum()), len(y))
-    note = f"misread\nunder attack:\n{(attacked <= 0).mean():.0%}\n[{low:.0%}, {high:.0%}]"
-    axis.text(-0.84, 0.93, note, fontsize=9, va="top")
-    axis.set(xlabel="margin", xticks=[-1, 0, 1], ylim=(0, 1.02))
-    axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
-axes[0].set_ylabel(f"share of {len(y)} test images")
-axes[0].text(0.62, 0.5, "clean", color="0.5", fontsize=10, ha="right")
+misread_shares = {method: evaluation.wilson(int((worst <= 0).sum()), len(y)) for method, (_, worst) in margins.items()}
 plotting.show(
-    figure,
+    figures.margin_histograms(margins, misread_shares),
     "Histograms of the margin of the true class for four methods, on clean images filled in grey and under attack as "
     "an outline; left of zero the image is misread.",
     svg=True,
@@ -771,32 +709,22 @@ p, p_adv = clean_logits.softmax(1), adversarial_logits.softmax(1)
 weight = 1 - p.gather(1, y[:, None]).squeeze(1)
 divergence = kl(p, p_adv)
 parts = {  # each set of images once
-    "misread clean": (p.argmax(1) != y, "#D5001C"),
-    "misread only under attack": ((p.argmax(1) == y) & (p_adv.argmax(1) != y), "#E69F00"),
-    "right in both": ((p.argmax(1) == y) & (p_adv.argmax(1) == y), "#0072B2"),
+    "misread clean": p.argmax(1) != y,
+    "misread only under attack": (p.argmax(1) == y) & (p_adv.argmax(1) != y),
+    "right in both": (p.argmax(1) == y) & (p_adv.argmax(1) == y),
 }
 term = config.mart_beta * divergence * weight
 total = losses.mart_loss(clean_logits, adversarial_logits, y, config.mart_beta).item()
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=[1.1, 1])
-for name, (chosen, color) in parts.items():
-    axes[0].scatter(weight[chosen].clamp_min(1e-4), divergence[chosen], s=16, alpha=0.7, color=color, linewidth=0)
-    axes[0].text(0.03, 0.93 - 0.08 * list(parts).index(name), f"{name}: {int(chosen.sum())}", color=color, fontsize=10,
-                 transform=axes[0].transAxes)  # fmt: skip
-axes[0].set(
-    xscale="log", xlabel="weight 1 - p(true class | clean image)", ylabel="KL (nats)", title=f"{len(y)} training images"
-)
-rank = np.arange(1, len(y) + 1) / len(y)
 by_weight = weight.argsort(descending=True)
-for values, name, color, dy in ((term, "with the weights", "#009E73", 0.09), (divergence, "without", "0.45", -0.14)):
-    share = (values[by_weight].cumsum(0) / values.sum()).numpy()
-    axes[1].plot(rank, share, color=color)
-    axes[1].text(0.52, float(np.interp(0.5, rank, share)) + dy, name, color=color, fontsize=10)
-axes[1].set(xlabel="images, largest weight first", ylabel="share of the KL term", ylim=(0, 1.12), xlim=(0, 1))
-for side in (axes[1].xaxis, axes[1].yaxis):
-    side.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+shares = {
+    name: (values[by_weight].cumsum(0) / values.sum()).numpy()
+    for name, values in (("with the weights", term), ("without", divergence))
+}
 plotting.show(
-    figure,
+    figures.mart_weights(
+        weight.numpy(), divergence.numpy(), {name: part.numpy() for name, part in parts.items()}, shares
+    ),
     "Left: KL against MART's weight for each training image, coloured by whether it is misread clean, only under attack "
     "or not at all. Right: how much of the KL term the images with the largest weights carry, with and without the weights.",
     svg=True,
@@ -812,7 +740,7 @@ plotting.show(
 # %%
 top = max(1, len(y) // 10)
 share_weighted, share_plain = ((values[by_weight[:top]].sum() / values.sum()).item() for values in (term, divergence))
-misread = parts["misread clean"][0]
+misread = parts["misread clean"]
 carried = (term[misread].sum() / term.sum()).item()
 lesson.say(
     f"The tenth of the images with the largest weights carries {share_weighted:.0%} of the weighted KL term and {share_plain:.0%} of the unweighted one. "
@@ -852,29 +780,17 @@ curve = few_run.metrics()
 best_epoch = few_run.model("best").metadata["epoch"]
 last_epoch = int(curve["epoch"].iloc[-1])
 
-figure, axis = plt.subplots(figsize=(8, 3.8))
-plotting.curves(
-    axis,
+figure = figures.overfitting(
     curve["epoch"].tolist(),
     {
         f"training, PGD-{few.attack_steps}": curve["training_accuracy"].to_numpy(),
         f"held-out, PGD-{few.validation_steps}": curve["robust_accuracy"].to_numpy(),
-        "held-out, clean": curve["clean_accuracy"].to_numpy(),
     },
-    xlabel="epoch",
-    ylabel="accuracy",
-    ylim=(-0.03, 1.03),
+    curve["clean_accuracy"].to_numpy(),
+    best_epoch=best_epoch,
+    warmup=few.epsilon_warmup * few.epochs,
+    images=4 * batch_size,
 )
-axis.lines[2].set(linestyle=":", marker="", color="0.45")
-for text in axis.texts:
-    if text.get_text() == "held-out, clean":
-        text.set_color("0.45")
-axis.axvline(best_epoch, color="0.5", ls=":", linewidth=1)
-axis.annotate("best checkpoint", (best_epoch, 0), (-4, 0), ha="right", textcoords="offset points", fontsize=9)
-if few.epsilon_warmup * few.epochs > 1:
-    axis.axvspan(1, few.epsilon_warmup * few.epochs, color="0.93", zorder=0)
-    axis.annotate("epsilon of the training attack rises", (1.2, 0.97), fontsize=9, color="0.4", va="center")
-axis.set_title(f"PGD-AT on {4 * batch_size} images: solid under attack, dotted clean")
 print(
     f"held-out, PGD: L-infinity epsilon {few.epsilon:g}, {few.validation_steps} steps of {few.step_size:g}, 1 restart, last iterate, "
     f"seed {seed}; {held_out} images"
