@@ -12,13 +12,13 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from anchor_utils.checks import epsilon_hint, text_hint
+from anchor_utils.files import data_folder
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ METHODS: dict[str, Method] = {
     ),
 }
 DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
-_IN_WHEEL = Path(__file__).resolve().parent / "presets"
-PRESET_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "configs" / "presets"
+PRESET_DIR = data_folder("configs/presets", __file__)
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

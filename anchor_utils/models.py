@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.resnet import BasicBlock
 
-from anchor_utils.files import write_atomically
+from anchor_utils.files import data_folder, write_atomically
 
-_IN_WHEEL = Path(__file__).resolve().parent / "pretrained"
-PRETRAINED_DIR = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parent.parent / "data" / "pretrained"
+PRETRAINED_DIR = data_folder("data/pretrained", __file__)
 
 PRECISIONS = ("float32", "auto", "bfloat16", "float16")
 

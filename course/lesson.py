@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ import yaml
 from IPython.display import Markdown, display
 
 from anchor_utils import plotting
-from anchor_utils.attacks import VanishedGradientWarning, resolve_precision
 from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset
 from anchor_utils.evaluation import versions
 from anchor_utils.files import data_folder, write_text
-from anchor_utils.models import AnchorNet, fold_batchnorm, pretrained
-from anchor_utils.training import _Heads, _inner_problem, batch_loss, load_data
+from anchor_utils.models import pretrained, resolve_precision
+from anchor_utils.objectives import Heads, InnerProblem, batch_loss
+from anchor_utils.training import load_data, new_network
 
 EXPECTED_DIR = data_folder("expected", __file__)
 PRETRAINED_PRESET = "cifar10_cpu"  # the settings of the networks that come with the course
@@ -120,21 +119,15 @@ def seconds_per_step(config: Config, dataset: Dataset, device: torch.device) -> 
     trace in the global random state. A step that would take longer is extrapolated from a few images."""
     config = config.replace(method="anchor")
     generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        channels = dataset.train.images.shape[1]
-        model = AnchorNet(
-            len(dataset.classes), config.width, channels, config.projection_dim, stem_stride=config.stem_stride
-        ).to(device)
-    forward = _Heads(model, config.method, resolve_precision(config.precision, device))
-    folded = fold_batchnorm(model)
+    model = new_network(config, dataset).to(device)
+    forward = Heads(model, config.method, resolve_precision(config.precision, device))
+    attack = InnerProblem(model, config, generator)
 
     def timed(size: int) -> float:
         batch = dataset.train[:size].to(device)
         began = time.perf_counter()
-        attack = _inner_problem(model, config, generator, 1.0, folded)
-        # An untrained network of a few channels may have no gradient.
-        with warnings.catch_warnings(action="ignore", category=VanishedGradientWarning):
-            loss, *_ = batch_loss(config, forward, attack, batch.images, batch.labels, generator)
+        attack.refresh(1.0)
+        loss = batch_loss(config, forward, attack, batch.images, batch.labels, generator).loss
         loss.backward()
         loss.item()  # waits for a GPU
         return time.perf_counter() - began

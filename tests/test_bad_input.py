@@ -264,7 +264,9 @@ def listing(folder):
 def test_bad_input_is_refused_by_name(call, words, inputs, monkeypatch, capsys):
     """`words` must all occur in the message. Commands end with exit status 2, functions raise ValueError or OSError."""
     monkeypatch.chdir(inputs)
-    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
+    monkeypatch.setattr(
+        course_runner.papermill, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started")
+    )
     before = listing(inputs)
     message = None
     try:
