@@ -225,68 +225,6 @@ def accuracy_bars(
     return figure
 
 
-# Ten colours that differ in lightness too (Okabe & Ito's, and three of Paul Tol's "muted"). No ten are safe for every
-# colour-blind reader, so maps draw the number of a class as well.
-CLASS_COLORS = (
-    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"),
-    *("#56B4E9", "#D55E00", "#882255", "#999933", "#332288"),
-)
-
-
-def class_colors(labels: np.ndarray) -> list[str]:
-    """One colour a label; from the eleventh class on they repeat."""
-    return [CLASS_COLORS[int(label) % len(CLASS_COLORS)] for label in labels]
-
-
-def embedding_map(
-    axis: Axes,
-    points: np.ndarray,
-    labels: np.ndarray,
-    *,
-    title: str = "",
-    moved_to: np.ndarray | None = None,
-    moved_wrong: np.ndarray | None = None,
-    names_at: np.ndarray | None = None,
-    size: float = 26.0,
-) -> None:
-    """A 2-D map (N, 2) on which each point is drawn as the number of its class, in the colour of that class.
-
-    Beyond ten classes the points are dots. The name of a class stands, circled, at the median of its `points`, or of
-    its `names_at` (N, 2), which are other positions of the same points; an empty array leaves the names out.
-
-    Arrows lead from the first M points to `moved_to` (M, 2). Those of points that are misclassified
-    after the move (`moved_wrong`) are drawn in black.
-    """
-    for label in np.unique(labels):
-        marker = rf"$\mathbf{{{label}}}$" if label < 10 else "o"
-        chosen = points[labels == label]
-        color = CLASS_COLORS[label % len(CLASS_COLORS)]
-        area = size if label < 10 else size / 3
-        axis.scatter(chosen[:, 0], chosen[:, 1], color=color, marker=marker, s=area, linewidth=0)
-    if moved_to is not None:
-        start = points[: len(moved_to)]
-        delta = moved_to - start
-        wrong = np.zeros(len(moved_to), bool) if moved_wrong is None else moved_wrong
-        for chosen, color, alpha in ((~wrong, "0.6", 0.5), (wrong, "black", 0.8)):
-            axis.quiver(
-                *start[chosen].T, *delta[chosen].T, angles="xy", scale_units="xy", scale=1,
-                width=0.003, color=color, alpha=alpha,
-            )  # fmt: skip
-    names_at = points if names_at is None else names_at
-    for label in np.unique(labels) if len(names_at) else ():
-        color = CLASS_COLORS[label % len(CLASS_COLORS)]
-        axis.annotate(
-            str(label), np.median(names_at[labels == label], axis=0), ha="center", va="center", fontweight="bold",
-            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": color, "alpha": 0.85},
-        )  # fmt: skip
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for side in axis.spines.values():  # a light frame all around: the two axes of a map have no meaning
-        side.set(visible=True, color="0.85")
-    axis.set_aspect("equal", "datalim")
-    axis.set_title(title)
-
-
 def circle(
     axis: Axes, angles: np.ndarray, labels: np.ndarray, *, title: str = "", moves: np.ndarray | None = None
 ) -> None:
@@ -418,33 +356,3 @@ def gallery(
                 text = axis.text(low, 1.26, heading, transform=below, fontsize=10.5, fontweight="bold", va="bottom")
                 text.set_in_layout(False)  # it stands over several columns
     return figure
-
-
-def forest(
-    axis: Axes, groups: Mapping[str, Sequence[tuple[float, float, float, str, str]]], *, title: str = ""
-) -> None:
-    """Estimates with their intervals, one below the other, in groups that are named at the left.
-
-    An estimate is (value, low, high, mark, color). A `mark`, a character or two, stands inside its dot; without one
-    the estimate is drawn as a diamond with a thicker bar. An interval that is NaN is left out.
-    """
-    y, middles = 0.0, []
-    for estimates in groups.values():
-        middles.append(y - (len(estimates) - 1) / 2)
-        for value, low, high, mark, color in estimates:
-            axis.plot([low, high], [y, y], color=color, linewidth=2 if mark else 4, alpha=0.75 if mark else 0.45)
-            axis.plot(
-                value, y, "o" if mark else "D", color=color, markersize=10 if mark else 7, markeredgecolor="white"
-            )
-            light = np.dot(mpl.colors.to_rgb(color), (0.3, 0.59, 0.11)) > 0.55
-            axis.annotate(
-                mark, (value, y), ha="center", va="center_baseline", fontsize=7.5, fontweight="bold",
-                color="black" if light else "white",
-            )  # fmt: skip
-            y -= 1
-        y -= 0.8
-    axis.set_yticks(middles, list(groups))
-    axis.set_ylim(y + 1.2, 0.6)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(False, axis="y")
-    axis.set_title(title)
