@@ -9,9 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import pytest
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex
 from matplotlib.quiver import Quiver
-from PIL import Image
 
 from anchor_utils import plotting
 from anchor_utils.config import METHODS
@@ -111,28 +110,6 @@ def test_show_displays_and_closes_the_figure(monkeypatch, svg):
     assert not plt.fignum_exists(figure.number)
 
 
-@pytest.mark.parametrize("animated", [False, True])
-def test_a_palette_keeps_rare_colours(monkeypatch, animated):
-    shown = []
-    monkeypatch.setattr(
-        plotting, "_display", lambda kind, data, alt: shown.append(Image.open(io.BytesIO(base64.b64decode(data))))
-    )
-    figures = []
-    for _ in range(2):
-        figure, axis = plt.subplots(figsize=(2, 2))
-        plotting.embedding_map(axis, np.random.default_rng(0).normal(size=(10, 2)), np.arange(10), names_at=np.empty(0))
-        figures.append(figure)
-    if animated:
-        plotting.animate(figures, "two maps", colors=64)
-    else:
-        plotting.show(figures[0], "a map", colors=64)
-        plt.close("all")
-    assert shown[0].mode == "P"
-    pixels = np.asarray(shown[0].convert("RGB")).reshape(-1, 3).astype(int)
-    for color in plotting.CLASS_COLORS:
-        assert np.abs(pixels - np.multiply(to_rgb(color), 255)).max(1).min() < 30, color
-
-
 def test_grey_colour_and_signed_images(axis, random):
     plotting.draw_image(axis, random.random((1, 4, 5)), "grey")
     assert axis.get_title() == "grey"
@@ -194,56 +171,3 @@ def test_accuracy_bars_show_intervals():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["clean", "PGD-20"]
     ends = axis.containers[1][2][0].get_segments()
     assert [tuple(segment[:, 1]) for segment in ends] == [pytest.approx((0.05, 0.2)), pytest.approx((0.4, 0.6))]
-
-
-def test_embedding_map_names_classes_and_draws_the_moves(axis, random):
-    points, labels = random.normal(size=(12, 2)), np.repeat([0, 2, 5], 4)
-    wrong = np.array([True, False, False, True, False])
-    plotting.embedding_map(axis, points, labels, title="map", moved_to=points[:5] + 1, moved_wrong=wrong)
-    assert texts(axis) == ["0", "2", "5"]
-    assert axis.texts[1].xy == pytest.approx(np.median(points[4:8], axis=0))
-    right, misled = quivers(axis)
-    assert (right.N, misled.N) == (3, 2)
-    np.testing.assert_allclose(misled.XY, points[[0, 3]])
-    np.testing.assert_allclose([*right.U, *right.V, *misled.U, *misled.V], 1)
-    assert to_rgb(misled.get_facecolor()[0]) == (0, 0, 0)
-    drawn(axis)
-
-
-def test_embedding_map_without_moves(axis, random):
-    plotting.embedding_map(axis, random.normal(size=(6, 2)), np.array([0, 0, 1, 1, 2, 2]))
-    assert not quivers(axis)
-    assert [len(scatter.get_offsets()) for scatter in axis.collections] == [2, 2, 2]
-    assert len({tuple(scatter.get_facecolors()[0]) for scatter in axis.collections}) == 3
-    assert len({scatter.get_paths()[0].vertices.shape for scatter in axis.collections}) > 1, "numbers, not dots"
-
-
-def test_embedding_map_names_classes_elsewhere_or_not_at_all_and_takes_more_than_ten(axis, random):
-    points, labels = random.normal(size=(24, 2)), np.arange(24) % 12
-    plotting.embedding_map(axis, points, labels, names_at=points + 3)
-    assert texts(axis) == [str(label) for label in range(12)]
-    assert axis.texts[11].xy == pytest.approx(np.median(points[labels == 11] + 3, axis=0))
-    axis.clear()
-    plotting.embedding_map(axis, points, labels, names_at=np.empty((0, 2)))
-    assert texts(axis) == []
-    drawn(axis)
-
-
-def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out(axis):
-    groups = {
-        "a": [(0.1, 0.0, 0.2, "0", "#000000"), (0.2, 0.1, 0.3, "", "#E69F00")],
-        "b": [(0.3, np.nan, np.nan, "1", "#E69F00")],
-    }
-    plotting.forest(axis, groups, title="differences")
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
-    assert axis.get_yticks()[0] > axis.get_yticks()[1]
-    bars, dots = axis.lines[::2], axis.lines[1::2]
-    assert [dot.get_xdata()[0] for dot in dots] == [0.1, 0.2, 0.3]
-    assert [dot.get_marker() for dot in dots] == ["o", "D", "o"]
-    assert np.isnan(bars[2].get_xdata()).all()
-    assert [(text.get_text(), text.get_color()) for text in axis.texts] == [
-        ("0", "white"),
-        ("", "black"),
-        ("1", "black"),
-    ]
-    drawn(axis)

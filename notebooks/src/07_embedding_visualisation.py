@@ -37,7 +37,6 @@ data_root = "data"  # @param {type:"string"}
 models = "train"  # @param ["train", "pretrained"]
 
 # %%
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -54,6 +53,7 @@ from torch import nn
 from anchor_utils import attacks, data, embeddings, evaluation, plotting, training
 from anchor_utils.models import fold_batchnorm, pretrained
 from course import lesson
+from course.figures import lesson_07 as figures
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
     preset = "cifar10_cpu"
@@ -106,11 +106,10 @@ shared = {
     / 255,
     "noise": attacks.random_point(x, config.epsilon, generator=rng()),
 }
-pgd_settings = {"epsilon": config.epsilon, "step_size": config.eval_step_size, "steps": config.eval_steps}
 views, features, accuracy = {}, {}, {}
 for method, model in networks.items():
     generator = rng()
-    adversarial = in_batches(lambda a, b: attacks.pgd(model, a, b, **pgd_settings, generator=generator))  # noqa: B023
+    adversarial = in_batches(lambda a, b: attacks.pgd(model, a, b, **config.evaluation(), generator=generator))  # noqa: B023
     views[method] = {**shared, "adversarial": adversarial}
     features[method] = {view: embeddings.extract(model, images) for view, images in views[method].items()}
     accuracy[method] = {view: evaluation.clean_outcomes(model, images, y) for view, images in views[method].items()}
@@ -181,7 +180,7 @@ def feature_attack(model, images, labels):
         encoder,
         images,
         labels,
-        **pgd_settings,
+        **config.evaluation(),
         loss=lambda moved, _: (moved - start).square().sum(1),  # eq. 2
         generator=rng(),  # of the random start, needed here: at delta = 0 the gradient of eq. 2 is zero
     )
@@ -212,46 +211,11 @@ for method, model in networks.items():
 crossed = {key: 1 - float(bits.mean()) if len(bits) else 0.0 for key, bits in stayed.items()}
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(12, 4.3))
-for m, method in enumerate(METHODS):
-    color, marker = plotting.METHOD_STYLE[method]
-    for v, view in enumerate(moves):
-        position = v + 0.22 * (m - 1)
-        q = np.quantile(displacement[method, view], [0.05, 0.25, 0.5, 0.75, 0.95])
-        axes[0].plot([position] * 2, q[[0, 4]], color=color, linewidth=1.2)
-        axes[0].plot([position] * 2, q[[1, 3]], color=color, linewidth=6, alpha=0.45, solid_capstyle="butt")
-        axes[0].plot(position, q[2], color=color, marker=marker, markersize=7)
-        share, images = crossed[method, view], len(stayed[method, view])
-        if images:
-            axes[1].plot([position] * 2, evaluation.wilson(round(share * images), images), color=color, linewidth=1.2)
-            axes[1].plot(position, share, color=color, marker=marker, markersize=7)
-    axes[0].annotate(
-        plotting.method_name(method),
-        (0.02, 0.98 - 0.08 * m),
-        xycoords="axes fraction",
-        color=color,
-        fontweight="bold",
-        va="top",
-    )
-axes[0].axhline(1, color="0.3", linestyle="--", linewidth=1)
-axes[0].annotate(
-    "as far as from class to class",
-    (-0.45, 1),
-    (0, -4),
-    textcoords="offset points",
-    fontsize=9.5,
-    color="0.3",
-    va="top",
-)
-axes[0].set(title="how far: displacement r", ylim=(0, 1.15 * max(1.0, *(v.max() for v in displacement.values()))))
-axes[1].set(title="how many: crossed to another class", ylim=(-0.03, 1.03))
-axes[1].yaxis.set_major_formatter("{x:.0%}")
-for axis in axes:
-    axis.set_xticks(range(len(moves)), ["augmented", "noise", "PGD on\nthe label", "attack on\nthe feature"])
-    axis.set_xlim(-0.5, len(moves) - 0.5)
-    axis.grid(axis="x", visible=False)
+with_ends = {
+    key: (crossed[key], *evaluation.wilson(int((~bits).sum()), len(bits))) for key, bits in stayed.items() if len(bits)
+}
 plotting.show(
-    figure,
+    figures.displacements(displacement, with_ends),
     "Left: displacement of features for augmentation, noise, PGD and the feature attack, for three networks. "
     "Right: the share of features that end nearest to the centre of another class.",
     svg=True,
@@ -372,17 +336,8 @@ for method, model in networks.items():
 
 bands = {m: tuple(zip(*(evaluation.wilson(round(k * n), n) for k in knn[m]), strict=True)) for m in METHODS}
 chance = np.bincount(reference.labels.numpy()).max() / len(reference)
-figure, axes = plt.subplots(1, 2, figsize=(12, 3.9))
-plotting.curves(axes[0], range(len(VIEWS)), knn, bands=bands, xlabel="", ylabel=f"kNN accuracy, {n} test images")
-axes[0].axhline(chance, color="0.4", linestyle="--", linewidth=1)
-axes[0].annotate("guessing the largest class", (0, chance), (0, 4), textcoords="offset points", fontsize=9, color="0.4")
-axes[0].set_ylim(-0.03, 1.03)
-plotting.curves(axes[1], range(len(VIEWS)), silhouette, xlabel="", ylabel="silhouette", percent=False)
-axes[1].axhline(0, color="0.4", linestyle="--", linewidth=1)
-for axis in axes:
-    axis.set_xticks(range(len(VIEWS)), VIEWS)
 plotting.show(
-    figure,
+    figures.class_separation(VIEWS, knn, bands, silhouette, chance=chance, images=n),
     "kNN accuracy and silhouette of three networks for clean, augmented, noisy and adversarial features.",
     svg=True,
 )
@@ -455,45 +410,14 @@ print(f"divergence of the map: ours {kl_ours:.4f}, scikit-learn's {fit.kl_diverg
 print(f"the same map with its points handed to the wrong features: {kl_random:.4f}")
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(12, 4.2))
-perplexities = [5, 30, 50] if n < 120 else [5, 30, 100]
-for k, (perplexity, color) in enumerate(zip(perplexities, ("#0072B2", "#009E73", "#D55E00"), strict=True)):
-    weights = np.sort(neighbour_weights(features["anchor"]["clean"], 0, perplexity))[::-1][:-1]
-    axes[0].plot(range(1, n), weights, color=color, linewidth=2)
-    axes[0].annotate(
-        f"perplexity {perplexity}",
-        (0.98, 0.97 - 0.08 * k),
-        xycoords="axes fraction",
-        color=color,
-        ha="right",
-        va="top",
-    )
-axes[0].set(xscale="log", yscale="log", ylim=(1e-5, 2))
-axes[0].set(
-    xlabel="neighbour's rank (logarithmic)", ylabel="its weight p in eq. 4", title="one image, three perplexities"
-)
-pairs = squareform(p_small, checks=False)
-heavy = pairs > pairs.mean()
-true_distance, map_distance = pdist(small), pdist(fit.embedding_)
-for chosen, color, size in ((~heavy, "#999999", 3), (heavy, "#D55E00", 9)):
-    axes[1].scatter(true_distance[chosen], map_distance[chosen], color=color, s=size, linewidth=0)
-for place, color, text in (
-    (
-        0.97,
-        "#B34A00",
-        f"above-average p: {heavy.mean():.0%} of pairs, {pairs[heavy].sum() / pairs.sum():.0%} of the weight",
-    ),
-    (0.89, "0.4", f"all other pairs: {pairs[~heavy].sum() / pairs.sum():.0%} of the weight"),
-):
-    axes[1].annotate(text, (0.02, place), xycoords="axes fraction", color=color, va="top", fontsize=10)
-axes[1].set(
-    xlabel="distance of a pair in feature space",
-    ylabel="distance on the map",
-    title=f"all pairs of {len(small)} images",
-)
-axes[1].set_ylim(0, 1.25 * map_distance.max())
+clean = features["anchor"]["clean"]
+weights = {
+    perplexity: np.sort(neighbour_weights(clean, 0, perplexity))[::-1][:-1]  # without the point itself, the last
+    for perplexity in ([5, 30, 50] if n < 120 else [5, 30, 100])
+}
+pairs = squareform(p_small, checks=False)  # each pair once, as pdist has them
 plotting.show(
-    figure,
+    figures.weights_and_distances(weights, pairs, pdist(small), pdist(fit.embedding_)),
     "Left: weights of the neighbours of one image by rank, for three perplexities. Right: distance on the map against "
     "distance in feature space for all pairs; pairs that carry weight are few and near.",
     colors=256,
@@ -544,33 +468,15 @@ for method in METHODS:
     # The references include the clean version of the very image that is asked about, which can flatter this number.
     knn_map[method] = embeddings.knn_accuracy(clean, labels, adversarial, labels)
 
-arrows = slice(0, 40)
-nowhere = np.empty((0, 2))
-figure, axes = plt.subplots(2, len(METHODS), figsize=(12.5, 9.6))
-for column, method in enumerate(METHODS):
-    clean, augmented, adversarial = (maps[method][view] for view in joint_views)
-    wrong = ~accuracy[method]["adversarial"].cpu().numpy()
-    top, bottom = axes[:, column]
-    name = plotting.method_name(method)
-    top.scatter(*augmented.T, c=plotting.class_colors(labels), s=5, linewidth=0, alpha=0.3, zorder=0)
-    plotting.embedding_map(
-        top, clean, labels, title=f"{name}: clean", moved_to=adversarial[arrows], moved_wrong=wrong[arrows], size=30
-    )
-    plotting.embedding_map(bottom, adversarial, labels, title=f"{name}: adversarial", names_at=clean, size=30)
-    everything = np.concatenate(list(maps[method].values()))
-    middle, reach = (everything.max(0) + everything.min(0)) / 2, 0.53 * np.ptp(everything, axis=0).max()
-    for axis in (top, bottom):
-        axis.set_aspect("equal", "box")
-        axis.set_xlim(middle[0] - reach, middle[0] + reach)
-        axis.set_ylim(middle[1] - reach, middle[1] + reach)
-    bottom.set_xlabel(
-        f"adversarial kNN {knn[method][-1]:.0%}, silhouette {silhouette[method][-1]:.2f}\n"
-        f"displacement {np.median(displacement[method, 'adversarial']):.2f}, "
-        f"on the map {np.median(on_map[method]):.2f}\n"
-        f"trustworthiness {trust[method]:.2f}"
-    )
+wrong = {method: ~accuracy[method]["adversarial"].cpu().numpy() for method in METHODS}
+notes = {
+    method: f"adversarial kNN {knn[method][-1]:.0%}, silhouette {silhouette[method][-1]:.2f}\n"
+    f"displacement {np.median(displacement[method, 'adversarial']):.2f}, on the map {np.median(on_map[method]):.2f}\n"
+    f"trustworthiness {trust[method]:.2f}"
+    for method in METHODS
+}
 plotting.show(
-    figure,
+    figures.joint_maps(maps, labels, wrong, notes, arrows=40),
     "Two rows of t-SNE maps for three networks, each point drawn as the number of its class. Top: clean features, with "
     "arrows to the adversarial features of 40 images, black where misclassified. Bottom: the adversarial features in "
     "the same map, with circled class numbers where the clean points are.",
@@ -661,18 +567,9 @@ several = {
     for s in (0, 1)
     for p in perplexities
 }
-figure, axes = plt.subplots(2, 3, figsize=(11, 7.4))
-for (s, p), points in several.items():
-    quality = trustworthiness(vectors, points, n_neighbors=10)
-    plotting.embedding_map(
-        axes[s, perplexities.index(p)],
-        points,
-        twice,
-        title=f"perplexity {p}, start {s + 1}\ntrustworthiness {quality:.2f}",
-        size=20,
-    )
+quality = {key: trustworthiness(vectors, points, n_neighbors=10) for key, points in several.items()}
 plotting.show(
-    figure,
+    figures.starts_and_perplexities(several, twice, quality),
     "Six t-SNE maps of the same ANCHOR features: two random starts by three perplexities, to compare which classes "
     "stay together and which change their places.",
     colors=256,
@@ -734,14 +631,12 @@ panels = {
     "one joint fit: clean to adversarial": (several[0, p][:half], several[0, p][half:]),
     "two fits of the same clean features": (one[:half], two[:half]),
 }
-figure, axes = plt.subplots(1, 2, figsize=(10, 5.2))
-lengths = {}
-for axis, (title, (start, end)) in zip(axes, panels.items(), strict=True):
-    lengths[title] = np.linalg.norm(end - start, axis=1) / centre_distances(np.concatenate([start, start])).mean()
-    plotting.embedding_map(axis, start, twice[:half], moved_to=end[:60], size=22)
-    axis.set_title(f"{title}\nmedian arrow {np.median(lengths[title]):.2f} of the distance between classes")
+lengths = {
+    title: np.linalg.norm(end - start, axis=1) / centre_distances(np.concatenate([start, start])).mean()
+    for title, (start, end) in panels.items()
+}
 plotting.show(
-    figure,
+    figures.arrows_in_fits(panels, twice[:half], lengths, arrows=60),
     "Left: arrows from clean to adversarial ANCHOR features in one joint t-SNE fit. Right: arrows between two separate "
     "fits of identical features, laid over each other as well as possible.",
     colors=256,
@@ -778,21 +673,12 @@ scores = [embeddings.neighbourhood_metrics(clean, s) for s in shuffled]
 real = embeddings.neighbourhood_metrics(clean, true)
 nothing = generator.standard_normal(clean.shape)
 noise_map = embeddings.project_2d(nothing, perplexity=2, seed=config.seed)
-figure, axes = plt.subplots(1, 3, figsize=(12.5, 4.7))
-same = maps["anchor"]["clean"][:300]
-for axis, these, score, title in (
-    (axes[0], true, real, "true labels"),
-    (axes[1], shuffled[0], scores[0], "shuffled labels"),
-):
-    numbers = f"kNN {score['knn_accuracy']:.0%}, silhouette {score['silhouette']:.2f}"
-    plotting.embedding_map(axis, same, these, title=f"{title}\n{numbers}", names_at=nowhere, size=24)
-axes[2].scatter(*noise_map.T, c="0.35", s=9, linewidth=0)
-axes[2].set_title(f"pure noise, perplexity 2\n{len(nothing)} Gaussian vectors, no classes")
-axes[2].set(xticks=[], yticks=[])
-axes[2].spines[:].set(visible=True, color="0.85")
-axes[2].set_aspect("equal", "datalim")
+labelled = {
+    f"{title}\nkNN {score['knn_accuracy']:.0%}, silhouette {score['silhouette']:.2f}": these
+    for title, these, score in (("true labels", true, real), ("shuffled labels", shuffled[0], scores[0]))
+}
 plotting.show(
-    figure,
+    figures.controls(maps["anchor"]["clean"][:300], labelled, noise_map),
     "Left: the ANCHOR map with true labels. Middle: the same points with shuffled labels, numbers mixed. Right: t-SNE "
     "of pure noise, with small clumps that mean nothing.",
     colors=256,
@@ -900,12 +786,11 @@ else:
     watched, attacked = slice(0, 200), slice(0, 100)
     watched_labels = labels[watched]
     both = np.concatenate([watched_labels, labels[attacked]])
-    training_attack = {"epsilon": config.epsilon, "step_size": config.step_size, "steps": config.attack_steps}
     near = reference[:1000]
     history, stages, previous = [], [], None
     for epoch in range(short.epochs + 1):
         model = fold_batchnorm(run.model(epoch)).to(device)
-        moved = attacks.pgd(model, x[attacked], y[attacked], **training_attack, generator=rng())
+        moved = attacks.pgd(model, x[attacked], y[attacked], **config.attack(), generator=rng())
         clean, adversarial = embeddings.extract(model, x[watched]), embeddings.extract(model, moved)
         known = embeddings.extract(model, near.inputs()), near.labels.numpy()
         together = np.concatenate([clean, adversarial])
@@ -930,66 +815,17 @@ else:
 
 # %%
 if len(growth):
-    shown = slice(0, 40)  # so many arrows
-
-    def draw(axis, points, wrong, title, size, **names_of_classes):
-        clean, moved = points[: len(watched_labels)], points[len(watched_labels) :]
-        plotting.embedding_map(
-            axis, clean, watched_labels, moved_to=moved[shown], moved_wrong=wrong[shown], size=size, **names_of_classes
-        )
-        axis.set_title(title, fontsize=11)
-        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
-        axis.set_aspect("equal", "box")
-
-    def frames():
-        between = min(3, max(1, 36 // short.epochs))
-        for epoch in range(short.epochs + 1):
-            row = growth.loc[epoch]
-            title = f"epoch {epoch} of {short.epochs}: kNN {row['clean kNN']:.0%}, silhouette {row['silhouette']:.2f}"
-            for t in np.arange(between) / between if epoch < short.epochs else [0.0]:
-                points = stages[epoch][0] if t == 0 else (1 - t) * stages[epoch][0] + t * stages[epoch + 1][0]
-                figure, axis = plt.subplots(figsize=(4.6, 4.8))
-                draw(axis, points, stages[epoch][1], title, 26, names_at=nowhere)
-                yield figure
-
+    shown = 40  # so many arrows
+    measured = {name: growth[name].to_numpy() for name in growth}
     plotting.animate(
-        frames(),
+        figures.growing_maps(stages, watched_labels, measured, arrows=shown),
         "Animated t-SNE map of test features over the epochs of an ANCHOR training: class numbers for clean features, "
         "arrows to their adversarial versions, black where misclassified. The filmstrip below shows the same.",
         milliseconds=220,
     )
 
-    picked = np.unique(np.linspace(0, short.epochs, min(6, short.epochs + 1)).round().astype(int))
-    figure = plt.figure(figsize=(12.5, 11.5))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.3, 1])
-    strip = list(top.subplots(2, (len(picked) + 1) // 2, squeeze=False).flat)
-    for axis in strip:
-        axis.set_axis_off()
-    for axis, epoch in zip(strip, picked, strict=False):
-        axis.set_axis_on()
-        row = growth.loc[epoch]
-        title = f"epoch {epoch}: kNN {row['clean kNN']:.0%}, silhouette {row['silhouette']:.2f}"
-        draw(axis, *stages[epoch], title, 20)
-    left, right = bottom.subplots(1, 2)
-    plotting.curves(
-        left,
-        growth.index,
-        {m: growth[m].to_numpy() for m in ("clean kNN", "adversarial kNN")},
-        xlabel="epoch",
-        ylabel="kNN accuracy",
-    )
-    left.set_ylim(-0.03, 1.03)
-    plotting.curves(
-        right,
-        growth.index,
-        {"silhouette": growth["silhouette"].to_numpy()},
-        xlabel="epoch",
-        ylabel="clean features",
-        percent=False,
-    )
-    right.axhline(0, color="0.4", linestyle="--", linewidth=1)
     plotting.show(
-        figure,
+        figures.filmstrip(stages, watched_labels, measured, arrows=shown),
         "Filmstrip of the animation: t-SNE maps of test features after some of the epochs of an ANCHOR training, and "
         "below them kNN accuracy on clean and adversarial features and the silhouette for every epoch.",
         colors=256,
@@ -1012,7 +848,7 @@ if len(growth):
     )
     lesson.say(
         f"{len(watched_labels)} test images, adversarial versions of the first {len(moved)}, "
-        f"{len(stages[0][1][shown])} of them as arrows (black: misclassified after that epoch). {growth_attack}. "
+        f"{min(shown, len(moved))} of them as arrows (black: misclassified after that epoch). {growth_attack}. "
         f"Training: {short.train_images} images, {short.validation_images} of them held out, {short.epochs} epochs. "
         f"kNN: 10 neighbours among {len(near)} clean training features. Perplexity 15; trustworthiness of the maps "
         f"between {growth['trustworthiness'].min():.2f} and {growth['trustworthiness'].max():.2f}."

@@ -38,7 +38,6 @@ import json
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
@@ -48,10 +47,10 @@ from anchor_utils import evaluation, plotting
 from anchor_utils.config import load_preset
 from anchor_utils.models import PRETRAINED_DIR
 from course import lesson
+from course.figures import lesson_08 as figures
 from study import report
 
 config, _, device = lesson.start("08", preset, overrides, seed, runs_dir, data_root, data=False)
-BLUE, ORANGE, GREY, BLACK = "#0072B2", "#D55E00", "#999999", "#000000"
 
 # %% [markdown]
 # ## 1 From bits to a verdict
@@ -278,44 +277,16 @@ accuracy = {
     attack: study[study["attack"] == attack].pivot(index="seed", columns="method", values="accuracy")[ROBUST]
     for attack in ATTACKS
 }
-groups = {}
-for attack in ATTACKS:
-    groups[attack] = {}
-    for method in ROBUST:
-        color = plotting.method_color(method)
-        single = [(100 * v, np.nan, np.nan, str(s), color) for s, v in accuracy[attack][method].dropna().items()]
-        mean, low, high = report.mean_interval(accuracy[attack][method].dropna())
-        groups[attack][plotting.method_name(method)] = [*single, (100 * mean, 100 * low, 100 * high, "", color)]
-limits = {
-    a: (
-        min(np.nanmin([e[:3] for e in g]) for g in found.values()),
-        max(np.nanmax([e[:3] for e in g]) for g in found.values()),
-    )
-    for a, found in groups.items()
+by_seed = {
+    title: {method: accuracy[attack][method].dropna().to_dict() for method in ROBUST}
+    for attack, title in ATTACKS.items()
 }
-span = 1.06 * max(high - low for low, high in limits.values())
-rows = sum(len(estimates) + 0.8 for estimates in groups["pgd"].values())
-figure, axes = plt.subplots(1, 3, figsize=(11, 1.3 + 0.17 * rows), sharey=True)
-for axis, (attack, title) in zip(axes, ATTACKS.items(), strict=True):
-    plotting.forest(axis, groups[attack], title=title)
-    baseline = 100 * accuracy[attack]["pgd_at"].mean()
-    axis.axvline(baseline, color=plotting.method_color("pgd_at"), linestyle="--", linewidth=1, zorder=0)
-    axis.annotate(
-        "PGD-AT mean",
-        (baseline, axis.get_ylim()[1]),
-        (0, 3),
-        textcoords="offset points",
-        color=plotting.method_color("pgd_at"),
-        fontsize=9,
-        ha="center",
-    )
-    axis.set_xlim(np.mean(limits[attack]) - span / 2, np.mean(limits[attack]) + span / 2)
-    axis.xaxis.set_major_locator(plt.MultipleLocator(3))
-    axis.xaxis.set_major_formatter("{x:.0f}%")
-    axis.set_xlabel("test accuracy")
-    axis.set_title(title, pad=18)
+intervals = {
+    title: {method: report.mean_interval(accuracy[attack][method].dropna()) for method in ROBUST}
+    for attack, title in ATTACKS.items()
+}
 plotting.show(
-    figure,
+    figures.seeds_of_methods(by_seed, intervals),
     "Clean, PGD-20 and screen accuracy on CIFAR-10 of the five methods that train on adversarial images: a numbered dot a training seed, a diamond with a bar for the mean over seeds and its 95% t interval, and a dashed line at the mean of PGD-AT.",
     svg=True,
 )
@@ -362,43 +333,20 @@ def image_interval(ours, theirs):
 
 
 def one_seed_at_a_time(table, attack, baselines):
-    """ANCHOR minus each baseline in points: every training seed alone, then all together."""
+    """ANCHOR minus each baseline as (seed, difference, low, high, p): every training seed alone, then all together."""
     found = {}
     for baseline in baselines:
         seeds, ours, theirs = paired(table, "anchor", baseline, attack)
-        estimates = []
-        for s, a, b in zip(seeds, ours, theirs, strict=True):
-            d, low, high = image_interval(a, b)
-            color = GREY if my_mcnemar(a, b) >= 0.05 else BLUE if d > 0 else ORANGE
-            estimates.append((100 * d, 100 * low, 100 * high, str(s), color))
+        if seeds:
+            networks = zip(seeds, ours, theirs, strict=True)
+            found[baseline] = [(s, *image_interval(a, b), my_mcnemar(a, b)) for s, a, b in networks]
         if len(seeds) > 1:
-            estimates.append((*(100 * value for value in my_interval(ours, theirs)), "", BLACK))
-        if estimates:
-            found[f"against\n{plotting.method_name(baseline)}"] = estimates
+            found[baseline].append((None, *my_interval(ours, theirs), np.nan))
     return found
 
 
-def draw_differences(table, baselines, titles):
-    found = {attack: one_seed_at_a_time(table, attack, baselines) for attack in titles}
-    rows = max(sum(len(estimates) + 0.8 for estimates in groups.values()) for groups in found.values())
-    figure, axes = plt.subplots(
-        1, len(titles), figsize=(11, 1.8 + 0.18 * rows), sharey=True, squeeze=False, sharex=True
-    )
-    for axis, (attack, title) in zip(axes[0], titles.items(), strict=True):
-        plotting.forest(axis, found[attack], title=title)
-        axis.axvline(0, color="0.3", linewidth=1, zorder=0)
-        axis.set_xlabel("ANCHOR minus baseline, points")
-    words = ("ANCHOR ahead, p < 0.05", "ANCHOR behind, p < 0.05", "not told apart", "mean over seeds, t interval")
-    for name, color in zip(words, (BLUE, ORANGE, GREY, BLACK), strict=True):
-        axes[0, 0].plot([], [], "D" if color == BLACK else "o", color=color, label=name)
-    legend = figure.legend(loc="outside upper center", ncols=4, handletextpad=0.2, fontsize=10)
-    for text, color in zip(legend.get_texts(), (BLUE, ORANGE, "0.45", BLACK), strict=True):
-        text.set_color(color)
-    return figure
-
-
 plotting.show(
-    draw_differences(study, BASELINES, ATTACKS),
+    figures.differences_by_seed({t: one_seed_at_a_time(study, attack, BASELINES) for attack, t in ATTACKS.items()}),
     "ANCHOR minus each baseline on CIFAR-10, clean, under PGD-20 and under the screen: for each training seed alone with its 95% interval over images, coloured by McNemar's test, and the mean over seeds with its t interval.",
     svg=True,
 )
@@ -489,28 +437,13 @@ def false_alarms(images, studies=4000):
 sizes = np.array([100, 300, 1000, 3000, n_images["pgd"], 10_000, 30_000, 100_000])
 sizes.sort()
 rates = np.array([false_alarms(size) for size in sizes]).T
-figure, axis = plt.subplots(figsize=(8.2, 4))
 names = (
     "McNemar, one seed",
     f"McNemar, {n_seeds} seeds pooled",
     f"t interval over {n_seeds} seeds",
 )
-for rate, color in zip(rates, (ORANGE, "#CC79A7", BLUE), strict=True):
-    axis.plot(sizes, rate, "o-", color=color)
-ends = np.array([rate[-1] for rate in rates])
-shift = np.where(ends == ends[:2].max(), 0.025, -0.025) * (np.abs(ends[0] - ends[1]) < 0.05) * (np.arange(3) < 2)
-for end, up, name, color in zip(ends, shift, names, (ORANGE, "#CC79A7", BLUE), strict=True):
-    axis.annotate(name, (sizes[-1] * 1.15, end + up), color=color, va="center", annotation_clip=False)
-axis.axhline(0.05, color="0.3", linestyle="--", linewidth=1)
-axis.annotate("what p < 0.05 promises", (12_000, 0.07), color="0.3", fontsize=9, va="bottom")
-axis.axvline(n_images["pgd"], color="0.6", linestyle=":", linewidth=1)
-axis.annotate("this study ", (n_images["pgd"], 0.97), color="0.4", fontsize=9, ha="right", va="top")
-axis.set(xscale="log", xlim=(80, 110_000), ylim=(0, 1), xlabel="test images", ylabel="false alarms")
-axis.set_title("Two equally good methods: how often is a difference declared?", loc="left")
-axis.xaxis.set_major_formatter("{x:,.0f}")
-axis.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0, decimals=0))
 plotting.show(
-    figure,
+    figures.false_alarms(sizes, dict(zip(names, rates, strict=True)), at=n_images["pgd"]),
     "Simulated false alarms against the number of test images, for McNemar's test on one seed, McNemar's test on pooled seeds, and the t interval over seeds, with a dashed line at 5%.",
     svg=True,
 )
@@ -551,48 +484,13 @@ def needed_for_80(spread, n):
 
 
 counts = np.arange(2, 31)
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
-for axis, attack in zip(axes, ("pgd", "screen"), strict=True):
-    s = 100 * spreads[attack]
-    half_width, sure = smallest_shown(s, counts), np.array([needed_for_80(s, n) for n in counts])
-    axis.fill_between(counts, 0.05, half_width, color=GREY, alpha=0.18, linewidth=0)
-    axis.plot(counts, half_width, color=BLACK)
-    axis.plot(counts, sure, color=BLACK, linestyle="--")
-    axis.annotate("found 80% of the time", (11, np.interp(11, counts, sure) * 1.2), fontsize=9.5)
-    axis.annotate("cannot be seen", (2.1, 0.065), fontsize=9.5, color="0.4")
-    axis.annotate(
-        "interval leaves\nout zero", (12, np.interp(12, counts, half_width)), (13, np.interp(13, counts, half_width) / 3.2),
-        fontsize=9.5, arrowprops={"arrowstyle": "-", "color": "0.4"},
-    )  # fmt: skip
-    found = sorted((abs(report.compare(study, "anchor", b, attack)["difference"]), b) for b in BASELINES)
-    position = 0.0
-    for value, baseline in found:
-        ahead = report.compare(study, "anchor", baseline, attack)["difference"] > 0
-        color, y = plotting.method_color(baseline), max(100 * value, 0.055)
-        axis.plot(
-            n_seeds,
-            y,
-            "o",
-            color=color,
-            markerfacecolor=color if ahead else "white",
-            markersize=8,
-            markeredgewidth=2,
-            zorder=4,
-        )
-        position = max(y, position * 1.3)  # labels that would overlap are pushed apart
-        axis.annotate(
-            plotting.method_name(baseline), (n_seeds * 1.1, position), color=color, va="center", fontsize=10,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8},
-        )  # fmt: skip
-    axis.set(xscale="log", yscale="log", ylim=(0.05, 40), xlim=(1.9, 31), xlabel="training seeds a method")
-    axis.set_xticks([2, 3, 5, 10, 20, 30], ["2", "3", "5", "10", "20", "30"])
-    axis.xaxis.set_minor_locator(plt.NullLocator())
-    axis.set_yticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
-    axis.yaxis.set_minor_locator(plt.NullLocator())
-    axis.set_title(f"{ATTACKS[attack]}, {n_images[attack]:,} images")
-axes[0].set_ylabel("difference between two methods, points")
+reach, measured = {}, {}
+for attack in ("pgd", "screen"):
+    title, s = f"{ATTACKS[attack]}, {n_images[attack]:,} images", 100 * spreads[attack]
+    reach[title] = smallest_shown(s, counts), np.array([needed_for_80(s, n) for n in counts])
+    measured[title] = {b: 100 * report.compare(study, "anchor", b, attack)["difference"] for b in BASELINES}
 plotting.show(
-    figure,
+    figures.within_reach(counts, reach, measured, at=n_seeds),
     "Smallest difference between two methods that n training seeds can show, and the true difference found 80% of the time, against n, with the absolute measured differences between ANCHOR and four baselines at the study's number of seeds.",
     svg=True,
 )
@@ -820,8 +718,9 @@ if preset == "smoke":
 # %%
 if len(table):
     here = {attack: report.attack_name(table, attack) for attack in ATTACKS if attack in set(table["attack"])}
+    measured_here = [b for b in BASELINES if b in set(table["method"])]
     plotting.show(
-        draw_differences(table, [b for b in BASELINES if b in set(table["method"])], here),
+        figures.differences_by_seed({title: one_seed_at_a_time(table, a, measured_here) for a, title in here.items()}),
         "ANCHOR minus each baseline for the networks of this machine, clean, under PGD and under the screen, with 95% intervals over images, coloured by McNemar's test.",
         svg=True,
     )
@@ -969,20 +868,9 @@ gains = 100 * (robust - robust.loc["base", "joint"]).drop(("base", "joint"))
 gains = gains.loc[gains.mean(axis=1).sort_values().index]
 intervals = [report.mean_interval(row) for _, row in gains.iterrows()]
 names = [change(*key) for key in gains.index]
-figure, axis = plt.subplots(figsize=(8, 0.4 * len(gains) + 1.3))
-axis.axvline(0, color=ORANGE, linestyle="--", linewidth=1.2)
-axis.annotate("base", (0, len(gains) - 0.4), (4, 0), textcoords="offset points", color=ORANGE, va="bottom")
-for height, ((_, row), (mean, low, high)) in enumerate(zip(gains.iterrows(), intervals, strict=True)):
-    axis.plot([low, high], [height, height], color=BLUE, alpha=0.35, linewidth=5, solid_capstyle="butt")
-    axis.plot(row, [height] * len(row), "o", color=BLUE, markersize=4, alpha=0.6)
-    axis.plot(mean, height, "D", color=BLUE, markersize=7, markeredgecolor="white")
-axis.set_yticks(range(len(gains)), names)
-axis.set_ylim(-0.6, len(gains) + 0.1)
-axis.set_xlabel(f"held-out accuracy under PGD-{base['validation_steps']} minus the base's, points")
-axis.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}" if x else "0")
-axis.grid(False, axis="y")
+xlabel = f"held-out accuracy under PGD-{base['validation_steps']} minus the base's, points"
 plotting.show(
-    figure,
+    figures.ablations(names, gains.to_numpy(), intervals, xlabel=xlabel),
     "Held-out robust accuracy of each ablation of ANCHOR minus that of the base setting: a dot a training seed, a diamond for the mean over seeds and a bar for its 95% t interval, sorted by the mean; a dashed line at zero is the base.",
     svg=True,
 )
@@ -1051,65 +939,20 @@ literature = pd.DataFrame(
 display(literature)
 
 # %%
-marks = {"clean": ("#009E73", "o"), "PGD": (BLUE, "s"), "strongest": (ORANGE, "D")}
-rows = []
-for method in ("pgd_at", "trades", "mart", "supcon_at", "anchor"):
-    rows.append(("ours", plotting.method_name(method), [100 * means[a][method] for a in ("clean", "pgd", "screen")]))
-for (source, method), row in literature.iterrows():
-    rows.append((source, method, [row["clean %"], row[["PGD-20 %", "PGD-10 %"]].max(), row["AutoAttack %"]]))
-figure, axis = plt.subplots(figsize=(9, 4.8))
-y, ticks, spans = 0.0, [], {}
-for index, (source, _, values) in enumerate(rows):
-    y -= 1 if not index or rows[index - 1][0] == source else 2.1
-    ticks.append(y)
-    spans.setdefault(source, []).append(y)
-    for value, (color, marker) in zip(values, marks.values(), strict=True):
-        axis.plot(
-            value,
-            y,
-            marker,
-            color=color,
-            markerfacecolor=color if source == "ours" else "white",
-            markersize=8,
-            markeredgewidth=1.8,
-        )
-texts = {
-    "ours": f"measured by this course: width {setting['width']}, {trained:,} images, {setting['epochs']} epochs, mean of {n_seeds} seeds, epsilon {setting['epsilon']:g}",
-    "LetheSec": "reported by LetheSec, not measured here: full width, epsilon 8/255",
-    "MAIR": "reported by MAIR, not measured here: full width, epsilon 8/255",
-}
-for source, heights in spans.items():
-    axis.axhspan(
-        min(heights) - 0.6, max(heights) + 0.6, color=BLUE if source == "ours" else GREY, alpha=0.07, linewidth=0
-    )
-    axis.annotate(texts[source], (1, max(heights) + 0.72), fontsize=9.5, color="0.25", va="bottom")
-attacks_of = {
-    "ours": ("clean", ATTACKS["pgd"], "screen"),
-    "LetheSec": ("clean", "PGD-20", ""),
-    "MAIR": ("", "PGD-10", "AutoAttack"),
-}
-for (source, _, values), height in zip(rows, ticks, strict=True):
-    if height != max(spans[source]):
-        continue  # the first row of a block names the marks
-    for value, attack, (color, _), shift in zip(values, attacks_of[source], marks.values(), (7, 7, -7), strict=True):
-        side = "left" if shift > 0 else "right"
-        axis.annotate(
-            attack,
-            (value, height),
-            (shift, 0),
-            textcoords="offset points",
-            color=color,
-            fontsize=9,
-            va="center",
-            ha=side,
-        )
-axis.set_yticks(ticks, [method for _, method, _ in rows])
-axis.set(xlim=(0, 100), ylim=(min(ticks) - 0.9, 1), xlabel="test accuracy")
-axis.xaxis.set_major_formatter("{x:.0f}%")
-axis.tick_params(axis="y", length=0)
-axis.grid(False, axis="y")
+mine = (
+    f"measured by this course: width {setting['width']}, {trained:,} images, {setting['epochs']} epochs, "
+    f"mean of {n_seeds} seeds, epsilon {setting['epsilon']:g}"
+)
+reported = "reported by {}, not measured here: full width, epsilon 8/255"
+compared = ("pgd_at", "trades", "mart", "supcon_at", "anchor")
+blocks = {mine: {plotting.method_name(m): [100 * means[a][m] for a in ATTACKS] for m in compared}}
+for source, rows in literature.groupby(level="source", sort=False):
+    under_pgd = rows[["PGD-20 %", "PGD-10 %"]].max(axis=1)  # each source has one of the two
+    three = np.stack([rows["clean %"], under_pgd, rows["AutoAttack %"]], axis=1)
+    blocks[reported.format(source)] = dict(zip(rows.index.get_level_values("method"), three, strict=True))
+attacks_of = dict(zip(blocks, (ATTACKS.values(), ("clean", "PGD-20", ""), ("", "PGD-10", "AutoAttack")), strict=True))
 plotting.show(
-    figure,
+    figures.literature(blocks, attacks_of, ours=mine),
     "Accuracies of this course's small networks, filled marks, in one block; accuracies that two other repositories report for full-size networks, hollow marks, in two blocks below.",
     svg=True,
 )
