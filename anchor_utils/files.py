@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], *, keep: Path | None = None) -> None:
@@ -50,6 +55,19 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], *, keep:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def sha256(*parts: str | Tensor) -> str:
+    """Hexadecimal checksum of texts, and of the values of tensors of any shape and dtype, one after the other."""
+    import torch  # here: whoever only writes files needs none
+
+    checksum = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            checksum.update(part.encode())
+        else:  # as bytes: NumPy does not know bfloat16
+            checksum.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return checksum.hexdigest()
 
 
 @contextmanager
