@@ -18,9 +18,9 @@ from anchor_utils import plotting
 from anchor_utils.attacks import VanishedGradientWarning, resolve_precision
 from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset
-from anchor_utils.evaluation import versions
 from anchor_utils.files import write_text
 from anchor_utils.models import AnchorNet, fold_batchnorm, pretrained
+from anchor_utils.results import versions
 from anchor_utils.training import _Heads, _inner_problem, batch_loss, load_data
 
 _IN_WHEEL = Path(__file__).resolve().parent / "expected"

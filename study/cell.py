@@ -23,14 +23,14 @@ import pandas as pd
 import torch
 
 from anchor_utils import attacks as attack_functions
-from anchor_utils import embeddings, evaluation, models, plotting, training
+from anchor_utils import embeddings, evaluation, models, plotting, results, training
 from anchor_utils.config import digest
 from course import lesson
 
 BLOCK = 250  # images that are attacked and saved together
 config, dataset, device = lesson.start("cell", preset, overrides, seed, runs_dir, data_root)
-if unknown := set(attacks) - {"clean", "pgd", "screen", "autoattack"}:
-    raise ValueError(f"attacks={sorted(unknown)}: allowed are clean, pgd, screen, autoattack")
+if unknown := set(attacks) - set(results.REPORTED):
+    raise ValueError(f"attacks={sorted(unknown)}: allowed are {', '.join(results.REPORTED)}")
 
 # %% [markdown]
 # ## Training
@@ -80,9 +80,9 @@ def measure(which: str, attack: str, images: int) -> pd.DataFrame:
         stop = min(start + BLOCK, images)
         path = run.path / "evaluation" / f"{source}-{attack}-{start}-{stop}-{digest(settings)}.json"
         if not path.exists():
-            evaluation.save_results(path, evaluation.evaluate(network, dataset.test[start:stop], [attack], **settings))
-        tables.append(evaluation.read_results(path)[0])
-    return evaluation.join_images(tables).assign(checkpoint=which)
+            results.save_results(path, evaluation.evaluate(network, dataset.test[start:stop], [attack], **settings))
+        tables.append(results.read_results(path)[0])
+    return results.join_images(tables).assign(checkpoint=which)
 
 
 sizes = {"clean": config.test_images, "pgd": config.test_images}
@@ -140,7 +140,7 @@ pd.Series(inside, dtype=float).round(3).to_frame("value")
 
 # %%
 if output:
-    evaluation.save_results(
+    results.save_results(
         Path(output),
         table,
         variant=variant,

@@ -18,6 +18,7 @@ import torch
 from anchor_utils import evaluation, models
 from anchor_utils.config import Config
 from anchor_utils.files import write_text
+from anchor_utils.results import REPORTED
 from anchor_utils.training import load_data
 from study import report
 
@@ -47,7 +48,7 @@ def export(sweep: str, runs_dir: Path, seed: int) -> None:
         path = STUDY.parent / f"cifar10-{config.method}.safetensors"
         models.save(model.half(), path, metadata)
         test = load_data(config).test[: config.test_images]
-        rows = report.with_screen(table[(table["method"] == config.method) & (table["seed"] == seed)])
+        rows = report.with_screen(table[(table["method"] == config.method) & (table["training_seed"] == seed)])
         rows = rows[rows["checkpoint"] == "best"]
         clean = float(rows.loc[rows["attack"] == "clean", "accuracy"].iloc[0])
         stored = evaluation.clean_outcomes(models.load(path), test.inputs(), test.labels).float().mean().item()
@@ -60,7 +61,7 @@ def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: flo
     """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
     metrics = [
         f"| {report.setting(rows, attack)} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} |"
-        for attack in ("clean", "pgd", "screen", "autoattack")
+        for attack in REPORTED
         for _, r in rows[rows["attack"] == attack].iterrows()
     ]
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
@@ -97,7 +98,7 @@ def tables(sweep: str) -> str:
     """The study's tables as Markdown, from study.json alone."""
     table, cells = report.read_cells(STUDY, sweep)
     table = report.with_screen(table[table["checkpoint"] == "best"])
-    settings = "; ".join(report.setting(table, a) for a in ("clean", "pgd", "screen", "autoattack"))
+    settings = "; ".join(report.setting(table, a) for a in REPORTED)
     parts = [
         report.method_table(table).to_markdown(index=False),
         f"Accuracy in percent: mean over n training seeds with its 95% t interval, or for n = 1 the Wilson interval over images. {settings}.",

@@ -1,85 +1,34 @@
 """From the results of a sweep to the tables of the report: means over seeds, paired comparisons, verdicts.
 
-A *results table* is what :func:`anchor_utils.evaluation.evaluate` returns, with the columns `method` and `seed` of
-the network added; one row a network and attack.
+A results table is what :mod:`anchor_utils.results` describes, of several networks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, t
 
+from anchor_utils.autoattack import screen_rows
 from anchor_utils.config import METHODS
-from anchor_utils.evaluation import unpack_outcomes
 from anchor_utils.plotting import method_name
-
-# What makes two attacks of one name the same attack.
-ATTACK_FIELDS = ("norm", "epsilon", "step_size", "steps", "restarts", "loss", "iterate")
+from anchor_utils.results import REPORTED, compare, current_row, mean_interval
 
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Results table of a sweep in a file that study/publish.py wrote, and its cells without their rows."""
     cells = json.loads(path.read_text())["sweeps"].get(sweep, [])
     cells.sort(key=lambda cell: (METHODS.index(cell["method"]), cell["variant"], cell["seed"]))
-    rows = [{**row, **_name(cell)} for cell in cells for row in cell["rows"]]
+    rows = [{**current_row(row), **_name(cell)} for cell in cells for row in cell["rows"]]
     return pd.DataFrame(rows), [{k: v for k, v in cell.items() if k != "rows"} for cell in cells]
 
 
 def _name(cell: dict[str, Any]) -> dict[str, Any]:
-    return {"variant": cell["variant"], "method": cell["method"], "seed": cell["seed"]}
-
-
-def mean_interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student's t interval of values that differ by training seed; one value has no interval (NaN)."""
-    x = np.asarray(list(values), float)
-    if len(x) < 2:
-        return float(x.mean()), float("nan"), float("nan")
-    half = t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
-
-
-def compare(table: pd.DataFrame, method: str, baseline: str, attack: str) -> dict[str, float] | None:
-    """Accuracy of `method` minus that of `baseline` under `attack`, paired by training seed and by test image.
-
-    Returns:
-        difference: mean over the seeds that both have. low, high: its 95% t interval over seeds; NaN for one seed.
-        p_images: exact McNemar test (Psychometrika 12, 1947) on the image outcomes of all seeds together, which asks
-        whether these *networks* differ; the interval over seeds asks whether the *methods* do.
-        seeds, images: how many of each. None if there is no seed that both have.
-
-    Raises:
-        ValueError: the two were not attacked in the same way.
-    """
-    rows = table[table["method"].isin([method, baseline]) & (table["attack"] == attack)]
-    for field in [name for name in ATTACK_FIELDS if name in rows]:
-        if len(values := rows[field].unique()) > 1:
-            raise ValueError(f"{field}={', '.join(map(str, values))} under {attack!r}: allowed is one value to compare")
-    bits: dict[str, dict[int, np.ndarray]] = {method: {}, baseline: {}}
-    for name, found in bits.items():
-        for _, row in rows[rows["method"] == name].iterrows():
-            found[int(row["seed"])] = unpack_outcomes(row["outcomes"], int(row["images"]))
-    seeds = sorted(bits[method].keys() & bits[baseline].keys())
-    if not seeds:
-        return None
-    size = min(len(found[seed]) for found in bits.values() for seed in seeds)
-    ours, theirs = (np.stack([bits[name][seed][:size] for seed in seeds]) for name in (method, baseline))
-    difference, low, high = mean_interval(ours.mean(1) - theirs.mean(1))
-    only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    p = binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
-    return {
-        "difference": difference,
-        "low": low,
-        "high": high,
-        "p_images": float(p),
-        "seeds": len(seeds),
-        "images": size,
-    }
+    return {"variant": cell["variant"], "method": cell["method"], "training_seed": cell["seed"]}
 
 
 def verdict(comparisons: Sequence[dict[str, float] | None]) -> str:
@@ -154,7 +103,7 @@ def setting(table: pd.DataFrame, attack: str) -> str:
     if not len(rows):
         return attack
     row = rows.iloc[0]
-    size = f"{int(rows['images'].min())} images, training seeds {sorted(int(s) for s in set(rows['seed']))}"
+    size = f"{int(rows['images'].min())} images, training seeds {sorted(int(s) for s in set(rows['training_seed']))}"
     if attack == "clean":
         return f"clean, {size}"
     if attack == "pgd":
@@ -174,9 +123,7 @@ def attack_name(table: pd.DataFrame, attack: str) -> str:
     return {"pgd": "PGD", "autoattack": "AutoAttack"}.get(attack, attack)
 
 
-def method_table(
-    table: pd.DataFrame, attacks: Sequence[str] = ("clean", "pgd", "screen", "autoattack")
-) -> pd.DataFrame:
+def method_table(table: pd.DataFrame, attacks: Sequence[str] = REPORTED) -> pd.DataFrame:
     """One row a method: accuracy in percent, mean over seeds with its t interval, or one seed's Wilson interval."""
     rows = []
     for method in dict.fromkeys(table["method"]):
@@ -194,8 +141,7 @@ def method_table(
 
 def with_screen(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a "screen" row wherever full AutoAttack was run: its first two stages are the screen."""
-    screens = table[table["attack"] == "autoattack/apgd-t"].assign(attack="screen")
-    return pd.concat([table, screens], ignore_index=True)
+    return pd.concat([table, screen_rows(table)], ignore_index=True)
 
 
 def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:

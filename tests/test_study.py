@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anchor_utils import evaluation
+from anchor_utils import results
 from study.sweep import SWEEP_DIR, load_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def test_a_failing_cell_leaves_the_others_alone(swept):
 def test_a_cell_reports_what_was_asked_for(swept):
     folder, _ = swept
     for variant, seed in (("standard", 0), ("anchor", 1)):
-        table, context = evaluation.read_results(folder / "runs" / "sweeps" / "three" / f"{variant}-s{seed}.json")
+        table, context = results.read_results(folder / "runs" / "sweeps" / "three" / f"{variant}-s{seed}.json")
         assert (context["variant"], context["seed"], context["config"]["seed"]) == (variant, seed, seed)
         assert context["versions"]["threads"] == "1"
         best, last = (set(table.loc[table["checkpoint"] == which, "attack"]) for which in ("best", "last"))
@@ -61,8 +61,8 @@ def test_a_cell_reports_what_was_asked_for(swept):
 
 def test_finished_cells_are_not_run_again_and_rerun_to_the_same_result(swept):
     folder, _ = swept
-    results = folder / "runs" / "sweeps" / "three"
-    wanted = results / "anchor-s0.json"
+    cells = folder / "runs" / "sweeps" / "three"
+    wanted = cells / "anchor-s0.json"
     before = json.loads(wanted.read_text())
     target = str(wanted.relative_to(folder))
     dry = snakemake(folder, target, "--config", "sweep=three.yaml", "--dry-run")
