@@ -9,14 +9,18 @@ from types import ModuleType
 __version__ = "0.1.0"
 __all__ = [
     "attacks",
+    "autoattack",
     "config",
     "data",
     "downloads",
     "embeddings",
     "evaluation",
     "losses",
+    "masking",
     "models",
+    "outcomes",
     "plotting",
+    "results",
     "training",
 ]
 

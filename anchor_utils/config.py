@@ -62,6 +62,9 @@ METHODS: dict[str, Method] = {
         "ANCHOR", "#D55E00", "X", (*_INNER, *_CONTRAST, "classifier_view", "beta"), contrastive=True, views=2
     ),
 }
+ATTACKS = ("clean", "noise", "fgsm", "pgd", "screen", "autoattack")
+# What is reported of a network. The other two show what attacks do, not how robust it is.
+REPORTED = tuple(name for name in ATTACKS if name not in ("noise", "fgsm"))
 DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
 PRESET_DIR = data_folder("configs/presets", __file__)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anchor_utils.downloads import ARCHIVES, provide
-from anchor_utils.files import write_atomically
+from anchor_utils.files import sha256, write_atomically
 
 NAMES = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
 PARTS = ("train", "test")
@@ -159,11 +159,7 @@ def _some(labels: Tensor) -> str:
 
 def _sha256(*tensors: Tensor) -> str:
     """Checksum of shapes and values."""
-    checksum = hashlib.sha256()
-    for tensor in tensors:
-        checksum.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        checksum.update(tensor.cpu().contiguous().numpy().data)
-    return checksum.hexdigest()
+    return sha256(*(part for tensor in tensors for part in (f"{tensor.dtype} {tuple(tensor.shape)} ", tensor)))
 
 
 def load_dataset(

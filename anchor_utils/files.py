@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], *, keep: Path | None = None) -> None:
@@ -63,6 +68,19 @@ def data_folder(path: str, module: str) -> Path:
     package = Path(module).resolve().parent
     in_wheel = package / Path(path).name
     return in_wheel if in_wheel.is_dir() else package.parent / path
+
+
+def sha256(*parts: str | Tensor) -> str:
+    """Hexadecimal checksum of texts, and of the values of tensors of any shape and dtype, one after the other."""
+    import torch  # here: whoever only writes files needs none
+
+    checksum = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            checksum.update(part.encode())
+        else:  # as bytes: NumPy does not know bfloat16
+            checksum.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return checksum.hexdigest()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.resnet import BasicBlock
 
-from anchor_utils.files import data_folder, write_atomically
+from anchor_utils.files import data_folder, sha256, write_atomically
 
 PRETRAINED_DIR = data_folder("data/pretrained", __file__)
 
@@ -247,7 +246,7 @@ def save(model: AnchorNet, path: str | Path, metadata: dict[str, Any] | None = N
 def write_tensors(path: Path, tensors: dict[str, Tensor], text: dict[str, str], *, keep: Path | None = None) -> None:
     """Write tensors and text as a .safetensors file with a checksum, atomically; the old file stays as `keep`."""
     data = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    content = to_bytes(data, metadata={**text, "sha256": _checksum(data, text)})
+    content = to_bytes(data, metadata={**text, "sha256": checksum(data, text)})
     # Not save_file, whose files nobody but their owner may read.
     write_atomically(path, lambda temporary: temporary.write_bytes(content), keep=keep)
 
@@ -266,17 +265,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises many types
         raise ValueError(f"no whole .safetensors file: {error}") from error
-    if text.pop("sha256", None) not in (None, _checksum(tensors, text)):
+    if text.pop("sha256", None) not in (None, checksum(tensors, text)):
         raise ValueError("its content does not have the checksum that it was written with")
     return tensors, text
 
 
-def _checksum(tensors: dict[str, Tensor], text: dict[str, str]) -> str:
-    checksum = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+def checksum(tensors: dict[str, Tensor], text: dict[str, str]) -> str:
+    """Hexadecimal checksum of named tensors and text, whatever their order."""
+    parts: list[str | Tensor] = [json.dumps(text, sort_keys=True)]
     for name, value in sorted(tensors.items()):
-        checksum.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        checksum.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return checksum.hexdigest()
+        parts += [f"{name} {value.dtype} {list(value.shape)}", value]
+    return sha256(*parts)
 
 
 def load(path: str | Path) -> AnchorNet:

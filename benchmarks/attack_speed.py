@@ -11,8 +11,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from anchor_utils.attacks import pgd, resolve_precision
-from anchor_utils.models import AnchorNet, fold_batchnorm
+from anchor_utils.attacks import pgd
+from anchor_utils.models import AnchorNet, fold_batchnorm, resolve_precision
 
 
 def main() -> None:

@@ -9,10 +9,9 @@ import argparse
 
 import torch
 
-from anchor_utils import evaluation
-from anchor_utils.attacks import resolve_precision
+from anchor_utils import evaluation, results
 from anchor_utils.data import load_dataset
-from anchor_utils.models import fold_batchnorm, pretrained
+from anchor_utils.models import fold_batchnorm, pretrained, resolve_precision
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
             ).iloc[-1]
             for precision in ("float32", "auto")
         }
-        bits = {name: evaluation.unpack_outcomes(row["outcomes"], row["images"]) for name, row in rows.items()}
+        bits = {name: results.unpack_outcomes(row["outcomes"], row["images"]) for name, row in rows.items()}
         only = {
             "float32": int((bits["float32"] & ~bits["auto"]).sum()),
             "auto": int((bits["auto"] & ~bits["float32"]).sum()),

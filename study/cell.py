@@ -22,15 +22,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from anchor_utils import plotting, training
-from anchor_utils.config import METHODS
-from anchor_utils.evaluation import save_results
+from anchor_utils.config import METHODS, REPORTED
+from anchor_utils.results import save_results
 from course import lesson
 from study import measure
-from study.sweep import ATTACKS
 
 config, dataset, device = lesson.start("cell", preset, overrides, seed, runs_dir, data_root)
-if unknown := set(attacks) - {*ATTACKS}:
-    raise ValueError(f"attacks={sorted(unknown)}: allowed are {', '.join(ATTACKS)}")
+if unknown := set(attacks) - {*REPORTED}:
+    raise ValueError(f"attacks={sorted(unknown)}: allowed are {', '.join(REPORTED)}")
 
 # %% [markdown]
 # ## Training

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from anchor_utils.plotting import method_name
-from study.report import compare
+from anchor_utils.results import compare
 from study.tables import setting
 
 Claim = tuple[str, tuple[str, ...], str]  # claim, baselines that ANCHOR must beat, attack
@@ -66,10 +66,9 @@ def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.Da
     Args:
         table: a results table, see :mod:`study.tables`.
     """
-    by_seed = table.rename(columns={"training_seed": "seed"})
     rows = []
     for claim, baselines, attack in claims:
-        found = {baseline: compare(by_seed, "anchor", baseline, attack) for baseline in baselines}
+        found = {baseline: compare(table, "anchor", baseline, attack) for baseline in baselines}
         measured = "; ".join(f"against {method_name(baseline)}: {describe(c)}" for baseline, c in found.items())
         rows.append(
             {

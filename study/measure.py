@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from anchor_utils import embeddings, evaluation, runs
+from anchor_utils import embeddings, evaluation, results, runs
 from anchor_utils.attacks import pgd
 from anchor_utils.config import METHODS, Config
 from anchor_utils.data import Split
@@ -29,7 +29,7 @@ def accuracies(run: runs.Run, test: Split, attacks: Sequence[str], device: torch
     """Test accuracy of the best checkpoint under each attack, and of the last one on clean images and under PGD.
 
     Args:
-        attacks: any of :data:`study.sweep.ATTACKS`; the configuration says how many images each gets.
+        attacks: any of :data:`anchor_utils.config.REPORTED`; the configuration says how many images each gets.
 
     Returns:
         The rows of :func:`anchor_utils.evaluation.evaluate` with the column `checkpoint`; no rows without attacks.
@@ -56,7 +56,7 @@ def accuracy_under(
     settings |= {"seed": config.seed, "batch_size": BLOCK, "resume": run.path / "evaluation"}
     blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
     tables = [evaluation.evaluate(network, block, [attack], **config.evaluation(), **settings) for block in blocks]
-    return evaluation.join_images(tables).assign(checkpoint=which)
+    return results.join_images(tables).assign(checkpoint=which)
 
 
 def features_under_attack(network: AnchorNet, images: Split, config: Config) -> dict[str, float]:

@@ -16,11 +16,10 @@ import pandas as pd
 import torch
 
 from anchor_utils import evaluation, models
-from anchor_utils.config import Config
+from anchor_utils.config import REPORTED, Config
 from anchor_utils.files import write_text
 from anchor_utils.training import load_data
 from study.claims import EQUAL_TIME_CLAIMS, claims_table
-from study.sweep import ATTACKS
 from study.tables import cost_table, method_table, read_cells, setting, with_screen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +61,7 @@ def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: flo
     """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
     metrics = [
         f"| {setting(rows, attack)} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} |"
-        for attack in ATTACKS
+        for attack in REPORTED
         for _, r in rows[rows["attack"] == attack].iterrows()
     ]
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
@@ -99,7 +98,7 @@ def tables(sweep: str) -> str:
     """The study's tables as Markdown, from study.json alone."""
     table, cells = read_cells(STUDY, sweep)
     table = with_screen(table[table["checkpoint"] == "best"])
-    settings = "; ".join(setting(table, attack) for attack in ATTACKS)
+    settings = "; ".join(setting(table, attack) for attack in REPORTED)
     parts = [
         method_table(table).to_markdown(index=False),
         f"Accuracy in percent: mean over n training seeds with its 95% t interval, or for n = 1 the Wilson interval over images. {settings}.",

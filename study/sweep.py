@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anchor_utils.config import load_preset, readable, unknown_name
+from anchor_utils.config import REPORTED, load_preset, readable, unknown_name
 
-Attack = Literal["clean", "pgd", "screen", "autoattack"]
-ATTACKS: tuple[Attack, ...] = get_args(Attack)  # that a sweep can ask for, in the order of the tables
 SWEEP_DIR = Path(__file__).resolve().parent.parent / "configs" / "sweeps"
 
 
@@ -24,7 +22,7 @@ class Sweep(BaseModel):
     overrides: dict[str, Any] = {}
     variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], dict[str, Any]]
     seeds: list[int] = [0]
-    attacks: list[Attack] = ["clean", "pgd"]
+    attacks: list[Literal[REPORTED]] = ["clean", "pgd"]
     autoattack_seeds: list[int] = []  # full AutoAttack instead of the screen for these
     finetune: list[str] = []  # variants that also get a new classifier on the frozen encoder
     threads: int = 1

@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from anchor_utils.config import METHODS
+from anchor_utils.autoattack import screen_rows
+from anchor_utils.config import METHODS, REPORTED
 from anchor_utils.plotting import method_name
-from study.report import mean_interval
-from study.sweep import ATTACKS
+from anchor_utils.results import current_row, mean_interval
 
 
 def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -26,18 +26,14 @@ def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any
     `training_seed` and `attack_seed`.
     """
     found = json.loads(path.read_text())["sweeps"].get(sweep, [])
-    cells = [_renamed(cell, seed="training_seed") for cell in found]
+    cells = [{"training_seed" if name == "seed" else name: value for name, value in cell.items()} for cell in found]
     cells.sort(key=lambda cell: ([*METHODS].index(cell["method"]), cell["variant"], cell["training_seed"]))
     rows = [
-        {**_renamed(row, seed="attack_seed"), **{name: cell[name] for name in ("variant", "method", "training_seed")}}
+        current_row(row) | {name: cell[name] for name in ("variant", "method", "training_seed")}
         for cell in cells
         for row in cell.pop("rows")
     ]
     return pd.DataFrame(rows), cells
-
-
-def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in fields.items()}
 
 
 def setting(table: pd.DataFrame, attack: str) -> str:
@@ -66,7 +62,7 @@ def attack_name(table: pd.DataFrame, attack: str) -> str:
     return {"pgd": "PGD", "autoattack": "AutoAttack"}.get(attack, attack)
 
 
-def method_table(table: pd.DataFrame, attacks: Sequence[str] = ATTACKS) -> pd.DataFrame:
+def method_table(table: pd.DataFrame, attacks: Sequence[str] = REPORTED) -> pd.DataFrame:
     """One row a method: accuracy in percent, mean over seeds with its t interval, or one seed's Wilson interval."""
     rows = []
     for method in dict.fromkeys(table["method"]):
@@ -84,8 +80,7 @@ def method_table(table: pd.DataFrame, attacks: Sequence[str] = ATTACKS) -> pd.Da
 
 def with_screen(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a "screen" row wherever full AutoAttack was run: its first two stages are the screen."""
-    screens = table[table["attack"] == "autoattack/apgd-t"].assign(attack="screen")
-    return pd.concat([table, screens], ignore_index=True)
+    return pd.concat([table, screen_rows(table)], ignore_index=True)
 
 
 def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:

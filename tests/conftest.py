@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
+from anchor_utils.attacks import pgd
 from anchor_utils.config import Config
 from anchor_utils.data import Dataset, Split, load_dataset
 from anchor_utils.training import Run, fit, load_data
@@ -102,6 +104,40 @@ def standard_run(small_digits, tmp_path_factory) -> Run:
 def robust_run(small_digits, tmp_path_factory) -> Run:
     """A network that knows the digits and withstands epsilon = 0.1 to a good part."""
     return _trained("pgd_at", small_digits, tmp_path_factory.mktemp("runs") / "robust")
+
+
+class TinyNet(nn.Module):
+    """So small that thousands of passes take a second; its layout of memory is that of the course's network."""
+
+    def __init__(self, channels=1, classes=10, side=14):
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 8, 4, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.classifier = nn.Linear(8 * ((side - 4) // 2 + 1) ** 2, classes)
+
+    def forward(self, images):
+        x = self.convolution(images.contiguous(memory_format=torch.channels_last))
+        return self.classifier(self.norm(x).relu().flatten(1))
+
+
+@pytest.fixture(scope="session")
+def tiny_net(small_digits):
+    """Trained for a moment on adversarial examples, so that each stage of AutoAttack finds something to do."""
+    torch.manual_seed(0)
+    model = TinyNet()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for batch in torch.randperm(len(small_digits.train))[:3840].split(128):
+        x, y = small_digits.train[batch].inputs(), small_digits.train.labels[batch]
+        loss = F.cross_entropy(model(pgd(model, x, y, epsilon=0.1, step_size=0.1, steps=1)), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture
+def few(small_digits) -> Split:
+    return small_digits.test[:40]
 
 
 @pytest.fixture

@@ -17,15 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from anchor_utils.attacks import (
-    Norm,
-    VanishedGradientWarning,
-    cross_entropy,
-    fgsm,
-    margin,
-    pgd,
-    random_point,
-)
+from anchor_utils.attacks import Norm, VanishedGradientWarning, cross_entropy, fgsm, margin, pgd, random_point
 from anchor_utils.models import AnchorNet, resolve_precision
 
 NORMS = ["linf", "l2"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchor_utils import attacks, data, embeddings, evaluation, losses, models, train, training
+from anchor_utils import attacks, data, embeddings, evaluation, losses, masking, models, results, train, training
 from anchor_utils.config import Config, load_preset
 from anchor_utils.data import Dataset, Split, load_dataset
 from course import lesson
@@ -162,10 +162,11 @@ ROWS = [
     (evaluate(batch_size=0), "batch_size=0: allowed is 1 or more"),
     (evaluate(iterate="best"), "iterate='best': allowed are 'final', 'any'"),
     (evaluate(resume="text.json"), "resume='text.json': damaged delete it"),
+    (evaluate(resume="text.txt"), "resume='text.txt': allowed is a folder or a file NAME.json"),
     (evaluate(dataset=SPLIT[:0]), "dataset: allowed is one with test images"),
-    (lambda: evaluation.read_results("text.txt"), "path='text.txt': allowed is a whole file of save_results"),
+    (lambda: results.read_results("text.txt"), "path='text.txt': allowed is a whole file of save_results"),
     (
-        lambda: evaluation.gradient_masking_checks(NETWORK, IMAGES, LABELS, epsilon=0),
+        lambda: masking.gradient_masking_checks(NETWORK, IMAGES, LABELS, epsilon=0),
         "epsilon=0: allowed is a radius above 0",
     ),
     # Losses

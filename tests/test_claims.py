@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from anchor_utils import evaluation
+from anchor_utils import results
 from study import claims
 
 
@@ -15,8 +15,8 @@ def rows(outcomes: dict[tuple[str, int], np.ndarray], attack: str = "pgd") -> pd
     """A results table with given outcome bits."""
     table = []
     for (method, seed), bits in outcomes.items():
-        low, high = evaluation.wilson(int(bits.sum()), len(bits))
-        packed = evaluation.pack_outcomes(torch.from_numpy(bits))
+        low, high = results.wilson(int(bits.sum()), len(bits))
+        packed = results.pack_outcomes(torch.from_numpy(bits))
         row = {
             "method": method,
             "training_seed": seed,

@@ -1,112 +1,22 @@
-"""Evaluation: intervals, outcomes, AutoAttack against the library called directly, and the gradient-masking checks."""
-
-import sys
+"""Evaluation: the table and its outcomes, what is refused, and going on after an interruption."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import TinyNet  # type: ignore[import-not-found]
 from torch import nn
 
 from anchor_utils import evaluation
-from anchor_utils.attacks import pgd, resolve_precision
+from anchor_utils.attacks import pgd
+from anchor_utils.autoattack import autoattack_outcomes
+from anchor_utils.config import ATTACKS
 from anchor_utils.data import Split
-from anchor_utils.evaluation import (
-    STAGES,
-    NonFiniteLogitsWarning,
-    autoattack_outcomes,
-    autoattack_possible,
-    clean_outcomes,
-    evaluate,
-    gradient_masking_checks,
-    over_seeds,
-    pack_outcomes,
-    pgd_outcomes,
-    read_results,
-    save_results,
-    unpack_outcomes,
-    wilson,
-)
+from anchor_utils.evaluation import NonFiniteLogitsWarning, evaluate
+from anchor_utils.masking import gradient_masking_checks
 from anchor_utils.models import AnchorNet
-
-CHECKS = [
-    "more steps are never weaker",
-    "a larger epsilon is never weaker",
-    "epsilon = 1 defeats the model",
-    "random noise is weaker than the gradient attack",
-    "a transferred attack is weaker than the white-box attack",
-    "black-box Square is weaker than the white-box attack",
-    "the loss rises along its gradient",
-    "PGD on the margin agrees with PGD on cross-entropy",
-]
-
-
-class TinyNet(nn.Module):
-    """So small that thousands of passes take a second; its layout of memory is that of the course's network."""
-
-    def __init__(self, channels=1, classes=10, side=14):
-        super().__init__()
-        self.convolution = nn.Conv2d(channels, 8, 4, stride=2)
-        self.norm = nn.BatchNorm2d(8)
-        self.classifier = nn.Linear(8 * ((side - 4) // 2 + 1) ** 2, classes)
-
-    def forward(self, images):
-        x = self.convolution(images.contiguous(memory_format=torch.channels_last))
-        return self.classifier(self.norm(x).relu().flatten(1))
-
-
-@pytest.fixture(scope="module")
-def tiny_net(small_digits):
-    """Trained for a moment on adversarial examples, so that each stage of AutoAttack finds something to do."""
-    torch.manual_seed(0)
-    model = TinyNet()
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for batch in torch.randperm(len(small_digits.train))[:3840].split(128):
-        x, y = small_digits.train[batch].inputs(), small_digits.train.labels[batch]
-        loss = F.cross_entropy(model(pgd(model, x, y, epsilon=0.1, step_size=0.1, steps=1)), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-@pytest.fixture
-def few(small_digits) -> Split:
-    return small_digits.test[:40]
-
-
-# Intervals and bits
-
-
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_the_closed_form(counts):
-    correct, n = counts
-    z, p = 1.959963984540054, correct / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = wilson(correct, n)
-    assert (low, high) == pytest.approx((max(centre - half, 0), min(centre + half, 1)), abs=1e-9)
-    assert low - 1e-12 <= p <= high + 1e-12
-
-
-def test_wilson_narrows_with_less_confidence():
-    (low, high), (low_90, high_90) = wilson(80, 100), wilson(80, 100, confidence=0.9)
-    assert low < low_90 < 0.8 < high_90 < high
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=70))
-def test_outcomes_survive_packing(bits):
-    text = pack_outcomes(torch.tensor(bits))
-    assert len(text) == 2 * ((len(bits) + 7) // 8)
-    assert unpack_outcomes(text, len(bits)).tolist() == bits
-
-
-def test_first_image_is_the_highest_bit():
-    assert pack_outcomes(torch.tensor([True] + [False] * 7)) == "80"
-
+from anchor_utils.outcomes import Journal, clean_outcomes, pgd_outcomes
+from anchor_utils.results import unpack_outcomes, wilson
 
 # The table
 
@@ -124,9 +34,18 @@ def test_table_is_consistent(standard_run, small_digits):
         images=60,
     )
     assert table["attack"].tolist() == ["clean", "noise", "fgsm", "pgd"]
-    assert {"norm", "epsilon", "seed", "step_size", "steps", "restarts", "loss", "iterate", "seconds", "notes"} <= set(
-        table.columns
-    )
+    assert {
+        "norm",
+        "epsilon",
+        "attack_seed",
+        "step_size",
+        "steps",
+        "restarts",
+        "loss",
+        "iterate",
+        "seconds",
+        "notes",
+    } <= set(table.columns)
     for row in table.to_dict("records"):
         bits = unpack_outcomes(row["outcomes"], row["images"])
         assert row["images"] == len(bits) == 60
@@ -144,6 +63,15 @@ def test_table_is_consistent(standard_run, small_digits):
     with torch.no_grad():
         expected = model(small_digits.test[:60].inputs()).argmax(1).eq(small_digits.test.labels[:60])
     assert unpack_outcomes(table["outcomes"][0], 60).tolist() == expected.tolist()
+
+
+def test_every_attack_has_its_rows(tiny_net, few):
+    """Here no image is right to begin with, so none costs time."""
+    wrong = Split(few.images, (tiny_net(few.inputs()).argmax(1) + 1) % 10)
+    table = evaluate(tiny_net, wrong, ATTACKS, epsilon=0.1, seed=3)
+    assert [name for name in table["attack"] if "/" not in name] == list(ATTACKS)
+    assert set(table["correct"]) == {0}
+    assert table["attack_seed"].tolist()[1:] == [3] * (len(table) - 1)
 
 
 def test_same_seed_same_bits_whatever_the_batches(tiny_net, few):
@@ -287,133 +215,7 @@ def test_evaluation_leaves_everything_as_it_was(tiny_net, few):
         tiny_net.eval().requires_grad_(True).zero_grad()
 
 
-# AutoAttack
-
-
-def called_directly(model, images, labels, stages):
-    """Which images survive, by the library itself."""
-    from pyautoattack import AutoAttack
-
-    adversary = AutoAttack(model, norm="Linf", eps=0.15, seed=3, version="standard")
-    assert tuple(adversary.attacks_to_run) == STAGES["autoattack"]
-    adversary.attacks_to_run = list(stages)
-    trace = sys.gettrace()
-    with torch.random.fork_rng():
-        adversarial, _ = adversary.run_standard_evaluation(images, labels, batch_size=250)
-    sys.settrace(trace)
-    return model(adversarial).argmax(1).eq(labels)
-
-
-def plain(model):
-    """The same network for a library that calls `.view` on gradients."""
-    wrapped = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 14, 14)), model)
-    return wrapped.eval()
-
-
-@pytest.mark.slow
-def test_outcomes_equal_a_direct_call_of_the_library(tiny_net, few):
-    x, y = few.inputs()[:8], few.labels[:8]
-    stages = autoattack_outcomes(tiny_net, x, y, epsilon=0.15, seed=3)
-    assert tuple(stages) == STAGES["autoattack"] == ("apgd-ce", "apgd-t", "fab-t", "square")
-    outcomes = [outcome for outcome, _, _ in stages.values()]
-    survivors = [int(clean_outcomes(tiny_net, x, y).sum()), *(int(outcome.sum()) for outcome in outcomes)]
-    assert survivors[0] > survivors[1] > survivors[-1] > 0  # the test has something to compare
-    assert sorted(survivors, reverse=True) == survivors
-    assert torch.equal(outcomes[-1], called_directly(plain(tiny_net), x, y, STAGES["autoattack"]))
-    assert torch.equal(outcomes[1], called_directly(plain(tiny_net), x, y, STAGES["screen"]))
-
-
-class TurnsRoundInHalf(nn.Module):
-    """Inside autocast it says the opposite of what it says in float32; notes in which of the two it was asked."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.asked = model, []
-
-    def forward(self, images):
-        half = torch.is_autocast_enabled("cpu")
-        self.asked.append(half)
-        return self.model(images) * (-1 if half else 1)
-
-
-def test_half_precision_attacks_and_float32_judges(tiny_net, few):
-    """In half precision every image looks misclassified already, so the attack stops at once; float32 has the word."""
-    model = TurnsRoundInHalf(tiny_net)
-    x, y = few.inputs(), few.labels
-    stages = autoattack_outcomes(model, x, y, epsilon=0.001, stages=("apgd-ce",), precision="bfloat16")
-    outcome, _, _ = stages["apgd-ce"]
-    assert {True, False} == set(model.asked)
-    assert model.asked[-1] is False
-    assert torch.equal(outcome, clean_outcomes(tiny_net, x, y))
-    model.asked.clear()
-    autoattack_outcomes(model, x, y, epsilon=0.001, stages=("apgd-ce",))
-    assert set(model.asked) == {False}
-
-
-def test_precision_is_in_the_table(tiny_net, few):
-    settings = {"epsilon": 0.1, "step_size": 0.02, "steps": 2}
-    table = evaluate(tiny_net, few[:4], ("clean", "screen"), **settings, precision="bfloat16").set_index("attack")
-    assert table.loc["screen", "precision"] == table.loc["screen/apgd-t", "precision"] == "bfloat16"
-    auto = evaluate(tiny_net, few[:1], ("screen",), **settings, precision="auto")["precision"].iloc[-1]
-    assert auto == str(resolve_precision("auto", "cpu")).removeprefix("torch.")
-
-
-def test_table_lists_the_stages_of_the_screen(tiny_net, few):
-    table = evaluate(tiny_net, few, ("screen",), epsilon=0.15, step_size=0.1, images=12)
-    assert table["attack"].tolist() == ["screen/apgd-ce", "screen/apgd-t", "screen"]
-    assert table["correct"].is_monotonic_decreasing
-    assert table["outcomes"][1] == table["outcomes"][2]
-    stages = autoattack_outcomes(
-        tiny_net, few.inputs()[:12], few.labels[:12], epsilon=0.15, stages=("apgd-ce", "apgd-t")
-    )
-    assert [pack_outcomes(outcome) for outcome, _, _ in stages.values()] == table["outcomes"][:2].tolist()
-
-
-def test_counters_and_trace_are_put_back(tiny_net, few, monkeypatch):
-    from pyautoattack import checks
-
-    class Dynamic(nn.Module):
-        """Takes gradients in its forward pass, which AutoAttack's checks have a message for."""
-
-        def forward(self, images):
-            with torch.enable_grad():
-                point = images.detach().requires_grad_()
-                gradient = torch.autograd.grad(tiny_net(point).sum(), point)[0]
-            return tiny_net(images) + 0 * gradient.sum()
-
-    def notes(model):
-        one = {"epsilon": 0.05, "stages": ("apgd-ce",)}
-        ((_, _, text),) = autoattack_outcomes(model, few.inputs()[:4], few.labels[:4], **one).values()
-        assert set(checks.funcs.values()) == {0}
-        return text
-
-    def tracer(*_):
-        return None
-
-    checks.funcs.update(dict.fromkeys(checks.funcs, 7))  # what another model may have left
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        honest = notes(tiny_net)
-        found = sys.gettrace()
-    finally:
-        sys.settrace(before)
-    assert found is tracer
-    assert "dynamic" not in honest
-    assert "dynamic defense" in notes(Dynamic())
-    assert "dynamic" not in notes(tiny_net)
-
-
-@pytest.mark.parametrize(("norm", "epsilon", "stages"), [("linf", 0.005, 4), ("l2", 0.05, 1)])
-def test_colour_images_and_five_classes(norm, epsilon, stages):
-    torch.manual_seed(0)
-    model, images = TinyNet(3, 5, side=8).eval(), torch.rand(6, 3, 8, 8)
-    labels = model(images).argmax(1)
-    found = autoattack_outcomes(model, images, labels, norm=norm, epsilon=epsilon, stages=STAGES["autoattack"][:stages])
-    survivors = [int(outcome.sum()) for outcome, _, _ in found.values()]
-    assert 0 < survivors[-1] <= survivors[0] <= 6
-    assert len(survivors) == stages
-    assert not any("target classes" in notes for _, _, notes in found.values())
+# What is refused, and what counts as wrong
 
 
 def test_too_few_classes_are_refused_before_other_attacks_take_their_time(monkeypatch):
@@ -423,32 +225,10 @@ def test_too_few_classes_are_refused_before_other_attacks_take_their_time(monkey
         evaluate(AnchorNet(num_classes=3, width=4, in_channels=1), split, ("pgd", "screen"), epsilon=0.1)
 
 
-def test_three_classes_are_refused():
-    with pytest.raises(ValueError, match=r"3 classes: AutoAttack's targeted loss needs at least 4"):
-        autoattack_outcomes(TinyNet(3, 3, side=8), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), epsilon=0.1)
-
-
-def test_autoattack_needs_four_classes():
-    assert [autoattack_possible(classes) for classes in (2, 3, 4, 10)] == [False, False, True, True]
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
-def test_autoattack_takes_labels_of_any_integer_type(dtype):
-    torch.manual_seed(0)
-    model, images = TinyNet(3, 5, side=8).eval(), torch.rand(4, 3, 8, 8)
-    labels = model(images).argmax(1)
-    found, expected = (
-        autoattack_outcomes(model, images, y, epsilon=0.01, stages=("apgd-ce",))["apgd-ce"][0]
-        for y in (labels.to(dtype), labels)
-    )
-    assert torch.equal(found, expected)
-    assert expected.any()
-
-
 @pytest.mark.parametrize("attack", ["clean", "noise", "fgsm", "pgd", "screen"])
 def test_labels_from_one_are_refused_before_anything_is_attacked(tiny_net, few, attack, monkeypatch):
-    for name in ("pgd", "fgsm", "random_point"):
-        monkeypatch.setattr(f"anchor_utils.attacks.{name}", lambda *_, **__: pytest.fail("an attack ran"))
+    for name in ("attacks.pgd", "attacks.random_point", "evaluation.fgsm"):
+        monkeypatch.setattr(f"anchor_utils.{name}", lambda *_, **__: pytest.fail("an attack ran"))
     with pytest.raises(ValueError, match=r"labels=10: allowed are 0 to 9 .*labels start at 0, subtract 1"):
         evaluate(tiny_net, Split(few.images, few.labels + 1), (attack,), epsilon=0.1)
 
@@ -517,17 +297,6 @@ def test_images_whose_attack_ends_in_nan_logits_do_not_count_as_robust(few):
     with pytest.warns(NonFiniteLogitsWarning, match="noise: 6 of 6 images"):
         table = evaluate(model, split, ("clean", "noise"), epsilon=1.0)
     assert table["correct"].tolist() == [6, 0]
-
-
-def test_stages_are_a_beginning_of_autoattack(tiny_net, few):
-    with pytest.raises(ValueError, match=r"allowed is a beginning of \('apgd-ce', 'apgd-t', 'fab-t', 'square'\)"):
-        autoattack_outcomes(tiny_net, few.inputs(), few.labels, epsilon=0.1, stages=("square",))
-
-
-def test_nothing_is_attacked_where_nothing_stands(tiny_net, few):
-    wrong = (tiny_net(few.inputs()).argmax(1) + 1) % 10
-    stages = autoattack_outcomes(tiny_net, few.inputs(), wrong, epsilon=0.1)
-    assert [int(outcome.sum()) for outcome, _, _ in stages.values()] == [0] * 4
 
 
 # Going on
@@ -611,6 +380,22 @@ def test_a_file_of_another_evaluation_is_refused_with_what_differs(tiny_net, few
     assert path.read_bytes() == before
 
 
+def test_a_file_of_an_evaluation_from_before_is_refused(tiny_net, few, tmp_path):
+    """Its rows have other names than those of today."""
+    path = tmp_path / "evaluation.json"
+    Journal(path, {"attacks": ["clean"], "seed": 0}).part("clean", lambda: {"rows": [{"attack": "clean", "seed": 0}]})
+    with pytest.raises(ValueError, match=r"this one differs: .*seed is None, there 0; .*attack_seed is 0, there None"):
+        evaluate(tiny_net, few, ("clean",), resume=path)
+
+
+def test_another_file_is_not_taken_for_a_folder(tiny_net, few, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=r"resume='.*notes.txt': allowed is a folder or a file NAME.json"):
+        evaluate(tiny_net, few, ("clean",), resume=path)
+    assert path.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -628,111 +413,3 @@ def test_damaged_files_are_named(tiny_net, few, tmp_path, damage):
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError, match=r"resume='.*evaluation.json': this file is damaged .*; delete it"):
         evaluate(tiny_net, few, ("clean",), resume=path)
-
-
-# Gradient masking
-
-
-class Rounds(nn.Module):
-    """A broken defence: rounding the input destroys the gradient."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return self.model(images.mul(8).round() / 8)
-
-
-class Saturates(Rounds):
-    """A broken defence: huge logits saturate the softmax, and the gradient of cross-entropy is zero."""
-
-    def forward(self, images):
-        return 1e4 * self.model(images)
-
-
-def checked(model, data, **arguments):
-    data = data.test[:60]
-    arguments = {"epsilon": 0.1, "steps": 8, "square_queries": 200, **arguments}
-    return gradient_masking_checks(model, data.inputs(), data.labels, **arguments).set_index("check")
-
-
-def test_honest_network_passes(robust_run, standard_run, small_digits):
-    table = checked(robust_run.model(), small_digits, surrogate=standard_run.model(), steps=20, square_queries=50)
-    assert table.index.tolist() == CHECKS
-    assert table["passed"].tolist() == [True] * len(CHECKS), table.to_string()
-    assert table["evidence"].str.contains("%").all()
-
-
-@pytest.mark.parametrize(
-    ("defence", "caught_by"),
-    [
-        (Rounds, {2, 3, 4, 5, 6}),  # the margin has no gradient either
-        (Saturates, {2, 3, 4, 5, 6, 7}),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::anchor_utils.attacks.VanishedGradientWarning")
-def test_broken_defences_look_robust_and_are_caught(standard_run, small_digits, defence, caught_by):
-    honest, data = standard_run.model(), small_digits.test[:60]
-    broken = defence(honest).eval()
-    x, y = data.inputs(), data.labels
-    attack = {"epsilon": 0.1, "step_size": 0.0125, "steps": 8}
-    clean = clean_outcomes(broken, x, y).float().mean()
-    assert clean > 0.85
-    assert pgd_outcomes(broken, x, y, **attack).float().mean() >= clean - 0.05  # looks robust
-    assert pgd_outcomes(honest, x, y, **attack).float().mean() < clean - 0.3  # and is not
-    table = checked(broken, small_digits, surrogate=honest)
-    assert {check for check in CHECKS if not table["passed"][check]} == {CHECKS[i] for i in caught_by}
-
-
-def test_without_a_surrogate_no_transfer_is_checked(tiny_net, few):
-    table = gradient_masking_checks(tiny_net, few[:8].inputs(), few.labels[:8], epsilon=0.1, steps=2, square_queries=5)
-    row = table.set_index("check").loc[CHECKS[4]]
-    assert row["passed"] is None
-    assert "no surrogate" in row["evidence"]
-
-
-def test_checks_need_an_epsilon(tiny_net, few):
-    with pytest.raises(ValueError, match=r"epsilon=0: allowed is a radius above 0"):
-        gradient_masking_checks(tiny_net, few.inputs(), few.labels, epsilon=0)
-
-
-# Results
-
-
-def test_over_seeds():
-    table = pd.DataFrame(
-        {
-            "method": ["b", "b", "b", "a"],
-            "attack": ["pgd"] * 4,
-            "accuracy": [0.2, 0.4, 0.9, 0.5],
-        }
-    )
-    result = over_seeds(table)
-    assert result["method"].tolist() == ["b", "a"]
-    assert result["mean"].tolist() == pytest.approx([0.5, 0.5])
-    assert result["std"][0] == pytest.approx(np.std([0.2, 0.4, 0.9], ddof=1))
-    assert np.isnan(result["std"][1])
-    assert result["runs"].tolist() == [3, 1]
-
-
-@pytest.mark.parametrize("text", ["", '{"rows": [', "[]", "{}", '{"rows": 3}', b"\xff"], ids=str)
-def test_a_damaged_file_of_results_is_named(tmp_path, text):
-    path = tmp_path / "results.json"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=r"path='.*results.json': allowed is a whole file of save_results"):
-        read_results(path)
-
-
-def test_results_come_back_from_their_file(tiny_net, few, tmp_path):
-    table = evaluate(tiny_net, few, ("clean", "pgd"), epsilon=0.1, step_size=0.1, steps=1)
-    path = tmp_path / "new" / "results.json"
-    save_results(path, table, config={"seed": 3}, note="a run")
-    again, context = read_results(path)
-    assert again["outcomes"].tolist() == table["outcomes"].tolist()
-    pd.testing.assert_frame_equal(again, table, check_dtype=False)
-    assert (context["config"], context["note"]) == ({"seed": 3}, "a run")
-    assert context["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert {"python", "numpy", "pyautoattack", "hardware", "threads"} <= set(context["versions"])
-    assert context["versions"] == evaluation.versions()
-    assert [file.name for file in path.parent.iterdir()] == ["results.json"]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = ("checks", "files", "downloads")  # callers' slips, how files are written and fetched; below everything
 GROUND = ("config", "data", "models", "attacks", "losses")
-UPPER = ("training", "evaluation", "embeddings")
+UPPER = ("results", "outcomes", "autoattack", "masking", "evaluation", "training", "embeddings")
 
 
 def bounds(requirements):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anchor_utils import evaluation, models
+from anchor_utils import models, outcomes, results
 from anchor_utils.config import Config
 from study import publish
 from study.sweep import load_sweep
@@ -62,9 +62,9 @@ def test_accuracies_are_those_of_the_outcome_bits(study):
     table, _ = study
     assert len(table)
     for _, row in table.iterrows():
-        bits = evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
+        bits = results.unpack_outcomes(row["outcomes"], int(row["images"]))
         assert row["accuracy"] == pytest.approx(bits.mean(), abs=1e-9)
-        assert (row["low"], row["high"]) == pytest.approx(evaluation.wilson(int(bits.sum()), len(bits)), abs=1e-9)
+        assert (row["low"], row["high"]) == pytest.approx(results.wilson(int(bits.sum()), len(bits)), abs=1e-9)
 
 
 def test_attacks_only_take_images_away(study):
@@ -73,10 +73,10 @@ def test_attacks_only_take_images_away(study):
     for cell in cells:
         rows = table[(table["variant"] == cell["variant"]) & (table["training_seed"] == cell["training_seed"])]
         rows = rows[rows["checkpoint"] == "best"].set_index("attack")
-        clean = evaluation.unpack_outcomes(rows.loc["clean", "outcomes"], int(rows.loc["clean", "images"]))
+        clean = results.unpack_outcomes(rows.loc["clean", "outcomes"], int(rows.loc["clean", "images"]))
         before = None
         for attack, row in rows.iterrows():
-            bits = evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
+            bits = results.unpack_outcomes(row["outcomes"], int(row["images"]))
             assert not (bits & ~clean[: len(bits)]).any()
             if "/" in attack:
                 assert before is None or not (bits & ~before).any()
@@ -92,7 +92,7 @@ def test_card_and_network_belong_together(method, study):
     network = models.pretrained(method)
     assert network.metadata["method"] == method
     assert network.architecture["width"] == 16
-    assert torch.isfinite(evaluation.logits_of(network, torch.rand(2, 3, 32, 32))).all()
+    assert torch.isfinite(outcomes.logits_of(network, torch.rand(2, 3, 32, 32))).all()
     table, cells = study
     (cell,) = (c for c in cells if c["method"] == method and c["training_seed"] == 0)
     assert network.metadata["training"] == Config(**cell["config"]).training_fields()
