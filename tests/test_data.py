@@ -244,7 +244,7 @@ def test_summary_says_it_in_one_line(digits):
 
 
 def test_load_data_takes_the_training_images_that_are_asked_for(digits):
-    assert load_data(Config(train_images=300)).identity() == load_dataset("mnist5k", train_images=300).identity()
+    assert load_data(Config(train_images=900)).identity() == load_dataset("mnist5k", train_images=900).identity()
     whole = load_data(Config())
     assert whole.identity() == digits.identity()
     assert fitting(Config(), whole) is whole
@@ -372,13 +372,14 @@ def test_augment_is_draw_and_apply(generator, dtype, padding, flip):
 
 
 class ForbidWhatAGraphCannotCapture(TorchDispatchMode):
-    """Fails where a value would be read by the host, be random, be copied or decide on a shape."""
+    """Fails where a value would be read by the host, be random, be copied from elsewhere or decide on a shape."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        tags, name = function.tags, str(function)
-        forbidden = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded
-        assert not {*tags} & {*forbidden}, name
-        assert not re.search("_local_scalar_dense|_to_copy|copy_|nonzero|lift_fresh", name), name
+        forbidden = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
+        if function is torch.ops.aten.index.Tensor and not any(i.dtype == torch.bool for i in args[1] if i is not None):
+            forbidden = set()  # only a mask makes the shape depend on values
+        assert not {*function.tags} & forbidden, function
+        assert not re.search("_to_copy|copy_|lift_fresh", str(function)), function
         return function(*args, **(kwargs or {}))
 
 
@@ -387,7 +388,9 @@ def test_a_graph_can_capture_what_is_applied(generator):
     draws = draw_augmentation(9, padding=2, flip=True, generator=generator)
     with ForbidWhatAGraphCannotCapture():
         apply_augmentation(draws, images, padding=2)
-    for breaks in (lambda: images.to(torch.float32), lambda: torch.rand(3), lambda: images[0, 0, 0, 0].item()):
+    breaking = [lambda: images[0, 0, 0, 0].item(), lambda: images[draws.mirrored], lambda: draws.mirrored.nonzero()]
+    breaking += [lambda: torch.rand(3), lambda: torch.tensor(3), lambda: images.to("meta")]
+    for breaks in breaking:
         with pytest.raises(AssertionError), ForbidWhatAGraphCannotCapture():
             breaks()
 
