@@ -125,6 +125,12 @@ def test_submodules_load_on_first_use():
         anchor_utils.nothing  # noqa: B018
 
 
+def test_quick_runs_files_that_exist():
+    (core,) = re.findall(r"^CORE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in core.split():
+        assert (ROOT / "tests" / f"test_{name}.py").is_file(), name
+
+
 def test_what_happens_when_names_tests_that_exist():
     rows = [row for row in (ROOT / "docs" / "what_happens_when.md").read_text().splitlines() if row.startswith("|")]
     promises = [row for row in rows if not re.match(r"\|( fault|:--)", row)]
