@@ -7,7 +7,7 @@ SWEEP ?= smoke
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep publish docs test test-full smoke-avx2 lint clean
+.PHONY: help setup tutorial notebook notebooks sweep publish docs quick test test-full smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,12 @@ lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What most changes break: the formulas, the data, the files and the imports. No network is trained.
+CORE := attacks config data downloads embeddings imagefolder losses models project
+
+quick: $(VENV)/.dev  ## the tests of the core in under a minute, for use while editing; `make test` decides
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(CORE:%=tests/test_%.py)
 
 # One thread a process: several test processes that each take all cores slow each other down.
 test: lint  ## all tests but the slow ones

@@ -15,12 +15,16 @@ __all__ = [
     "downloads",
     "embeddings",
     "evaluation",
+    "imagefolder",
+    "loop",
     "losses",
     "masking",
     "models",
+    "objectives",
     "outcomes",
     "plotting",
     "results",
+    "runs",
     "training",
 ]
 

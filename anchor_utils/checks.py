@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def class_labels(labels: Tensor, count: int, classes: int | None = None) -> Tensor:
+def class_labels(
+    labels: Tensor, count: int, classes: int | None = None, *, name: str = "labels", owner: str | None = None
+) -> Tensor:
     """Labels of any integer type as int64.
 
     Args:
         labels: (N,), one class for each row.
         count: N.
         classes: the number K of outputs of the network, where it is known; labels are then 0 to K - 1.
+        name, owner: what the message calls the labels, and whose classes they are ("a network with K outputs").
 
     Raises:
         ValueError: not N integers, or outside 0 to K - 1.
@@ -27,16 +30,15 @@ def class_labels(labels: Tensor, count: int, classes: int | None = None) -> Tens
     if labels.shape != (count,) or no_integers:
         single = "; a single image is a batch of one, image[None]" if not labels.ndim else ""
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}: allowed are {count} integers, one for "
+            f"{name} have shape {tuple(labels.shape)} and dtype {labels.dtype}: allowed are {count} integers, one for "
             f"each row or image{single}"
         )
     labels = labels.long()
     if classes is not None and len(outside := labels[(labels < 0) | (labels >= classes)]):
         from_one = "; labels start at 0, subtract 1" if labels.min() >= 1 and labels.max() == classes else ""
         values = ", ".join(map(str, outside.unique()[:5].tolist()))
-        raise ValueError(
-            f"labels={values}: allowed are 0 to {classes - 1} for a network with {classes} outputs{from_one}"
-        )
+        owner = owner or f"a network with {classes} outputs"
+        raise ValueError(f"{name}={values}: allowed are 0 to {classes - 1} for {owner}{from_one}")
     return labels
 
 

@@ -5,20 +5,25 @@ Nothing is used before its checksum is right, so a mirror need not be trusted, o
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
+import pickle
 import sys
 import tarfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
 from filelock import FileLock
+from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
+
+from anchor_utils.files import write_atomically
 
 ORIGINAL = "https://www.cs.toronto.edu/~kriz"
 TIMEOUT = (10.0, 30.0)  # seconds, to connect and between two packets; a slow download is no failed one
@@ -67,41 +72,33 @@ def urls(archive: Archive) -> list[str]:
     return [f"{base.rstrip('/')}/{archive.name}" for base in bases]
 
 
-def provide(archive: Archive, root: Path, folder: str, md5s: Mapping[str, str]) -> None:
-    """See to it that ``root/folder`` holds the files of an archive, whole. If it does, nothing else is looked at.
+def provide(archive: Archive, folder: Path, md5s: Mapping[str, str]) -> None:
+    """See to it that `folder` holds the files of an archive, whole. If it does, nothing else is looked at.
 
     Args:
-        archive: what to download if need be; one that lies in `root` already is taken.
-        root: folder for the archive and for what is in it.
-        folder: name of the only folder in the archive.
+        archive: what to download into the parent of `folder` if need be; one that lies there already is taken.
+        folder: named like the only folder in the archive.
         md5s: checksum of each file in it that is needed. Files that fail it are named in a warning, then replaced.
 
     Raises:
         FileNotFoundError: the archive is needed and could not be had, see `fetch`.
-        OSError: the disk is full or `root` cannot be written to.
+        OSError: the disk is full, or the folder cannot be written to.
     """
-    if not damage(root / folder, md5s):
+    if not damaged(folder, md5s):
         return
-    root.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes one downloads; the others wait for it and find everything there.
-    with FileLock(root / ".lock"):
-        found = damage(root / folder, md5s)
-        if found and (root / folder).exists():
-            warnings.warn(f"{'; '.join(found)}: extracting {archive.name} again", stacklevel=2)
-        if found:
-            _extract(fetch(archive, root), root / folder, md5s)
+    with FileLock(folder.parent / ".lock"):
+        if found := damaged(folder, md5s):
+            if folder.exists():
+                names = ", ".join(repr(str(folder / name)) for name in found)
+                warnings.warn(f"{names}: missing or corrupt, extracting {archive.name} again", stacklevel=2)
+            _extract(fetch(archive, folder.parent), folder, found)
 
 
-def damage(folder: Path, md5s: Mapping[str, str]) -> list[str]:
-    """A sentence about each file of `md5s` (name -> checksum) that is missing from `folder` or has another checksum."""
-    found = []
-    for name, md5 in md5s.items():
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{str(path)!r} is missing")
-        elif _checksum(path, "md5") != md5:
-            found.append(f"{str(path)!r} is corrupt (its md5 is not {md5})")
-    return found
+def damaged(folder: Path, md5s: Mapping[str, str]) -> list[str]:
+    """The files of `md5s` (name -> checksum) that are missing from `folder` or have another checksum."""
+    return [name for name, md5 in md5s.items() if not check_integrity(folder / name, md5)]
 
 
 def fetch(archive: Archive, root: Path) -> Path:
@@ -115,26 +112,19 @@ def fetch(archive: Archive, root: Path) -> Path:
             download by hand into which folder.
     """
     path, part = root / archive.name, root / f".{archive.name}.part"
-    if path.is_file() and _checksum(path, "sha256") != archive.sha256:
-        size = path.stat().st_size
+    if path.is_file() and pooch.file_hash(path) != archive.sha256:
         warnings.warn(
-            f"{str(path)!r} is corrupt ({size} of {archive.size} bytes, its sha256 is not {archive.sha256}): "
+            f"{str(path)!r} is corrupt ({_size(path)} of {archive.size} bytes, its sha256 is not {archive.sha256}): "
             "downloading it again",
             stacklevel=3,
         )
     pooch.get_logger().setLevel("WARNING")  # pooch reports on stderr what the progress bar says anyway
-    failures = {}
+    download, failures = partial(_download, archive, part), {}
     for url in urls(archive):
         for _ in range(TRIES):
             before = _size(part)
             try:
-                pooch.retrieve(
-                    url,
-                    f"sha256:{archive.sha256}",
-                    fname=archive.name,
-                    path=root,
-                    downloader=lambda url, output, _: _download(url, output, archive, part),
-                )
+                pooch.retrieve(url, f"sha256:{archive.sha256}", archive.name, root, downloader=download)
             except (requests.RequestException, ValueError) as error:  # pooch raises ValueError for a wrong checksum
                 failures[url] = str(error)
             else:
@@ -152,77 +142,63 @@ def fetch(archive: Archive, root: Path) -> Path:
     )
 
 
-def _download(url: str, output: str, archive: Archive, part: Path) -> None:
+def _download(archive: Archive, part: Path, url: str, output: str, _: object) -> None:
     """Complete `part` from `url`, then rename it to `output`. Whatever goes wrong, `part` keeps what has arrived."""
     start = _size(part)
     if start < archive.size:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             response.raise_for_status()
-            if response.status_code != 206:
-                start = 0  # this server does not know Range and sends everything
-            elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise requests.RequestException(f"sent another range than the one from byte {start}")
-            announced = response.headers.get("Content-Length")
+            start *= response.status_code == 206  # else the server does not know Range and sends everything
+            announced = start + int(response.headers.get("Content-Length", archive.size - start))
             # Looked at before the part is touched: a login page, say, must not replace half an archive.
-            if announced is not None and start + int(announced) != archive.size:
-                raise requests.RequestException(f"has {start + int(announced)} bytes instead of {archive.size}")
-            # Some servers call the .gz an encoding; it is to stay packed.
-            response.raw.headers.pop("Content-Encoding", None)
-            with (
-                part.open("ab" if start else "wb") as file,
-                tqdm(
-                    desc=archive.name,
-                    initial=start,
-                    total=archive.size,
-                    unit="B",
-                    unit_scale=True,
-                    file=sys.stdout,
-                    mininterval=1.0,
-                ) as bar,
-            ):
+            if announced != archive.size:
+                raise requests.RequestException(f"has {announced} bytes instead of {archive.size}")
+            response.raw.headers.pop("Content-Encoding", None)  # some call the .gz an encoding; it is to stay packed
+            bar = tqdm(desc=archive.name, initial=start, total=archive.size, unit="B", unit_scale=True, file=sys.stdout)
+            with part.open("ab" if start else "wb") as file, bar:
                 for chunk in response.iter_content(CHUNK):
-                    start += file.write(chunk)
-                    bar.update(len(chunk))
-                    if start > archive.size:
+                    bar.update(file.write(chunk))
+                    if file.tell() > archive.size:  # an answer without end must not fill the disk
                         break
-        if start < archive.size:
-            raise requests.RequestException(f"cut off after {start} of {archive.size} bytes")
+        if _size(part) < archive.size:
+            raise requests.RequestException(f"cut off after {_size(part)} of {archive.size} bytes")
     # With pooch's check of the checksum a part that was no good is gone, and the next try begins anew.
     part.replace(output)
 
 
-def _extract(path: Path, folder: Path, md5s: Mapping[str, str]) -> None:
-    """Replace the files in `folder` that `md5s` names by those of that folder in the archive `path`, each at once."""
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    # The checksum vouches for the archive. As a second guard only the files that are needed are written, under names
-    # from here: nothing reaches out of the folder, follows a link or fills the disk.
-    wanted = {f"{folder.name}/{name}": temporary / name for name in md5s}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.offset_data + member.size > UNPACKED:
-                    raise OSError(f"{str(path)!r} unpacks to more than {UNPACKED:,} bytes, which is what is allowed")
-                content = archive.extractfile(member) if member.name in wanted and member.isreg() else None
-                if content is not None:
-                    with wanted[member.name].open("wb") as target:
-                        shutil.copyfileobj(content, target)
-        if found := damage(temporary, md5s):
-            raise OSError(f"extracted from {str(path)!r}, yet {'; '.join(found)}")
-        if folder.exists():
-            for file in temporary.iterdir():
-                file.replace(folder / file.name)
-        else:
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _extract(path: Path, folder: Path, names: list[str]) -> None:
+    """Replace these files in `folder` by those of that folder in the archive `path`, each at once."""
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.offset_data + member.size > UNPACKED:
+                raise OSError(f"{str(path)!r} unpacks to more than {UNPACKED:,} bytes, which is what is allowed")
+            # The checksum vouches for the archive. As a second guard only files that are needed are written, under
+            # names from here: nothing reaches out of the folder or follows a link.
+            name = member.name.removeprefix(f"{folder.name}/")
+            wanted = member.name != name and name in names and member.isreg()
+            if wanted and (content := archive.extractfile(member)):
+                write_atomically(folder / name, methodcaller("write_bytes", content.read()))
 
 
-def _checksum(path: Path, algorithm: str) -> str:
+class _Arrays(pickle.Unpickler):
+    """Reads numpy arrays in plain containers. Whatever else a pickle asks for is refused before it can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        core = module.replace("numpy.core.", "numpy._core.")
+        if (core, name) in {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "_reconstruct")}:
+            return super().find_class(module, name)
+        raise ValueError(f"a pickle asks for {module}.{name}: allowed are numpy arrays and plain containers")
+
+
+def unpickle(path: Path) -> Any:
+    """What a file of an archive holds.
+
+    Raises:
+        ValueError: the file asks for more than numpy arrays in plain containers; nothing of it has run.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+        return _Arrays(file, encoding="latin1").load()  # the archives were written by Python 2
 
 
 def _size(path: Path) -> int:

@@ -1,10 +1,10 @@
 """Tables of results: one schema, from the outcome bits of an attack to comparisons and files.
 
 A *results table* has one row for a network and attack, with the columns attack (one of config.ATTACKS, or NAME/STAGE:
-after this stage of AutoAttack), accuracy, low and high (95% Wilson interval), correct, images, the attack's parameters
-and `attack_seed`, seconds, notes (what AutoAttack's own checks said, and how many images had logits that are not finite),
-and outcomes: one bit an image in hexadecimal, see :func:`unpack_outcomes`. A table of several networks also has
-`method` and `training_seed`.
+after this stage of AutoAttack), accuracy, low and high (95% Wilson interval), correct, images, the attack's
+parameters and `attack_seed`, seconds, notes (what AutoAttack's own checks said, how many images had logits that are
+not finite), and outcomes: one bit an image in hexadecimal, see :func:`unpack_outcomes`. A table of several networks
+also has `method` and `training_seed`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from anchor_utils import runs
 from anchor_utils.config import METHODS, Config, digest
-from anchor_utils.data import Dataset, load_dataset
+from anchor_utils.data import Dataset, fitting, load_data
 from anchor_utils.files import alone_in
 from anchor_utils.loop import Loop
 from anchor_utils.models import AnchorNet
@@ -52,7 +52,7 @@ def fit(
     if path is None and dataset is not None and dataset.name != config.dataset:  # the folder is named after `config`
         raise ValueError(f"dataset.name={dataset.name!r}: allowed is that of the configuration, {config.dataset!r}")
     path = Path(config.runs_dir) / config.run_name() if path is None else Path(path)
-    dataset = load_data(config) if dataset is None else _fitting(config, dataset)
+    dataset = load_data(config) if dataset is None else fitting(config, dataset)
     what = {"training": config.training_fields(), "data": dataset.identity()}
     if not runs.finished(path, what):
         _train(new_network(config, dataset), dataset, config, path, what, config.method, progress=progress)
@@ -99,7 +99,7 @@ def finetune(
         As :func:`fit`; ValueError also if the run was trained on other classes or images of another shape.
     """
     config = run.config if config is None else config
-    dataset = load_data(config) if dataset is None else _fitting(config, dataset)
+    dataset = load_data(config) if dataset is None else fitting(config, dataset)
     data, model = dataset.identity(), run.model("best")
     runs.check_data(run.path, model.metadata, data, ("classes", "image"))
     with torch.random.fork_rng(devices=[]):
@@ -133,49 +133,6 @@ def _accelerator(config: Config) -> Accelerator:
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
-
-
-def load_data(config: Config) -> Dataset:
-    """The data set that a configuration names, with its number of training images.
-
-    Raises:
-        ValueError: the configuration does not fit the data; names every field that does not, and what is allowed.
-    """
-    try:
-        dataset = load_dataset(config.dataset, config.data_root, train_images=config.train_images)
-    except ValueError:
-        if config.train_images is None:
-            raise
-        # More than there are is reported with all else that does not fit; what is wrong with the data comes up again.
-        dataset = load_dataset(config.dataset, config.data_root)
-    return _fitting(config, dataset)
-
-
-def _fitting(config: Config, dataset: Dataset) -> Dataset:
-    """The data set, if the configuration fits it."""
-    train, test, held_out, batch = len(dataset.train), len(dataset.test), config.validation_images, config.batch_size
-    left = train - held_out if held_out < train else train - 1
-    misfits = [
-        (
-            len(dataset.classes) < 2,
-            f"dataset={config.dataset!r}: allowed are 2 classes or more, this has {len(dataset.classes)}",
-        ),
-        (
-            config.train_images not in (None, train),
-            f"train_images={config.train_images}: allowed is 1 to {train}, the training images there are"
-            if (config.train_images or 0) > train
-            else f"dataset has {train} training images: allowed is train_images={config.train_images}",
-        ),
-        (
-            held_out >= train,
-            f"validation_images={held_out}: allowed is 1 to {train - 1}, below the number of training images",
-        ),
-        (batch > left, f"batch_size={batch}: allowed is up to {left}, the training images left beside validation"),
-        (config.test_images > test, f"test_images={config.test_images}: allowed is 1 to {test}, the images there are"),
-    ]
-    if wrong := [message for misfit, message in misfits if misfit]:
-        raise ValueError("; ".join(wrong))
-    return dataset
 
 
 def _train(

@@ -15,12 +15,12 @@ from IPython.display import Markdown, display
 
 from anchor_utils import plotting
 from anchor_utils.config import Config, as_fields, load_preset
-from anchor_utils.data import Dataset
+from anchor_utils.data import Dataset, load_data
 from anchor_utils.files import data_folder, write_text
 from anchor_utils.models import pretrained, resolve_precision
 from anchor_utils.objectives import Heads, InnerProblem, batch_loss
 from anchor_utils.results import versions
-from anchor_utils.training import load_data, new_network
+from anchor_utils.training import new_network
 
 EXPECTED_DIR = data_folder("expected", __file__)
 PRETRAINED_PRESET = "cifar10_cpu"  # the settings of the networks that come with the course

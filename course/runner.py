@@ -99,7 +99,7 @@ def absolute_paths(changes: dict[str, Any]) -> dict[str, Any]:
 
 def check_before(paths: list[Path], preset: str, changes: dict[str, Any], runs_dir: str) -> None:
     """Raise what a notebook would raise in its first cell: a parameter out of range, data that do not fit."""
-    from anchor_utils.training import load_data
+    from anchor_utils.data import load_data
     from course.lesson import configure  # with torch, which loads slowly
 
     configurations: dict[Config, None] = {}

@@ -17,8 +17,8 @@ import torch
 
 from anchor_utils import evaluation, models
 from anchor_utils.config import REPORTED, Config
+from anchor_utils.data import load_data
 from anchor_utils.files import write_text
-from anchor_utils.training import load_data
 from study.claims import EQUAL_TIME_CLAIMS, claims_table
 from study.tables import cost_table, method_table, read_cells, setting, with_screen
 

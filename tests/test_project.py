@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,9 +15,9 @@ import anchor_utils
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-BASE = ("checks", "files", "downloads")  # callers' slips, how files are written and fetched; below everything
-GROUND = ("config", "data", "models", "attacks", "losses")
-UPPER = ("results", "outcomes", "autoattack", "masking", "evaluation", "training", "embeddings")
+PACKAGES = ("anchor_utils", "course", "study")
+# Lines: what one person reads in one go, and a library that is read in an afternoon.
+LIMITS = {"function": 60, "module of the library": 350, "library": 3000}
 
 
 def bounds(requirements):
@@ -49,33 +50,64 @@ def test_versions_agree():
     assert citation["license"] == PROJECT["license"]
 
 
-def imports(module):
-    """Modules of the package that a module imports, anywhere in its file."""
-    found = set()
-    for node in ast.walk(ast.parse((ROOT / "anchor_utils" / f"{module}.py").read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("anchor_utils.") for alias in node.names if "anchor_utils" in alias.name}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            if node.module == "anchor_utils":
-                found |= {alias.name for alias in node.names}
-            elif node.module.startswith("anchor_utils."):
-                found.add(node.module.removeprefix("anchor_utils."))
-    return found
+def lines(path):
+    return len(path.read_text().splitlines())
 
 
-def test_imports_are_found():
-    assert {"losses", "models", "attacks", "config", "data"} <= imports("training")
+def test_functions_modules_and_the_library_stay_small():
+    modules = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    library = [path for path in modules if path.is_relative_to(ROOT / "anchor_utils")]
+    too_long = []
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LIMITS["function"]:
+                too_long.append(f"{path.relative_to(ROOT)}: {node.name}, {node.end_lineno - node.lineno + 1} lines")
+    too_long += [
+        f"{path.name}, {lines(path)} lines" for path in library if lines(path) > LIMITS["module of the library"]
+    ]
+    if (total := sum(map(lines, library))) > LIMITS["library"]:
+        too_long.append(f"the library, {total} lines")
+    assert not too_long, "\n".join(too_long)
 
 
-@pytest.mark.parametrize("module", [*GROUND, "plotting", *BASE])
-def test_module_stands_on_the_ground(module):
-    assert imports(module) <= {*BASE} - {module}
+@pytest.fixture
+def copy(tmp_path):
+    """The packages and their contracts, to try out a change."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return Path(shutil.copy(ROOT / "pyproject.toml", tmp_path)).parent
 
 
-@pytest.mark.parametrize("module", UPPER)
-def test_upper_modules_do_not_reach_for_commands_or_figures(module):
-    assert imports(module) <= {*BASE, *GROUND, *UPPER} - {module}
+def broken_contracts(folder):
+    """What import-linter has to say against the imports of the packages in a folder."""
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    report = result.stdout + result.stderr
+    assert (result.returncode == 0) == ("0 broken" in report), report
+    return "" if result.returncode == 0 else report
+
+
+def test_imports_keep_their_contracts(copy):
+    assert broken_contracts(copy) == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("anchor_utils/losses.py", "from course import lesson", "The study stands on the course"),
+        ("course/lesson.py", "import study.report", "The study stands on the course"),
+        ("anchor_utils/models.py", "def late():\n    from anchor_utils import training", "Layers of the library"),
+        ("anchor_utils/attacks.py", "import anchor_utils.losses", "Layers of the library"),
+        ("anchor_utils/new.py", "", "Layers of the library"),
+        ("anchor_utils/training.py", "from anchor_utils import plotting", "Nothing in the library draws figures"),
+        ("anchor_utils/plotting.py", "from anchor_utils.embeddings import extract", "Figures show plain arrays"),
+        ("anchor_utils/evaluation.py", "import anchor_utils.training", "No circles"),
+    ],
+)
+def test_an_import_the_wrong_way_is_noticed(copy, module, line, contract):
+    with (copy / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    assert re.search(rf"^{contract}.*BROKEN\b", broken_contracts(copy), re.MULTILINE)
 
 
 def test_import_is_light():
@@ -91,6 +123,12 @@ def test_submodules_load_on_first_use():
     assert {"losses", "training"} <= set(anchor_utils.__all__)
     with pytest.raises(AttributeError, match=r"no attribute 'nothing'"):
         anchor_utils.nothing  # noqa: B018
+
+
+def test_quick_runs_files_that_exist():
+    (core,) = re.findall(r"^CORE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in core.split():
+        assert (ROOT / "tests" / f"test_{name}.py").is_file(), name
 
 
 def test_what_happens_when_names_tests_that_exist():

@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from anchor_utils import training
+from anchor_utils import data
 from anchor_utils.train import parameters
 from course import build, freshness, runner
 
@@ -134,7 +134,7 @@ def test_time_limit_of_a_cell(preset, timeout, seconds, tmp_path, own_notebooks,
 )
 def test_data_are_checked_once_before_the_first_notebook(numbers, changes, loaded, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "load_data", lambda config: seen.append(config))
+    monkeypatch.setattr(data, "load_data", lambda config: seen.append(config))
     runner.check_before(runner.notebooks(numbers), "cpu", changes, str(tmp_path))
     assert [config.dataset for config in seen] == loaded
 

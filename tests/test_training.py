@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anchor_utils import loop, losses, models, training
+from anchor_utils import data, loop, losses, models, training
 from anchor_utils.config import METHODS, Config, load_preset
 from anchor_utils.data import Split
 from anchor_utils.loop import learning_rate
@@ -218,7 +218,7 @@ def test_configuration_that_does_not_fit_the_data_is_refused(tiny, few_digits, t
 def test_all_that_does_not_fit_the_data_is_said_at_once(tiny):
     config = tiny.replace(train_images=5000, validation_images=4500, batch_size=4500, test_images=1001)
     with pytest.raises(ValueError, match="test_images") as caught:
-        training.load_data(config)
+        data.load_data(config)
     assert str(caught.value).split("; ") == [
         "train_images=5000: allowed is 1 to 4000, the training images there are",
         "validation_images=4500: allowed is 1 to 3999, below the number of training images",
@@ -438,7 +438,7 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
     assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
 
     config = load_preset("smoke", **fields)
-    dataset = training.load_data(config)
+    dataset = data.load_data(config)
     train = dataset.hold_out(20)[0].train
     torch.manual_seed(config.seed)
     model = models.AnchorNet(4, 2, 3, config.projection_dim, dataset.mean, dataset.std, config.stem_stride).train()

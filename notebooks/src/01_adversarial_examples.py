@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from IPython.display import display
 
-from anchor_utils import attacks, evaluation, plotting, training
+from anchor_utils import attacks, evaluation, plotting, results, training
 from course import lesson
 from course.figures import lesson_01 as figures
 
@@ -60,7 +60,7 @@ test = dataset.test[: config.test_images].to(device)
 images, labels = test.inputs(), test.labels
 classes = len(dataset.classes)
 clean = evaluation.clean_outcomes(model, images, labels)
-low, high = evaluation.wilson(int(clean.sum()), len(clean))
+low, high = results.wilson(int(clean.sum()), len(clean))
 print(f"accuracy on {len(clean)} clean test images: {clean.float().mean():.1%} (95% interval {low:.1%} to {high:.1%})")
 
 # %% [markdown]
@@ -475,7 +475,7 @@ linear_clean = evaluation.clean_outcomes(linear, images, labels).float().mean().
 linear_exact = exact_outcomes(x, y, small)
 linear_pgd = evaluation.pgd_outcomes(linear, x, y, epsilon=small, step_size=small / 4, steps=20, seed=seed)
 print(f"linear classifier: {linear_clean:.1%} on {len(images)} clean images")
-low, high = evaluation.wilson(int(linear_pgd.sum()), len(y))
+low, high = results.wilson(int(linear_pgd.sum()), len(y))
 print(
     f"first {len(y)} images, L-infinity epsilon {small:g}: {linear_pgd.float().mean():.1%} (95% interval {low:.1%} to {high:.1%}) "
     f"right under PGD (20 steps of {small / 4:g}, 1 restart, any iterate, seed {seed});\n"
@@ -766,7 +766,7 @@ for name, victim in victims.items():
     lines = {attack: [m[attack] for m in measured] for attack in measured[0]}
     means[name] = {attack: np.array([o.float().mean().item() for o in line]) for attack, line in lines.items()}
     bands[name] = {
-        attack: np.transpose([evaluation.wilson(int(o.sum()), len(o)) for o in line]) for attack, line in lines.items()
+        attack: np.transpose([results.wilson(int(o.sum()), len(o)) for o in line]) for attack, line in lines.items()
     }
     gain[name] = (means[name]["FGSM"] - means[name][f"PGD-{steps}"]).max()
 exact = np.array([exact_outcomes(x, y, epsilon).float().mean().item() for epsilon in epsilons["linear"]])
@@ -858,7 +858,7 @@ lesson.say(
     f"90%, and 'almost none' below 10%: its numbers are **{'confirmed' if confirmed else 'not confirmed'}** by this run. Its last part, "
     "that every digit stays readable to you, you have judged yourself in section 4."
 )
-low, high = evaluation.wilson(int(linear_pgd.sum()), len(linear_pgd))
+low, high = results.wilson(int(linear_pgd.sum()), len(linear_pgd))
 lesson.say(
     f"For a linear classifier the worst case can be computed: at epsilon = {small:g} exactly "
     f"{linear_exact.float().mean():.1%} of {len(linear_exact)} images cannot be broken by any attack, and PGD (20 steps of "

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from sklearn.datasets import make_moons
 from torch import nn
 
-from anchor_utils import attacks, evaluation, losses, models, plotting, training
+from anchor_utils import attacks, data, evaluation, losses, models, objectives, plotting, results, training
 from course import lesson
 from course.figures import lesson_02 as figures
 
@@ -90,7 +90,7 @@ def package_attack(x, y, loss="ce"):
 
 # The package's training loss of this batch, without augmentation, before our own first step.
 plain = config.replace(method="pgd_at", crop_padding=0, flip=False)
-package_loss, *_ = training.batch_loss(
+package_loss, *_ = objectives.batch_loss(
     plain, lambda z: (twin(z), None), package_attack, images.images, y, torch.Generator()
 )
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -508,7 +508,7 @@ def scores(networks, split):
 
 def shown(table):
     columns = ["method", "attack", "accuracy", "low", "high", "images", "epsilon", "step_size", "steps"]
-    return table[[*columns, "restarts", "iterate", "seed"]].round(3).convert_dtypes().astype(object).fillna("")
+    return table[[*columns, "restarts", "iterate", "attack_seed"]].round(3).convert_dtypes().astype(object).fillna("")
 
 
 table = scores(networks, test)
@@ -609,7 +609,7 @@ print(
     f"PGD on the margin of the logits: L-infinity epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, "
     f"1 restart, worst iterate, seed {seed}; the first {len(y)} test images"
 )
-misread_shares = {method: evaluation.wilson(int((worst <= 0).sum()), len(y)) for method, (_, worst) in margins.items()}
+misread_shares = {method: results.wilson(int((worst <= 0).sum()), len(y)) for method, (_, worst) in margins.items()}
 plotting.show(
     figures.margin_histograms(margins, misread_shares),
     "Histograms of the margin of the true class for four methods, on clean images filled in grey and under attack as "
@@ -810,7 +810,7 @@ plotting.show(
 # gap properly: one network, one attack, training images against test images.
 
 # %%
-learned = training.load_data(few).hold_out(held_out)[0].train[:150].to(device)
+learned = data.load_data(few).hold_out(held_out)[0].train[:150].to(device)
 new = test[: min(200, len(test))]
 few_last = models.fold_batchnorm(few_run.model("last")).to(device)
 rows = [

@@ -43,7 +43,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, training
+from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, results, training
 from anchor_utils.data import augment
 from course import lesson
 from course.figures import lesson_03 as figures
@@ -550,7 +550,7 @@ for name, (known_vectors, test_vectors) in candidates.items():
     linear = probe.fit(known_vectors, known_labels).score(test_vectors, test_labels)
     nearest = embeddings.knn_accuracy(known_vectors, known_labels, test_vectors, test_labels)
     for examiner, accuracy in (("linear probe", linear), ("10 nearest neighbours", nearest)):
-        low, high = evaluation.wilson(round(accuracy * len(test)), len(test))
+        low, high = results.wilson(round(accuracy * len(test)), len(test))
         rows.append({"representation": name, "examiner": examiner, "accuracy": accuracy, "low": low, "high": high})
 examination = pd.DataFrame(rows)
 print(f"fitted on {len(known)} training images, scored on {len(test)} test images, 95% Wilson intervals")
@@ -661,7 +661,7 @@ plotting.show(
     "augmented and PGD images; points above the diagonal are nearer to a wrong centre.",
 )
 nearest_under_attack = embeddings.knn_accuracy(known_vectors, known_labels, features["PGD"], y.cpu().numpy())
-nearest_low, nearest_high = evaluation.wilson(round(nearest_under_attack * len(few)), len(few))
+nearest_low, nearest_high = results.wilson(round(nearest_under_attack * len(few)), len(few))
 wrong_centre = float((to_own["PGD"] <= to_other["PGD"]).mean())
 typical_own = float(np.quantile(to_own["clean"], 0.1))  # nine of ten clean images are nearer to their own centre
 inside_wrong = float((to_other["PGD"] >= typical_own).mean())

@@ -46,7 +46,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, training
+from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, results, training
 from anchor_utils.data import augment
 from course import lesson
 from course.figures import lesson_04 as figures
@@ -248,7 +248,7 @@ cosine = z @ z.T
 weights = losses.hardness_weights(z, labels, config.beta)  # eq. 1
 positive = (labels[:, None] == labels).fill_diagonal_(False)
 multiple = weights * positive.sum(1, keepdim=True)  # 1 is SupCon's weight
-with torch.no_grad(), attacks.frozen(model, "eval"):
+with torch.no_grad(), models.frozen(model, "eval"):
     read_as = torch.cat([model(part).argmax(1).cpu() for part in pixels.split(500)])
 
 # %%
@@ -302,7 +302,7 @@ received = (test_weights * test_positive.sum(1, keepdim=True)).sum(0) / test_pos
 outcome = evaluation.clean_outcomes(model, test.inputs(), test.labels).cpu()
 tenths = received.argsort(descending=True).tensor_split(10)
 by_tenth = [outcome[group].float().mean().item() for group in tenths]
-ends = [evaluation.wilson(int(outcome[group].sum()), len(group)) for group in tenths]
+ends = [results.wilson(int(outcome[group].sum()), len(group)) for group in tenths]
 mean_weight = [received[group].mean().item() for group in tenths]
 rest = torch.cat(tenths[1:])
 others_accuracy = outcome[rest].float().mean().item()
@@ -891,7 +891,7 @@ success = {
     "detached": gathered(strengths, True, 2),
     "not detached": gathered(strengths, False, 2),
 }
-intervals = {k: [evaluation.wilson(round(v * count), count) for v in values] for k, values in success.items()}
+intervals = {k: [results.wilson(round(v * count), count) for v in values] for k, values in success.items()}
 bands = {name: tuple(zip(*pairs, strict=True)) for name, pairs in intervals.items()}
 roomy = {name: gathered([4], detach, 16)[0] for name, detach in (("detached", True), ("not detached", False))}
 

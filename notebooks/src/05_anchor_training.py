@@ -47,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest
 
-from anchor_utils import attacks, data, evaluation, losses, models, plotting, training
+from anchor_utils import attacks, data, evaluation, losses, models, objectives, plotting, results, training
 from course import lesson
 from course.figures import lesson_05 as figures
 
@@ -169,7 +169,7 @@ def attack(images, labels):
 
 package_generator, optimizer = torch.Generator().manual_seed(seed), sgd(theirs)
 package_config = config.replace(method="anchor", classifier_view="adversarial")
-loss, parts, *_ = training.batch_loss(package_config, forward, attack, batch.images, batch.labels, package_generator)
+loss, parts, *_ = objectives.batch_loss(package_config, forward, attack, batch.images, batch.labels, package_generator)
 loss.backward()
 optimizer.step()
 for ours_says, package_says in ((our_loss, loss), (our_ce, parts["cross_entropy"]), (our_hp, parts["contrastive"])):
@@ -178,7 +178,7 @@ pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=Tru
 difference = max((a.float() - b.float()).abs().max().item() for a, b in pairs)
 assert difference < 1e-4, difference
 print(f"loss {our_loss:.4f} = cross-entropy {our_ce:.4f} + {config.contrastive_weight:g} x contrastive {our_hp:.4f}")
-print(f"training.batch_loss: {loss.item():.4f}; largest difference in any weight after the step: {difference:.1g}")
+print(f"objectives.batch_loss: {loss.item():.4f}; largest difference in any weight after the step: {difference:.1g}")
 
 # %% [markdown]
 # The training loop repeats this step. It adds a learning-rate schedule, the choice of the best epoch on held-out training
@@ -686,7 +686,7 @@ def measure(network):
 candidates = networks | {"anchor, fine-tuned": tuned}
 table = pd.concat([measure(network).assign(method=name) for name, network in candidates.items()], ignore_index=True)
 by = table.set_index(["method", "attack"])
-shown = ["accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "restarts", "iterate", "seed"]
+shown = ["accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "restarts", "iterate", "attack_seed"]
 by[shown].round(3)
 
 # %% [markdown]
@@ -701,7 +701,7 @@ by[shown].round(3)
 
 
 # %%
-bits = {name: evaluation.unpack_outcomes(*by.loc[(name, "pgd"), ["outcomes", "images"]]) for name in candidates}
+bits = {name: results.unpack_outcomes(*by.loc[(name, "pgd"), ["outcomes", "images"]]) for name in candidates}
 comparisons = []
 for other in ("pgd_at", "supcon_at", "anchor, fine-tuned"):
     a, b = int((bits["anchor"] & ~bits[other]).sum()), int((bits[other] & ~bits["anchor"]).sum())

@@ -52,7 +52,7 @@ from IPython.display import display
 from scipy.stats import binom, binomtest, norm
 from torch import nn
 
-from anchor_utils import attacks, evaluation, plotting, training
+from anchor_utils import attacks, autoattack, evaluation, masking, plotting, results, training
 from anchor_utils.models import fold_batchnorm, pretrained
 from course import lesson
 from course.figures import lesson_06 as figures
@@ -141,7 +141,7 @@ def textbook(k, n, z=Z):
     return p - z * np.sqrt(p * (1 - p) / n), p + z * np.sqrt(p * (1 - p) / n)
 
 
-assert np.allclose(my_wilson(36, 40), evaluation.wilson(36, 40))
+assert np.allclose(my_wilson(36, 40), results.wilson(36, 40))
 for k, n in ((36, 40), (0, 40), (850, 1000), (8500, 10000)):
     low, high = my_wilson(k, n)
     print(f"{k:>5} of {n:>5}: {k / n:6.1%}, 95% interval {low:.1%} to {high:.1%}")
@@ -244,7 +244,7 @@ def _():
 # > FGSM and PGD?
 
 # %%
-possible = evaluation.autoattack_possible(len(dataset.classes))
+possible = autoattack.autoattack_possible(len(dataset.classes))
 if not possible:
     lesson.say(
         f"**AutoAttack and the screen are left out**: their targeted attacks need four classes, and this data set has {len(dataset.classes)}."
@@ -268,16 +268,16 @@ def evaluated(key, model, images, names):
 
 
 def bits(row):
-    return evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
+    return results.unpack_outcomes(row["outcomes"], int(row["images"]))
 
 
 def screen_row(key, model, full):
     """The screen on the first n_screen images. AutoAttack, if it ran, has screened the first of them on its way."""
-    blocks = [] if full is None else [full[full["attack"] == "autoattack/apgd-t"].assign(attack="screen")]
+    blocks = [] if full is None else [autoattack.screen_rows(full)]
     rest = test[0 if full is None else n_full : n_screen]
     if len(rest):
         blocks.append(evaluated(key, model, rest, ("screen",)).tail(1))
-    return evaluation.join_images(blocks)
+    return results.join_images(blocks)
 
 
 def strong_attacks(method):
@@ -299,15 +299,15 @@ with ThreadPoolExecutor(1) as helper:
 tables = []
 for (method, s), part in weak.items():
     parts = [part, *(strong[method].result() if s == config.seed else [])]  # costly ones on the first training seed
-    part = pd.concat(parts, ignore_index=True).rename(columns={"seed": "attack_seed"})
-    tables.append(part.assign(method=method, seed=s))
+    part = pd.concat(parts, ignore_index=True)
+    tables.append(part.assign(method=method, training_seed=s))
 table = pd.concat(tables, ignore_index=True)
 
 path = Path(config.runs_dir) / "results" / preset / "06_table.json"
-evaluation.save_results(path, table, config=config.model_dump(), preset=preset)
+results.save_results(path, table, config=config.model_dump(), preset=preset)
 
 # %%
-first = table[table["seed"] == config.seed].set_index(["method", "attack"])
+first = table[table["training_seed"] == config.seed].set_index(["method", "attack"])
 pgd_name = f"PGD-{config.eval_steps}"
 ATTACKS = {"clean": "clean", "fgsm": "FGSM", "pgd": pgd_name}
 if possible:
@@ -350,7 +350,7 @@ lesson.say(
 
 # %%
 if len(folded) > len(METHODS):
-    display(evaluation.over_seeds(table[table["attack"].isin(["clean", "fgsm", "pgd"])]).round(4))
+    display(results.over_seeds(table[table["attack"].isin(["clean", "fgsm", "pgd"])]).round(4))
 else:
     lesson.say(
         "One training seed a method. The intervals cover the choice of test images, *not* the luck of training: a second seed may "
@@ -398,7 +398,7 @@ for method in [m for m, epoch in epochs.items() if epoch["last"] != epoch["best"
     }
     entry = {"method": plotting.method_name(method)} | {f"{which} epoch": epochs[method][which] for which in pair}
     for which, outcome in pair.items():
-        low, high = evaluation.wilson(int(outcome.sum()), len(outcome))
+        low, high = results.wilson(int(outcome.sum()), len(outcome))
         entry[f"{pgd_name}, {which}"] = f"{outcome.mean():.1%} [{low:.1%}, {high:.1%}]"
     rows.append(entry)
 if rows:
@@ -535,7 +535,7 @@ def _():
 # %%
 STAGES, stage_names = ["fgsm", "pgd"], ["FGSM", pgd_name]
 if possible:
-    STAGES += [f"autoattack/{stage}" for stage in evaluation.STAGES["autoattack"]]
+    STAGES += [f"autoattack/{stage}" for stage in autoattack.STAGES["autoattack"]]
     stage_names += ["APGD-CE", "APGD-T", "FAB-T", "Square"]
 ladders = {
     m: np.stack([bits(first.loc[(m, stage)])[:n_full] for stage in STAGES])
@@ -643,8 +643,7 @@ factors = (0, 0.5, 1, 1.15, 1.3, 1.5, 2, 4, 8)
 epsilons = [factor * config.epsilon for factor in factors if factor <= 1 or factor * config.epsilon <= 0.62]
 curves = {method: nested(method, epsilons) for method in METHODS}
 ends = {
-    method: np.array([evaluation.wilson(int(o.sum()), n_curve) for o in outcomes]).T
-    for method, outcomes in curves.items()
+    method: np.array([results.wilson(int(o.sum()), n_curve) for o in outcomes]).T for method, outcomes in curves.items()
 }
 
 # %%
@@ -731,7 +730,7 @@ plotting.show(
     "Accuracy of the ANCHOR network against the number of PGD steps, for a fixed step with the final or any iterate counting, and for a step that is scaled to their number.",
     svg=True,
 )
-low, high = evaluation.wilson(int(some[steps[-1]].sum()), len(right))
+low, high = results.wilson(int(some[steps[-1]].sum()), len(right))
 lesson.say(
     f"PGD at epsilon = {config.epsilon:g} on the first {len(right)} test images, one random start, seed {config.seed}. Step fixed: {config.eval_step_size:g}. "
     f"After {steps[-1]} such steps, any iterate: {heights['any'][-1]:.0%}, 95% Wilson interval {low:.0%} to {high:.0%}."
@@ -858,7 +857,7 @@ for name, model in defences.items():
 # %%
 series = {}
 for name, outcomes in found.items():
-    ends = np.array([evaluation.wilson(int(o.sum()), len(o)) for o in outcomes])
+    ends = np.array([results.wilson(int(o.sum()), len(o)) for o in outcomes])
     series[name] = (np.array([o.float().mean().item() for o in outcomes]), ends[:, 0], ends[:, 1])
 figure = plotting.accuracy_bars(list(defences), series, ylabel=f"accuracy on {n_broken} images")
 plotting.show(
@@ -909,7 +908,7 @@ class Ripple(nn.Module):
 
 
 kept = int(evaluation.pgd_outcomes(Ripple(standard), x, y, **pgd_settings).sum())
-low, high = evaluation.wilson(kept, n_broken)
+low, high = results.wilson(kept, n_broken)
 print(
     f"standard network behind Ripple: {pgd_name} as it is leaves {kept} of {n_broken} images ({low:.0%} to {high:.0%}),"
 )
@@ -986,7 +985,7 @@ checked = {
 }
 tolerance = 0.03
 checks = {
-    name: evaluation.gradient_masking_checks(
+    name: masking.gradient_masking_checks(
         model,
         images[:count],
         labels[:count],
@@ -1014,7 +1013,7 @@ plotting.show(
     "A matrix of eight checks by three models. Each cell says pass or fail and the accuracies that were compared; failures are orange.",
     svg=True,
 )
-halves = [np.diff(evaluation.wilson(n // 2, n))[0] / 2 for n in (min(20, len(test)), min(40, len(test)))]
+halves = [np.diff(results.wilson(n // 2, n))[0] / 2 for n in (min(20, len(test)), min(40, len(test)))]
 lesson.say(
     f"Accuracies in percent. PGD: {config.eval_steps} steps of {config.eval_step_size:g}, one random start, any iterate, epsilon = {config.epsilon:g}, seed {config.seed}, unless the row says otherwise (step epsilon/8 where epsilon "
     f"is changed, {max(50, config.eval_steps)} steps of 0.1 at epsilon = 1). Square: 100 queries. A difference of up to {100 * tolerance:g} points in the wrong direction passes, except against noise. A 95% interval reaches up to {100 * halves[0]:.0f} points to either side with {min(20, len(test))} images, "

@@ -50,7 +50,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from anchor_utils import attacks, data, embeddings, evaluation, plotting, training
+from anchor_utils import attacks, data, embeddings, evaluation, plotting, results, training
 from anchor_utils.models import fold_batchnorm, pretrained
 from course import lesson
 from course.figures import lesson_07 as figures
@@ -118,7 +118,7 @@ for method, model in networks.items():
 def with_interval(share, images):
     if not images:
         return "no image"
-    low, high = evaluation.wilson(round(share * images), images)
+    low, high = results.wilson(round(share * images), images)
     return f"{share:.1%} [{low:.1%}, {high:.1%}]"
 
 
@@ -212,7 +212,7 @@ crossed = {key: 1 - float(bits.mean()) if len(bits) else 0.0 for key, bits in st
 
 # %%
 with_ends = {
-    key: (crossed[key], *evaluation.wilson(int((~bits).sum()), len(bits))) for key, bits in stayed.items() if len(bits)
+    key: (crossed[key], *results.wilson(int((~bits).sum()), len(bits))) for key, bits in stayed.items() if len(bits)
 }
 plotting.show(
     figures.displacements(displacement, with_ends),
@@ -334,7 +334,7 @@ for method, model in networks.items():
         embeddings.neighbourhood_metrics(features[method][view], labels)["silhouette"] for view in VIEWS
     ]
 
-bands = {m: tuple(zip(*(evaluation.wilson(round(k * n), n) for k in knn[m]), strict=True)) for m in METHODS}
+bands = {m: tuple(zip(*(results.wilson(round(k * n), n) for k in knn[m]), strict=True)) for m in METHODS}
 chance = np.bincount(reference.labels.numpy()).max() / len(reference)
 plotting.show(
     figures.class_separation(VIEWS, knn, bands, silhouette, chance=chance, images=n),

@@ -43,12 +43,13 @@ import pandas as pd
 from IPython.display import HTML, display
 from scipy import optimize, stats
 
-from anchor_utils import evaluation, plotting
+from anchor_utils import plotting, results
 from anchor_utils.config import load_preset
 from anchor_utils.models import PRETRAINED_DIR
 from course import lesson
 from course.figures import lesson_08 as figures
-from study import report
+from study import tables
+from study.claims import CLAIMS, EQUAL_TIME_CLAIMS, claims_table, describe
 
 config, _, device = lesson.start("08", preset, overrides, seed, runs_dir, data_root, data=False)
 
@@ -65,18 +66,20 @@ config, _, device = lesson.start("08", preset, overrides, seed, runs_dir, data_r
 
 # %%
 STUDY = PRETRAINED_DIR / "study.json"
-study, cells = report.read_cells(STUDY, "cifar10_cpu")
-study = report.with_screen(study[study["checkpoint"] == "best"])
+study, cells = tables.read_cells(STUDY, "cifar10_cpu")
+study = tables.with_screen(study[study["checkpoint"] == "best"])
 METHODS = list(dict.fromkeys(study["method"]))
 ROBUST = [method for method in METHODS if method != "standard"]
 BASELINES = [method for method in ROBUST if method != "anchor"]
-ATTACKS = {"clean": "clean", "pgd": report.attack_name(study, "pgd"), "screen": "screen"}
+ATTACKS = {"clean": "clean", "pgd": tables.attack_name(study, "pgd"), "screen": "screen"}
 
 
 def outcomes(table, method, attack):
     """{training seed: bits (N,)}: is the image still right under the attack?"""
     rows = table[(table["method"] == method) & (table["attack"] == attack)]
-    return {int(r["seed"]): evaluation.unpack_outcomes(r["outcomes"], int(r["images"])) for _, r in rows.iterrows()}
+    return {
+        int(r["training_seed"]): results.unpack_outcomes(r["outcomes"], int(r["images"])) for _, r in rows.iterrows()
+    }
 
 
 def paired(table, ours, theirs, attack):
@@ -132,7 +135,7 @@ def my_wilson(correct, images):
 
 
 def my_mcnemar(ours, theirs):
-    """For bits (N,) of two networks; bits (n, N) of several seeds are thrown together, as report.compare does."""
+    """For bits (N,) of two networks; bits (n, N) of several seeds are thrown together, as results.compare does."""
     b, c = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     return min(1.0, 2 * stats.binom.cdf(min(b, c), b + c, 0.5))  # eq. 2
 
@@ -147,30 +150,30 @@ print("97.5% point of Student's distribution:")
 print(", ".join(f"n = {n}: {stats.t.ppf(0.975, n - 1):.2f}" for n in (2, 3, 5, 10, 30)), "; normal: 1.96")
 
 # %% [markdown]
-# These few lines are the whole of `evaluation.wilson`, `report.mean_interval` and `report.compare`. Checked on the whole study: every stored accuracy and interval
+# These few lines are the whole of `results.wilson`, `results.mean_interval` and `results.compare`. Checked on the whole study: every stored accuracy and interval
 # must follow from its bits, and every comparison of two methods must come out the same as in the package.
 
 # %%
 worst_row = worst_pair = 0.0
 for _, row in study.iterrows():
-    bits = evaluation.unpack_outcomes(row["outcomes"], int(row["images"]))
+    bits = results.unpack_outcomes(row["outcomes"], int(row["images"]))
     found = (bits.mean(), *my_wilson(bits.sum(), len(bits)))
     worst_row = max(worst_row, np.abs(np.subtract(found, (row["accuracy"], row["low"], row["high"]))).max())
 pairs = [(a, b, attack) for a, b in combinations(METHODS, 2) for attack in ATTACKS]
 for a, b, attack in pairs:
-    package = report.compare(study, a, b, attack)
+    package = results.compare(study, a, b, attack)
     _, ours, theirs = paired(study, a, b, attack)
     found = (*my_interval(ours, theirs), my_mcnemar(ours, theirs))
     wanted = [package[name] for name in ("difference", "low", "high", "p_images")]
     worst_pair = max(worst_pair, np.abs(np.subtract(found, wanted)).max())
 assert max(worst_row, worst_pair) < 1e-8
 print(f"{len(study)} stored rows follow from their bits; largest deviation {worst_row:.0e}")
-print(f"{len(pairs)} comparisons agree with report.compare; largest deviation {worst_pair:.0e}")
+print(f"{len(pairs)} comparisons agree with results.compare; largest deviation {worst_pair:.0e}")
 
 # %% [markdown]
 # ### The verdict is computed too
 #
-# A claim here reads "ANCHOR is more accurate than each of these baselines under this attack". `report.verdict` turns the comparisons into one of five words:
+# A claim here reads "ANCHOR is more accurate than each of these baselines under this attack". `study.claims.verdict` turns the comparisons into one of five words:
 #
 # | verdict | when |
 # |:--|:--|
@@ -252,15 +255,15 @@ lesson.say(
 # > **Commands.** `make sweep SWEEP=cifar10_cpu` trains and attacks, `make publish` collects. The table below also stands in the README.
 
 # %%
-display(report.method_table(study).set_index("method"))
+display(tables.method_table(study).set_index("method"))
 warned = [
-    f"{plotting.method_name(row['method'])}, seed {row['seed']}, {row['attack']}: {row['notes'].split('!')[0]}"
+    f"{plotting.method_name(row['method'])}, seed {row['training_seed']}, {row['attack']}: {row['notes'].split('!')[0]}"
     for _, row in study[study["attack"].isin([*ATTACKS, "autoattack"])].iterrows()
     if row["notes"]
 ]
 lesson.say(
     "Accuracy in percent: the mean over n training seeds and its 95% t interval, or, with n = 1, the 95% Wilson interval over images. "
-    + "; ".join(report.setting(study, attack) for attack in (*ATTACKS, "autoattack"))
+    + "; ".join(tables.setting(study, attack) for attack in (*ATTACKS, "autoattack"))
     + ". The attack's seed is the training seed. An attack queries the network in the precision named; "
     "whether an image is lost is decided in float32. `standard` was trained on clean images only."
     + (f" AutoAttack's library warned: {'; '.join(warned)}." if warned else "")
@@ -274,7 +277,7 @@ lesson.say(
 
 # %%
 accuracy = {
-    attack: study[study["attack"] == attack].pivot(index="seed", columns="method", values="accuracy")[ROBUST]
+    attack: study[study["attack"] == attack].pivot(index="training_seed", columns="method", values="accuracy")[ROBUST]
     for attack in ATTACKS
 }
 by_seed = {
@@ -282,7 +285,7 @@ by_seed = {
     for attack, title in ATTACKS.items()
 }
 intervals = {
-    title: {method: report.mean_interval(accuracy[attack][method].dropna()) for method in ROBUST}
+    title: {method: results.mean_interval(accuracy[attack][method].dropna()) for method in ROBUST}
     for attack, title in ATTACKS.items()
 }
 plotting.show(
@@ -374,15 +377,15 @@ def sides(attack, baseline):
 
 
 split = [key for key in alone if min(sides(*key)) > 0]
-against = report.compare(study, "anchor", "pgd_at", "pgd")
+against = results.compare(study, "anchor", "pgd_at", "pgd")
 holds_zero = against["low"] <= 0 <= against["high"]
-pooled = {attack: [report.compare(study, a, b, attack) for a, b in combinations(ROBUST, 2)] for attack in ATTACKS}
+pooled = {attack: [results.compare(study, a, b, attack) for a, b in combinations(ROBUST, 2)] for attack in ATTACKS}
 significant = {attack: [c for c in found if c["p_images"] < 0.05] for attack, found in pooled.items()}
 undecided = {attack: sum(c["low"] <= 0 <= c["high"] for c in found) for attack, found in significant.items()}
 lesson.say(
     f"ANCHOR minus PGD-AT under {ATTACKS['pgd']}, seed by seed: "
     + ", ".join(f"seed {s}: {100 * d:+.1f} points (p = {p:.2g})" for s, (d, p) in alone["pgd", "pgd_at"].items())
-    + f". Over the seeds: {report.describe(against)}; the interval {'contains' if holds_zero else 'leaves out'} zero.\n\n"
+    + f". Over the seeds: {describe(against)}; the interval {'contains' if holds_zero else 'leaves out'} zero.\n\n"
     f"Of the {len(alone)} comparisons in the figure, {len(split)} have one seed with ANCHOR significantly ahead and another with ANCHOR significantly behind"
     + (": " + ", ".join(f"{plotting.method_name(b)} ({ATTACKS[a]})" for a, b in split) if split else "")
     + ".\n\nAnd among all pairs of the five methods, with the images of all seeds thrown into one test: "
@@ -488,7 +491,7 @@ reach, measured = {}, {}
 for attack in ("pgd", "screen"):
     title, s = f"{ATTACKS[attack]}, {n_images[attack]:,} images", 100 * spreads[attack]
     reach[title] = smallest_shown(s, counts), np.array([needed_for_80(s, n) for n in counts])
-    measured[title] = {b: 100 * report.compare(study, "anchor", b, attack)["difference"] for b in BASELINES}
+    measured[title] = {b: 100 * results.compare(study, "anchor", b, attack)["difference"] for b in BASELINES}
 plotting.show(
     figures.within_reach(counts, reach, measured, at=n_seeds),
     "Smallest difference between two methods that n training seeds can show, and the true difference found 80% of the time, against n, with the absolute measured differences between ANCHOR and four baselines at the study's number of seeds.",
@@ -509,7 +512,7 @@ lesson.say(
     "\n".join(
         f"- {ATTACKS[a]}: spread of the paired differences {100 * spreads[a]:.2f} points. {n_seeds} seeds show a mean difference from {100 * smallest_shown(spreads[a], n_seeds):.1f} points on, and find a true "
         f"difference of {100 * needed_for_80(spreads[a], n_seeds):.1f} points in 80% of studies. The largest that was measured is "
-        f"{max(abs(100 * report.compare(study, 'anchor', b, a)['difference']) for b in BASELINES):.1f}. To find a true difference of one point in 80% of studies takes {for_one_point[a]} seeds a method."
+        f"{max(abs(100 * results.compare(study, 'anchor', b, a)['difference']) for b in BASELINES):.1f}. To find a true difference of one point in 80% of studies takes {for_one_point[a]} seeds a method."
         for a in ("pgd", "screen")
     )
 )
@@ -554,7 +557,7 @@ def _():
 # %% [markdown]
 # ### The claims
 #
-# The paper's claims as its abstract and summary make them, and how each is tested, stand in `report.CLAIMS`. Do read the column *measured* before the verdict.
+# The paper's claims as its abstract and summary make them, and how each is tested, stand in `study.claims.CLAIMS`. Do read the column *measured* before the verdict.
 #
 # > **Predict, then see.** You have seen the differences and their intervals. Which of the five claims will be *supported*, which *contradicted*, and which stay open? One of them was measured with one seed only.
 #
@@ -568,7 +571,7 @@ def show_claims(claims):
     display(HTML(text.to_html(escape=False, index=False, justify="left")))
 
 
-study_claims = report.claims_table(study)
+study_claims = claims_table(study)
 show_claims(study_claims)
 
 # %%
@@ -593,9 +596,9 @@ def in_words(found):
 
 
 study_counts = count_verdicts(study_claims)
-clean = report.compare(study, "anchor", "pgd_at", "clean")
+clean = results.compare(study, "anchor", "pgd_at", "clean")
 lines = [f"Of {len(study_claims)} claims: {in_words(study_counts)}."]
-for (_, _, attack), verdict in zip(report.CLAIMS, study_claims["verdict"], strict=True):
+for (_, _, attack), verdict in zip(CLAIMS, study_claims["verdict"], strict=True):
     if attack != "autoattack" or "one training seed" not in verdict:
         continue
     rows = ", ".join(f"seed {s}: {100 * d:+.1f}" for s, (d, _) in alone["screen", "pgd_at"].items())
@@ -628,7 +631,7 @@ lesson.say("\n\n".join(lines))
 # ### Exercise 3 · "Not worse" is another claim
 #
 # "No difference measured" does not support "it does not suffer": a study with two bad networks would also measure none. To *support* "not worse by more than a margin $\delta$" the data must exclude every loss larger than $\delta$.
-# Write that verdict. `comparison` has the keys `difference`, `low`, `high` as from `report.compare`; `margin` is $\delta > 0$ in the same unit. Return `"supported"`, `"contradicted"` or `"open"`.
+# Write that verdict. `comparison` has the keys `difference`, `low`, `high` as from `results.compare`; `margin` is $\delta > 0$ in the same unit. Return `"supported"`, `"contradicted"` or `"open"`.
 
 
 # %% tags=["exercise"]
@@ -687,28 +690,28 @@ display(inventory.round(3))
 table_path = Path(config.runs_dir) / "results" / preset / "06_table.json"
 command = f"python -m anchor_utils.run {preset} --notebooks 06"
 if table_path.exists():
-    table, context = evaluation.read_results(table_path)
+    table, context = results.read_results(table_path)
     used = context["config"]
     other = [name for name, value in config.model_dump().items() if used.get(name) != value]
     other = [name for name in other if name not in ("runs_dir", "data_root", "device")]
     lesson.say(
-        f"> **Command.** `{command}`\n\nEvaluation of notebook 06: {used['dataset']}, width {used['width']}, {table['seed'].nunique()} training seed(s)."
+        f"> **Command.** `{command}`\n\nEvaluation of notebook 06: {used['dataset']}, width {used['width']}, {table['training_seed'].nunique()} training seed(s)."
         + (
             f" **It was made with other values of {', '.join(other)} than this notebook was started with.**"
             if other
             else ""
         )
     )
-    display(report.method_table(table).set_index("method"))
+    display(tables.method_table(table).set_index("method"))
     lesson.say(
         "Percent, 95% Wilson interval over images for n = 1, t interval over seeds otherwise. "
         + "; ".join(
-            report.setting(table, attack) for attack in (*ATTACKS, "autoattack") if attack in set(table["attack"])
+            tables.setting(table, attack) for attack in (*ATTACKS, "autoattack") if attack in set(table["attack"])
         )
         + f". Attack seed {used['seed']}."
     )
 else:
-    table = pd.DataFrame(columns=["method", "seed", "attack", "accuracy", "low", "high", "images", "outcomes"])
+    table = pd.DataFrame(columns=["method", "training_seed", "attack", "accuracy", "low", "high", "images", "outcomes"])
     lesson.say(f"**No evaluation with the preset `{preset}` on this machine yet.** Run `{command}`.")
 if preset == "smoke":
     lesson.say(
@@ -717,7 +720,7 @@ if preset == "smoke":
 
 # %%
 if len(table):
-    here = {attack: report.attack_name(table, attack) for attack in ATTACKS if attack in set(table["attack"])}
+    here = {attack: tables.attack_name(table, attack) for attack in ATTACKS if attack in set(table["attack"])}
     measured_here = [b for b in BASELINES if b in set(table["method"])]
     plotting.show(
         figures.differences_by_seed({title: one_seed_at_a_time(table, a, measured_here) for a, title in here.items()}),
@@ -732,7 +735,7 @@ if len(table):
 # The same claims, the same rule, on this preset:
 
 # %%
-claims = report.claims_table(table)
+claims = claims_table(table)
 show_claims(claims)
 counts_here = count_verdicts(claims)
 lesson.say(f"> **Command.** `{command}`\n\nOf {len(claims)} claims: {in_words(counts_here)}.")
@@ -752,7 +755,7 @@ if not (str(config.dataset).startswith("cifar10") and config.width == 64):
 # > **Commands.** `make sweep SWEEP=cifar10_cpu`, `make publish`.
 
 # %%
-display(report.cost_table(cells).set_index("method").round(2))
+display(tables.cost_table(cells).set_index("method").round(2))
 
 # %% [markdown]
 # Is a lead of ANCHOR only its longer training? The study has a PGD-AT with more epochs, so many that it has about ANCHOR's seconds, and more images seen and more passes. All else is as above.
@@ -760,14 +763,14 @@ display(report.cost_table(cells).set_index("method").round(2))
 # > **Commands.** `make sweep SWEEP=cifar10_equal_time`, `make publish`.
 
 # %%
-longer, longer_cells = report.read_cells(STUDY, "cifar10_equal_time")
+longer, longer_cells = tables.read_cells(STUDY, "cifar10_equal_time")
 longer = longer[longer["checkpoint"] == "best"]
 longer_setting = longer_cells[0]["config"]
 equal_time = pd.concat([study[study["method"] == "anchor"], longer])
-equal_claims = report.claims_table(equal_time, report.EQUAL_TIME_CLAIMS)
+equal_claims = claims_table(equal_time, EQUAL_TIME_CLAIMS)
 show_claims(equal_claims)
 more = {
-    a: report.compare(
+    a: results.compare(
         pd.concat([longer, study[study["method"] == "pgd_at"].assign(method="shorter")]), "pgd_at", "shorter", a
     )
     for a in ATTACKS
@@ -775,7 +778,7 @@ more = {
 lesson.say(
     f"PGD-AT with {longer_setting['epochs']} epochs: {longer_setting['epochs'] * (longer_setting['attack_steps'] + 1)} passes for each training image, against "
     f"{setting['epochs'] * (setting['attack_steps'] + 2)} of ANCHOR with {setting['epochs']} epochs. What the additional epochs gave PGD-AT itself: "
-    + "; ".join(f"{title}, {report.describe(more[a])}" for a, title in ATTACKS.items())
+    + "; ".join(f"{title}, {describe(more[a])}" for a, title in ATTACKS.items())
     + "."
 )
 
@@ -816,7 +819,7 @@ lesson.say(
 # > **Commands.** `make sweep SWEEP=cifar10_tuning`, `make publish`.
 
 # %%
-_, trials = report.read_cells(STUDY, "cifar10_tuning")
+_, trials = tables.read_cells(STUDY, "cifar10_tuning")
 log = pd.DataFrame([{"method": c["method"], "trial": c["variant"], **c["held_out"]["joint"]} for c in trials])
 log = log.sort_values(["method", "robust"], ascending=[True, False])
 display(log.set_index(["method", "trial"]).round(3))
@@ -839,7 +842,7 @@ lesson.say(
 # > **Commands.** `make sweep SWEEP=cifar10_ablations`, `make publish`.
 
 # %%
-_, ablations = report.read_cells(STUDY, "cifar10_ablations")
+_, ablations = tables.read_cells(STUDY, "cifar10_ablations")
 SYMBOLS = {"beta": "beta", "contrastive_weight": "lambda", "temperature": "tau"}
 settings = {cell["variant"]: cell["config"] for cell in ablations}
 base = settings["base"]
@@ -859,14 +862,19 @@ def change(variant, classifier):
 
 robust = pd.DataFrame(
     [
-        {"variant": cell["variant"], "classifier": classifier, "seed": cell["seed"], "robust": scores["robust"]}
+        {
+            "variant": cell["variant"],
+            "classifier": classifier,
+            "training_seed": cell["training_seed"],
+            "robust": scores["robust"],
+        }
         for cell in ablations
         for classifier, scores in cell["held_out"].items()
     ]
-).pivot(index=["variant", "classifier"], columns="seed", values="robust")
+).pivot(index=["variant", "classifier"], columns="training_seed", values="robust")
 gains = 100 * (robust - robust.loc["base", "joint"]).drop(("base", "joint"))
 gains = gains.loc[gains.mean(axis=1).sort_values().index]
-intervals = [report.mean_interval(row) for _, row in gains.iterrows()]
+intervals = [results.mean_interval(row) for _, row in gains.iterrows()]
 names = [change(*key) for key in gains.index]
 xlabel = f"held-out accuracy under PGD-{base['validation_steps']} minus the base's, points"
 plotting.show(
@@ -899,15 +907,15 @@ lesson.say(
 # %%
 frozen = pd.DataFrame(
     [
-        {"seed": c["seed"], "classifier": kind, "clean": scores["clean"], "robust": scores["robust"]}
+        {"training_seed": c["training_seed"], "classifier": kind, "clean": scores["clean"], "robust": scores["robust"]}
         for c in cells
         if len(c["held_out"]) > 1
         for kind, scores in c["held_out"].items()
     ]
-).pivot(index="seed", columns="classifier", values=["clean", "robust"])
+).pivot(index="training_seed", columns="classifier", values=["clean", "robust"])
 display(frozen.round(3))
 gain = frozen["robust"].drop(columns="joint").iloc[:, 0] - frozen["robust"]["joint"]
-mean, low, high = report.mean_interval(gain)
+mean, low, high = results.mean_interval(gain)
 lesson.say(
     f"New classifier minus joint training, robust accuracy: {100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points over {len(gain)} seeds (eq. 4)."
 )
@@ -983,17 +991,17 @@ lesson.say(
 
 # %%
 ahead, behind = sides("pgd", "pgd_at")
-same_time = report.compare(equal_time, "anchor", "pgd_at", "pgd")
+same_time = results.compare(equal_time, "anchor", "pgd_at", "pgd")
 confirmed = against["low"] > 0 and ahead < n_seeds and same_time["low"] <= 0 <= same_time["high"]
 lesson.say(
     "\n".join(
         [
-            f"- CIFAR-10 study, {study['seed'].nunique()} training seeds, {len(study_claims)} claims: {in_words(study_counts)}.",
-            f"- Preset `{preset}`, {table['seed'].nunique()} training seed(s), {len(claims)} claims: {in_words(counts_here)}.",
+            f"- CIFAR-10 study, {study['training_seed'].nunique()} training seeds, {len(study_claims)} claims: {in_words(study_counts)}.",
+            f"- Preset `{preset}`, {table['training_seed'].nunique()} training seed(s), {len(claims)} claims: {in_words(counts_here)}.",
             f"- ANCHOR against PGD-AT under {ATTACKS['pgd']} (L-inf epsilon {setting['epsilon']:g}, {setting['eval_steps']} steps of {setting['eval_step_size']:g}, {setting['eval_restarts']} restart, any iterate, {n_images['pgd']:,} images, "
-            f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {report.describe(against)}. One seed ahead and another behind occurs in {len(split)} of {len(alone)} comparisons.",
-            f"- Against a PGD-AT of {longer_setting['epochs']} epochs, with about ANCHOR's training time: {ATTACKS['pgd']} {report.describe(same_time)}; "
-            f"screen {report.describe(report.compare(equal_time, 'anchor', 'pgd_at', 'screen'))}.",
+            f"attack seed = training seed): McNemar's test puts ANCHOR ahead with {ahead} and behind with {behind} of {n_seeds} seeds (p < 0.05); over the seeds {describe(against)}. One seed ahead and another behind occurs in {len(split)} of {len(alone)} comparisons.",
+            f"- Against a PGD-AT of {longer_setting['epochs']} epochs, with about ANCHOR's training time: {ATTACKS['pgd']} {describe(same_time)}; "
+            f"screen {describe(results.compare(equal_time, 'anchor', 'pgd_at', 'screen'))}.",
             f"- With the measured spread, {n_seeds} seeds show differences from {100 * smallest_shown(spreads['pgd'], n_seeds):.1f} points on; one point takes {for_one_point['pgd']} seeds (80% power). In the simulation, McNemar's test on one seed raises a false alarm in {at_study[0]:.0%} of studies.",
             f"\nThe claim is **{'confirmed' if confirmed else 'not confirmed'}** by the study's file.",
         ]
@@ -1010,7 +1018,7 @@ metrics = {f"claims_{key}": float(number) for key, number in counts_here.items()
 metrics |= {f"study_claims_{key}": float(number) for key, number in study_counts.items()}
 metrics |= {f"study_{m}_{a}_accuracy": float(means[a][m]) for m in ("pgd_at", "supcon_at", "anchor") for a in ATTACKS}
 metrics |= {
-    f"study_anchor_minus_{b}_at_{a}": float(report.compare(study, "anchor", b, a)["difference"])
+    f"study_anchor_minus_{b}_at_{a}": float(results.compare(study, "anchor", b, a)["difference"])
     for b in BASELINES
     for a in ("pgd", "screen")
 }
@@ -1033,4 +1041,4 @@ lesson.finish("08", preset, config, metrics)
 # **References.** Bhattacharya, Bhattacharya, Chakraborty, arXiv 2510.27599 · Croce & Hein, *Reliable evaluation of adversarial robustness*, arXiv 2003.01690 · Bouthillier et al., *Accounting for variance in machine learning
 # benchmarks*, arXiv 2103.03098 · Wu, Xia & Wang, *Adversarial weight perturbation helps robust generalization*, arXiv 2004.05884 · Agresti & Min, *Simple improved confidence intervals for comparing matched proportions*, Statistics in Medicine 24, 2005 · McNemar, Psychometrika 12, 1947 · Wilson, JASA 22, 1927 · Student, *The probable error of a mean*, Biometrika 6, 1908.
 #
-# **Next:** your own claim. Write it into `report.CLAIMS`, run `make sweep` with more seeds than ours, and read the verdict, whichever way it falls. Back to the [list of notebooks](../README.md#the-notebooks).
+# **Next:** your own claim. Write it into `study.claims.CLAIMS`, run `make sweep` with more seeds than ours, and read the verdict, whichever way it falls. Back to the [list of notebooks](../README.md#the-notebooks).
