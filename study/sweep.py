@@ -22,7 +22,7 @@ class Sweep(BaseModel):
     overrides: dict[str, Any] = {}
     variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")], dict[str, Any]]
     seeds: list[int] = [0]
-    attacks: list[Literal[*REPORTED]] = ["clean", "pgd"]
+    attacks: list[Literal[*REPORTED]] = ["clean", "pgd"]  # type: ignore[valid-type]
     autoattack_seeds: list[int] = []  # full AutoAttack instead of the screen for these
     finetune: list[str] = []  # variants that also get a new classifier on the frozen encoder
     threads: int = 1
