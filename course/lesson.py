@@ -126,7 +126,7 @@ def seconds_per_step(config: Config, dataset: Dataset, device: torch.device) -> 
     def timed(size: int) -> float:
         batch = dataset.train[:size].to(device)
         began = time.perf_counter()
-        attack.refresh(1.0)
+        attack.refresh()
         loss = batch_loss(config, forward, attack, batch.images, batch.labels, generator).loss
         loss.backward()
         loss.item()  # waits for a GPU

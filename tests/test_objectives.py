@@ -276,7 +276,7 @@ def test_nothing_in_a_step_looks_at_a_value(method, attack_mode):
     attack = InnerProblem(model, config, generator)
     with FakeTensorMode(allow_non_fake_inputs=True):
         images, labels = torch.zeros(8, 1, 12, 12, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)
-        attack.refresh(0.5)
+        attack.refresh(1, 10)
         found = batch_loss(config, Heads(model, method), attack, images, labels, generator)
         found.loss.backward()
         with pytest.raises(DataDependentOutputException):
