@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anchor_utils import evaluation
+from anchor_utils import results
 from study.sweep import SWEEP_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def test_a_failing_cell_leaves_the_others_alone(swept):
 def test_a_cell_reports_what_was_asked_for(swept):
     folder, _ = swept
     for variant, seed in (("standard", 0), ("anchor", 1)):
-        table, context = evaluation.read_results(folder / "runs" / "sweeps" / "three" / f"{variant}-s{seed}.json")
+        table, context = results.read_results(folder / "runs" / "sweeps" / "three" / f"{variant}-s{seed}.json")
         assert (context["variant"], context["seed"], context["config"]["seed"]) == (variant, seed, seed)
         assert context["versions"]["threads"] == "1"
         best, last = (set(table.loc[table["checkpoint"] == which, "attack"]) for which in ("best", "last"))

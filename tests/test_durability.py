@@ -20,7 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from anchor_utils import data, loop, models, training
+from anchor_utils import data, loop, models, runs, training
 from anchor_utils.files import alone_in, write_atomically, write_text
 from anchor_utils.training import finetune, fit
 
@@ -387,7 +387,7 @@ def test_a_finished_run_that_is_trained_anew_is_not_finished_before_its_end(tiny
     shutil.copytree(tiny_run.path, path)
     (path / "config.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(runs, "save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit(tiny, path=path, dataset=few_digits, progress=False)
     assert not (path / "last.safetensors").exists()

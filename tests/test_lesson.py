@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_a_step_is_timed_without_a_trace_and_a_long_one_from_few_images(tmp_path
 
     def loss(config, forward, attack, images, labels, generator):
         sizes.append(len(images))
-        return [torch.zeros((), requires_grad=True)]
+        return SimpleNamespace(loss=torch.zeros((), requires_grad=True))
 
     monkeypatch.setattr(lesson, "batch_loss", loss)
     monkeypatch.setattr(lesson.time, "perf_counter", lambda: float(len(sizes)))  # every step takes a second

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from anchor_utils import evaluation, models
+from anchor_utils import evaluation, models, results
 from anchor_utils.data import Split
 from anchor_utils.objectives import batch_loss
 from anchor_utils.runs import Run
@@ -51,7 +51,7 @@ def test_each_block_is_attacked_as_if_it_were_alone(run, images):
     settings = {"epsilon": 0.02, "step_size": 0.01, "steps": 3, "seed": 3}
     alone = [evaluation.evaluate(network, images[a : a + 30], ["pgd"], **settings) for a in (0, 30, 60)]
     found = measure.accuracy_under("pgd", run, "best", images, CPU)
-    same(found, evaluation.join_images(alone).assign(checkpoint="best"))
+    same(found, results.join_images(alone).assign(checkpoint="best"))
     assert found["images"].tolist() == [70]
     assert 0 < found["accuracy"][0] < 1  # otherwise this shows nothing
 

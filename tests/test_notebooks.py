@@ -172,7 +172,7 @@ def test_all_notebooks_run_with_the_smoke_preset(tmp_path, monkeypatch):
 
     names = [path.parent.name for path in tmp_path.glob("*/config.json")]
     contents = [json.loads(path.read_text()) for path in tmp_path.glob("*/config.json")]
-    unique = {json.dumps([c["training"], c["config"]["keep_epochs"]], sort_keys=True) for c in contents}
+    unique = {json.dumps([c["training"], c["other"]["keep_epochs"]], sort_keys=True) for c in contents}
     assert len(unique) == len(names), "two runs of one configuration"
 
 
