@@ -65,6 +65,8 @@ METHODS: dict[str, Method] = {
 ATTACKS = ("clean", "noise", "fgsm", "pgd", "screen", "autoattack")
 # What is reported of a network. The other two show what attacks do, not how robust it is.
 REPORTED = tuple(name for name in ATTACKS if name not in ("noise", "fgsm"))
+# Fields that only some methods read. A method that a notebook adds cannot take a field away from the others.
+_OPTIONAL = frozenset(name for method in METHODS.values() for name in method.fields)
 DATASETS = ("mnist5k", "cifar10", "cifar100", "fashion_mnist")
 PRESET_DIR = data_folder("configs/presets", __file__)
 
@@ -177,6 +179,8 @@ class Config(Places, Evaluation, Training):
     def _known_method(cls, name: str) -> str:
         if name not in METHODS:
             raise ValueError(f"allowed is {', '.join(map(repr, METHODS))}")
+        if unknown := sorted({*METHODS[name].fields} - Training.model_fields.keys()):
+            raise ValueError(f"its row of METHODS names {', '.join(unknown)}: allowed are fields of Training")
         return name
 
     @model_validator(mode="after")
@@ -207,17 +211,17 @@ class Config(Places, Evaluation, Training):
         return {"epsilon": self.epsilon, "step_size": self.step_size, "steps": self.attack_steps}
 
     def evaluation(self) -> Steps:
-        """PGD as it is reported: ``evaluate(model, dataset, **config.evaluation())``."""
+        """PGD as it is reported, but for `eval_restarts`: ``evaluate(model, dataset, **config.evaluation())``."""
         return {"epsilon": self.epsilon, "step_size": self.eval_step_size, "steps": self.eval_steps}
 
     def training_fields(self) -> dict[str, Any]:
         """The fields that decide the weights of a training run with this method.
 
-        A field that came after the first runs is left out at its default: those runs keep their names, and an absent
-        field is one at its default.
+        A field that came after the first runs is left out at its default: those runs keep their names. So the default
+        of such a field can never change: an absent field is one at its default.
         """
         known, read = type(self).model_fields, METHODS[self.method].fields
-        unread = {name for method in METHODS.values() for name in method.fields} - {*read}
+        unread = _OPTIONAL - {*read}
         fields = self.model_dump(exclude={*Evaluation.model_fields, *Places.model_fields, *unread})
         return {k: v for k, v in fields.items() if k in _ALWAYS_NAMED or v != known[k].default}
 

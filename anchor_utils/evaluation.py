@@ -127,7 +127,7 @@ def _first(dataset: Dataset | Split, images: int | None) -> Split:
 def _calls(model: nn.Module, given: dict[str, Any], seed: int, precision: str) -> dict[str, Call]:
     """What each attack calls."""
     ball = {"norm": given["norm"], "epsilon": given["epsilon"]}
-    one_step = {"step_size": given["epsilon"], "steps": 1, "restarts": 1}
+    one_step = {"step_size": given["epsilon"], "steps": 1, "restarts": 1, "loss": given["loss"]}
     seeded, shown, queries = ball | {"seed": seed}, ball | {"attack_seed": seed}, {"precision": precision}
     return {
         "clean": (clean_outcomes, {}, {}),

@@ -48,12 +48,12 @@ class Loop:
         path: Path,
         accelerator: Accelerator,
         interrupts: list[int],
-        what: dict[str, Any],
+        identity: dict[str, Any],
         description: dict[str, Any],
         frozen_encoder: bool,
     ) -> None:
         self.config, self.path, self.accelerator, self.interrupts = config, path, accelerator, interrupts
-        self.what, self.description, self.frozen_encoder = what, description, frozen_encoder
+        self.identity, self.description, self.frozen_encoder = identity, description, frozen_encoder
         self.device, self.world = accelerator.device, accelerator.num_processes
         dtype = resolve_precision(config.precision, self.device)
         if self.device.type == "cuda":
@@ -78,11 +78,16 @@ class Loop:
     def run(self, progress: bool) -> None:
         """Go on from the state in the folder, or begin, and train to the end."""
         state = self.model, self.optimizer, self.scaler
-        self.at, self.random_state = runs.resume(self.path, self.what, *state)
+        self.at, self.random_state = runs.resume(self.path, self.identity, *state)
+        if self.at.batch and self.world > 1:
+            raise ValueError(
+                f"run folder {str(self.path)!r} holds a run that was interrupted within an epoch: allowed is to go on "
+                f"with one process, as it was begun, not with {self.world}"
+            )
         if self.accelerator.is_main_process:
             # A last.safetensors left where somebody deleted config.json is not of this run.
             (self.path / "last.safetensors").unlink(missing_ok=True)
-            runs.describe(self.path, self.what, self.config)
+            runs.write_config(self.path, self.identity, self.config)
             if self.config.keep_epochs and not (self.at.epoch or self.at.batch):
                 models.save(
                     self.model, self.path / f"{runs.epoch_name(0)}.safetensors", {**self.description, "epoch": 0}
@@ -165,7 +170,7 @@ class Loop:
             self.saved = time.perf_counter()
 
     def save_state(self) -> None:
-        runs.save_state(self.path, self.what, self.at, self.generator, self.model, self.optimizer, self.scaler)
+        runs.save_state(self.path, self.identity, self.at, self.generator, self.model, self.optimizer, self.scaler)
 
     def close_epoch(self, row: dict[str, Any]) -> None:
         """Write the checkpoints and metrics of a finished epoch."""

@@ -211,8 +211,8 @@ def _check_pair(clean_logits: Tensor, adversarial_logits: Tensor, classes: int) 
         )
 
 
-def _check(rows: Tensor, labels: Tensor, logits: bool = False, **scalars: float) -> Tensor:
-    """The labels (M,) of rows (M, D) as int64; if these are `logits` (N, K), the labels must be 0 to K - 1."""
+def _check(rows: Tensor, labels: Tensor, in_range: bool = False, **scalars: float) -> Tensor:
+    """The labels (M,) of rows (M, D) as int64, if so wanted each in 0 to D - 1; of logits D is the number of classes."""
     if rows.ndim != 2 or labels.shape != rows.shape[:1]:
         raise ValueError(
             f"shapes {tuple(rows.shape)} and labels {tuple(labels.shape)}: allowed are (M, D) and (M,) of the same M"
@@ -222,4 +222,4 @@ def _check(rows: Tensor, labels: Tensor, logits: bool = False, **scalars: float)
         if not (low_enough and value < float("inf")):
             allowed = "above 0" if name == "temperature" else "0 or more"
             raise ValueError(f"{name}={value}: allowed is a finite number, {allowed}")
-    return class_labels(labels, len(rows), rows.shape[1] if logits else None)
+    return class_labels(labels, len(rows), rows.shape[1] if in_range else None)

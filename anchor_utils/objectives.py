@@ -1,7 +1,7 @@
 """The training objective of each method: its views, its attack, its loss. One function a method, side by side.
 
 An objective is tensor operations alone, of fixed shapes: it draws from one generator, and with labels that are known to
-be right nothing in it waits for the device. What :mod:`anchor_utils.training` adds around it is the loop.
+be right nothing in it waits for the device. The loop around it is in :mod:`anchor_utils.loop`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Step(NamedTuple):
     """What an objective works with: the configuration, the network, its attacker, and a batch.
 
     Each call of `view` is a fresh augmentation of the same N images, float32 (N, C, H, W) in [0, 1]; `labels` are (N,).
+    `forward` is called once: a second pass would move BatchNorm's statistics again, and several processes wait for one.
     """
 
     config: Config
@@ -150,19 +151,19 @@ def _contrast(step: Step, first: Tensor, second: Tensor, beta: float, classify_b
 
 
 def logged(term: Tensor) -> float:
-    """A term as one number: its mean over the anchors where it is defined; 1, which is SupCon, where it is for none."""
-    defined = term[~term.isnan()]
-    return defined.mean().item() if len(defined) or not term.ndim else 1.0
+    """A term as one number: its mean over the anchors where it is defined."""
+    return term[~term.isnan()].mean().item()
 
 
 def _hardness_entropy(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
     """(M,) entropy of the weights of eq. 1 as a share of log |P(i)|: 1 is SupCon, 0 the hardest positive alone.
 
-    NaN with one positive or none, where there is nothing to weigh.
+    NaN with one positive or none, where there is nothing to weigh; 1 for all, as in SupCon, if that holds for each.
     """
     positives = (labels[:, None] == labels).sum(1) - 1
     entropy = losses.weight_entropy(losses.hardness_weights(embeddings, labels, beta))
-    return torch.where(positives > 1, entropy / positives.log(), torch.nan)
+    several = positives > 1
+    return torch.where(several, entropy / positives.log(), torch.where(several.any(), torch.nan, 1.0))
 
 
 def _gather(x: Tensor) -> Tensor:
@@ -233,13 +234,15 @@ class InnerProblem:
         self.image_steps = 0
 
     def __call__(self, images: Tensor, labels: Tensor, loss: str = "ce") -> Tensor:
-        """Adversarial images; `loss` "kl" is the inner problem of TRADES, away from the clean prediction."""
+        """Adversarial images; `loss` is one of attacks.LOSSES or "kl", as in TRADES: away from the clean prediction."""
+        if loss not in (*LOSSES, "kl"):
+            raise ValueError(f"loss={loss!r}: allowed are {', '.join(map(repr, (*LOSSES, 'kl')))}")
         mode = "eval" if self.target is self.folded else "unchanged"
         dtype = resolve_precision(self.config.precision, images.device)
         settings = self.config.attack()
         epsilon, step_size = self.scale * settings["epsilon"], self.scale * settings["step_size"]
         with frozen(self.target, mode), torch.autocast(images.device.type, enabled=False):
-            climb = goal(self.target, labels, LOSSES["ce"] if loss == "ce" else self._away(images), dtype=dtype)
+            climb = goal(self.target, labels, self._away(images) if loss == "kl" else LOSSES[loss], dtype=dtype)
             start = random_point(images, epsilon, "linf", self.generator)
             adversarial, _, vanished = ascend(
                 climb, images, start, epsilon=epsilon, step_size=step_size, steps=settings["steps"]

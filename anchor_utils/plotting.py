@@ -1,4 +1,4 @@
-"""The figures of the course. Every function takes plain arrays and returns a matplotlib figure."""
+"""What several lessons draw: plain arrays in; a matplotlib figure out, or drawn on the axes that are handed in."""
 
 from __future__ import annotations
 

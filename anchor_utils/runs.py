@@ -5,6 +5,8 @@ In it are ``config.json``, ``metrics.jsonl`` (one line an epoch), ``best.safeten
 ``last.safetensors``. While a run is under way, ``resume.safetensors`` holds its state, written after every epoch and
 every few minutes, and ``resume-before.safetensors`` the state before that. With ``keep_epochs`` there is also
 ``epoch-NNN.safetensors`` for every epoch, from the untrained 0 on.
+
+Whose run it is says its *identity*: {"training": the fields that decide the weights, "data": Dataset.identity()}.
 """
 
 from __future__ import annotations
@@ -74,10 +76,10 @@ class Progress:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # the lines of metrics.jsonl
 
 
-def describe(path: Path, what: dict[str, Any], config: Config) -> None:
+def write_config(path: Path, identity: dict[str, Any], config: Config) -> None:
     """Write config.json: what was trained on which data, and the other fields of the configuration."""
-    other = {name: value for name, value in config.model_dump().items() if name not in what["training"]}
-    write_text(path / "config.json", json.dumps({**what, "other": other}, indent=1))
+    other = {name: value for name, value in config.model_dump().items() if name not in identity["training"]}
+    write_text(path / "config.json", json.dumps({**identity, "other": other}, indent=1))
 
 
 @contextmanager
@@ -103,7 +105,7 @@ def interrupts_wait() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
 
-def stored(path: Path) -> dict[str, Any]:
+def read_identity(path: Path) -> dict[str, Any]:
     """What config.json in a run folder says was trained, on which data."""
     file = path / "config.json"
     try:
@@ -116,10 +118,13 @@ def stored(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def finished(path: Path, what: dict[str, Any]) -> bool:
-    """Whether the folder holds the finished run of these fields and data; refuses a folder that holds another run."""
+def finished(path: Path, identity: dict[str, Any]) -> bool:
+    """Whether the folder holds the finished run of this identity; refuses a folder that holds another run.
+
+    States that a kill just before its end has left are cleared away.
+    """
     try:
-        check(path, stored(path), what)
+        check_identity(path, read_identity(path), identity)
     except FileNotFoundError:
         return False
     if not (path / "last.safetensors").exists():
@@ -129,18 +134,18 @@ def finished(path: Path, what: dict[str, Any]) -> bool:
     return True
 
 
-def check(path: Path, found: dict[str, Any], what: dict[str, Any]) -> None:
+def check_identity(path: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
     """Raise ValueError unless the run that was found in a folder is the one that is wanted."""
 
     def value(fields: dict[str, Any], name: str) -> Any:  # a run from before there was a field has its default
         return fields.get(name, Config.model_fields[name].default if name in Config.model_fields else None)
 
-    old, new = found["training"], what["training"]
+    old, new = found["training"], identity["training"]
     if different := sorted(name for name in old.keys() | new.keys() if value(old, name) != value(new, name)):
         raise ValueError(
             f"run folder {str(path)!r} holds a run with other values of {different}; choose another folder"
         )
-    check_data(path, found, what["data"], ("classes", "image", "train"))
+    check_data(path, found, identity["data"], ("classes", "image", "train"))
 
 
 def check_data(path: Path, found: dict[str, Any], data: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -164,19 +169,19 @@ def write_metrics(path: Path, at: Progress) -> None:
     write_text(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in at.history))
 
 
-def states(path: Path) -> tuple[Path, Path]:
+def state_files(path: Path) -> tuple[Path, Path]:
     """The files with the state of a run under way: the newest, and the one before."""
     return path / "resume.safetensors", path / "resume-before.safetensors"
 
 
 def clear_states(path: Path) -> None:
-    for file in states(path):
+    for file in state_files(path):
         file.unlink(missing_ok=True)
 
 
 def save_state(
     path: Path,
-    what: dict[str, Any],
+    identity: dict[str, Any],
     at: Progress,
     generator: torch.Generator,
     model: AnchorNet,
@@ -187,17 +192,21 @@ def save_state(
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
     tensors["generator"] = generator.get_state()
-    text = {"progress": dataclasses.asdict(at), "run": what, "scaler": scaler.state_dict()}
-    newest, before = states(path)
+    text = {"progress": dataclasses.asdict(at), "run": identity, "scaler": scaler.state_dict()}
+    newest, before = state_files(path)
     models.write_tensors(newest, tensors, {name: json.dumps(value) for name, value in text.items()}, keep=before)
 
 
 def resume(
-    path: Path, what: dict[str, Any], model: AnchorNet, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    path: Path,
+    identity: dict[str, Any],
+    model: AnchorNet,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> tuple[Progress, Tensor]:
     """Restore the newest whole state; returns how far it is, and the state of the generator of random numbers."""
     damaged = []
-    for file in states(path):
+    for file in state_files(path):
         if not file.exists():
             continue
         try:
@@ -206,14 +215,16 @@ def resume(
         except (ValueError, KeyError, TypeError) as error:
             damaged.append(f"{str(file)!r} is damaged ({type(error).__name__}: {error})")
             continue
-        check(path, found, what)
+        check_identity(path, found, identity)
         model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
         momentum = {int(n.removeprefix("momentum.")): t for n, t in tensors.items() if n.startswith("momentum.")}
         state = {index: {"momentum_buffer": buffer} for index, buffer in momentum.items()}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         scaler.load_state_dict(json.loads(text["scaler"]))
         if damaged:
-            states(path)[0].unlink(missing_ok=True)  # lest the next state to be saved keeps it, in place of this one
+            state_files(path)[0].unlink(
+                missing_ok=True
+            )  # lest the next state to be saved keeps it, in place of this one
             warnings.warn(
                 f"{damaged[0]}; the run goes on from the state before it, step {at.batch} of epoch {at.epoch + 1}, and "
                 "what was trained since is trained again",

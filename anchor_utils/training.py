@@ -1,6 +1,7 @@
-"""Training: one loop for every method, resumable to the bit, with the checkpoint chosen on held-out images.
+"""Training: ``fit`` and ``finetune``, resumable to the bit, with the checkpoint chosen on held-out images.
 
-What a step minimises is in :mod:`anchor_utils.objectives`, what a run leaves behind in :mod:`anchor_utils.runs`.
+What a step minimises is in :mod:`anchor_utils.objectives`, the loop in :mod:`anchor_utils.loop`, and what a run leaves
+behind in :mod:`anchor_utils.runs`.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def fit(
         raise ValueError(f"dataset.name={dataset.name!r}: allowed is that of the configuration, {config.dataset!r}")
     path = Path(config.runs_dir) / config.run_name() if path is None else Path(path)
     dataset = load_data(config) if dataset is None else fitting(config, dataset)
-    what = {"training": config.training_fields(), "data": dataset.identity()}
-    if not runs.finished(path, what):
-        _train(new_network(config, dataset), dataset, config, path, what, config.method, progress=progress)
+    identity = {"training": config.training_fields(), "data": dataset.identity()}
+    if not runs.finished(path, identity):
+        _train(new_network(config, dataset), dataset, config, path, identity, config.method, progress=progress)
     return Run(path, config)
 
 
@@ -116,11 +117,11 @@ def finetune(
         epochs=config.finetune_epochs,
         learning_rate=config.finetune_learning_rate,
     )
-    what = {"training": {**config.training_fields(), "encoder": run.path.name}, "data": data}
-    path = run.path / f"{'finetune' if adversarial else 'probe'}-{digest(what['training'])}"
-    if not runs.finished(path, what):
+    identity = {"training": {**config.training_fields(), "encoder": run.path.name}, "data": data}
+    path = run.path / f"{'finetune' if adversarial else 'probe'}-{digest(identity['training'])}"
+    if not runs.finished(path, identity):
         name = f"{run.config.method}+{path.name}"
-        _train(tuned, dataset, config, path, what, name, frozen_encoder=True, progress=progress)
+        _train(tuned, dataset, config, path, identity, name, frozen_encoder=True, progress=progress)
     return Run(path, config)
 
 
@@ -140,7 +141,7 @@ def _train(
     dataset: Dataset,
     config: Config,
     path: Path,
-    what: dict[str, Any],
+    identity: dict[str, Any],
     name: str,
     *,
     frozen_encoder: bool = False,
@@ -160,7 +161,7 @@ def _train(
     alone: AbstractContextManager[None] = alone_in(path) if accelerator.is_main_process else nullcontext()
     with alone, waiting as interrupts:
         accelerator.wait_for_everyone()
-        if not runs.finished(path, what):  # by another process, in the meantime
-            description = {"method": name, "dataset": dataset.name, "classes": dataset.classes, **what}
-            loop = Loop(model, dataset, config, path, accelerator, interrupts, what, description, frozen_encoder)
+        if not runs.finished(path, identity):  # by another process, in the meantime
+            description = {"method": name, "dataset": dataset.name, "classes": dataset.classes, **identity}
+            loop = Loop(model, dataset, config, path, accelerator, interrupts, identity, description, frozen_encoder)
             loop.run(progress and accelerator.is_main_process)

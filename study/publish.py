@@ -30,11 +30,20 @@ DATA = "CIFAR-10, JPEG copy (the pixels went through JPEG once)"
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
-    """Every finished cell of the sweeps, in one file."""
-    found = {
-        sweep: [json.loads(path.read_text()) for path in sorted((runs_dir / "sweeps" / sweep).glob("*-s*.json"))]
-        for sweep in sweeps
-    }
+    """Every finished cell of the sweeps, in one file, from which what is published of other sweeps is not lost.
+
+    Raises:
+        ValueError: a sweep has no finished cells.
+    """
+    found = json.loads(STUDY.read_text())["sweeps"] if STUDY.exists() else {}
+    for sweep in sweeps:
+        folder = runs_dir / "sweeps" / sweep
+        found[sweep] = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
+        if not found[sweep]:
+            raise ValueError(
+                f"sweep={sweep!r} has no finished cells in {str(folder)!r}: run `make sweep SWEEP={sweep}` first; the "
+                "tables alone are written by `python -m study.publish --tables`"
+            )
     write_text(STUDY, json.dumps({"sweeps": found}, indent=0) + "\n")
 
 

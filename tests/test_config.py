@@ -13,10 +13,13 @@ from pydantic import ValidationError
 from anchor_utils import config as config_module
 from anchor_utils import data, training
 from anchor_utils.config import (
+    _ALWAYS_NAMED,
     DATASETS,
     METHODS,
     PRESET_DIR,
     Config,
+    Method,
+    Training,
     epsilon_hint,
     load_preset,
     preset_values,
@@ -123,6 +126,22 @@ def test_a_new_field_renames_no_run(method):
     used = Grown(method=method, label_smoothing=0.1)
     assert used.training_fields() == before.training_fields() | {"label_smoothing": 0.1}
     assert used.run_name() != before.run_name()
+
+
+def test_the_default_of_a_field_that_names_leave_out_never_changes():
+    """An absent field of an old run is one at its default: another default would give the run another meaning."""
+    left_out = {name: field.default for name, field in Training.model_fields.items() if name not in _ALWAYS_NAMED}
+    assert left_out == {"stem_stride": 1}  # a new field joins here, with the default that it then keeps
+
+
+def test_a_row_of_the_table_takes_no_field_from_other_methods(monkeypatch):
+    before = Config(method="standard").training_fields()
+    monkeypatch.setitem(METHODS, "mine", Method("mine", "#CC79A7", "*", ("learning_rate",)))
+    assert Config(method="standard").training_fields() == before
+    assert Config(method="mine").run_name() != Config(method="mine", learning_rate=0.3).run_name()
+    monkeypatch.setitem(METHODS, "mine", Method("mine", "#CC79A7", "*", ("learning_rat", "test_images")))
+    with pytest.raises(ValueError, match=r"method='mine': its row of METHODS names learning_rat, test_images: allowed"):
+        Config(method="mine")
 
 
 # Runs from before this test; whoever renames them takes them away from their owners.

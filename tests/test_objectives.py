@@ -283,3 +283,24 @@ def test_nothing_in_a_step_looks_at_a_value(method, attack_mode):
             found.loss.item()
         with pytest.raises(DynamicOutputShapeException):
             losses.trades_loss(torch.zeros(8, 10), torch.zeros(8, 10), labels)  # this looks at the labels
+
+
+def test_an_unknown_loss_of_the_attack_is_refused(tiny, few_digits):
+    attack = inner_problem(models.AnchorNet(10, 2, 1, 0), tiny.replace(method="pgd_at"))
+    x, y = few_digits.train[:4].inputs(), few_digits.train.labels[:4]
+    assert attack(x, y, loss="margin").shape == x.shape
+    with pytest.raises(ValueError, match=r"loss='hinge': allowed are 'ce', 'margin', 'kl'"):
+        attack(x, y, loss="hinge")
+
+
+@pytest.mark.parametrize(("labels", "logged"), [([0, 1, 2, 3], 1.0), ([0, 0, 1, 2], 1.0), ([0, 0, 0, 1], None)])
+def test_the_hardness_entropy_is_that_of_the_anchors_with_something_to_weigh(labels, logged):
+    z = nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    if logged is None:  # three anchors with two positives each
+        shares = []
+        for i in range(3):
+            w = torch.softmax(torch.stack([-5.0 * z[i] @ z[p] for p in range(3) if p != i]), 0)
+            shares.append(-(w * w.log()).sum().item() / math.log(2))
+        logged = sum(shares) / 3
+    found = objectives._hardness_entropy(z, torch.tensor(labels), 5.0)
+    assert objectives.logged(found) == pytest.approx(logged, rel=1e-5)

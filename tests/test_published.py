@@ -127,3 +127,18 @@ def test_nothing_of_the_machine_is_in_the_published_files():
     for path in models.PRETRAINED_DIR.iterdir():
         text = path.read_bytes().decode("latin-1")
         assert not re.search(r"/(home|root|work|tmp|Users)/", text), path.name
+
+
+def test_publishing_loses_no_sweep_that_was_published_before(tmp_path, monkeypatch):
+    """The runs of other sweeps may be gone, or on another machine."""
+    copy = tmp_path / "study.json"
+    copy.write_bytes(publish.STUDY.read_bytes())
+    monkeypatch.setattr(publish, "STUDY", copy)
+    before = json.loads(copy.read_text())["sweeps"]
+    with pytest.raises(ValueError, match=r"sweep='cifar10_cpu' has no finished cells in .*SWEEP=cifar10_cpu"):
+        publish.collect(["cifar10_cpu"], tmp_path)
+    assert json.loads(copy.read_text())["sweeps"] == before
+    (tmp_path / "sweeps" / "more").mkdir(parents=True)
+    (tmp_path / "sweeps" / "more" / "anchor-s0.json").write_text('{"method": "anchor"}')
+    publish.collect(["more"], tmp_path)
+    assert json.loads(copy.read_text())["sweeps"] == {**before, "more": [{"method": "anchor"}]}

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -462,6 +463,26 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
     trained = dict(models.load(tmp_path / "run" / "last.safetensors").named_parameters())
     for name, value in model.named_parameters():
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.slow
+def test_what_one_process_left_within_an_epoch_two_do_not_go_on_with(tmp_path, monkeypatch):
+    """Each would draw the random numbers of the one."""
+    fields = {"train_images": 100, "validation_images": 20, "width": 1, "batch_size": 20, "device": "cpu"}
+    original, calls = loop.batch_loss, itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "batch_loss", interrupted)
+    assert main(["--preset", "smoke", *pairs(fields), "--run-dir", str(tmp_path)]) == 130
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2 -m anchor_utils.train --preset smoke"
+    result = command(*launch.split(), *pairs(fields), "--run-dir", str(tmp_path))
+    assert result.returncode != 0
+    assert "allowed is to go on with one process, as it was begun, not with 2" in result.stderr
+    assert main(["--preset", "smoke", *pairs(fields), "--run-dir", str(tmp_path)]) == 0
 
 
 def test_batch_must_divide_among_the_processes(tiny, few_digits, tmp_path, monkeypatch):
