@@ -212,7 +212,7 @@ def _check_pair(clean_logits: Tensor, adversarial_logits: Tensor, classes: int) 
 
 
 def _check(rows: Tensor, labels: Tensor, in_range: bool = False, **scalars: float) -> Tensor:
-    """The labels (M,) of rows (M, D) as int64, if so wanted each in 0 to D - 1; of logits D is the number of classes."""
+    """The labels (M,) of rows (M, D) as int64; if `in_range`, of logits for D classes, they must be 0 to D - 1."""
     if rows.ndim != 2 or labels.shape != rows.shape[:1]:
         raise ValueError(
             f"shapes {tuple(rows.shape)} and labels {tuple(labels.shape)}: allowed are (M, D) and (M,) of the same M"
