@@ -14,6 +14,7 @@ __all__ = [
     "data",
     "downloads",
     "embeddings",
+    "engine",
     "evaluation",
     "imagefolder",
     "loop",

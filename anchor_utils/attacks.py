@@ -237,8 +237,8 @@ def ascend(
     x: Tensor,
     start: Tensor,
     *,
-    epsilon: float,
-    step_size: float,
+    epsilon: float | Tensor,
+    step_size: float | Tensor,
     steps: int,
     norm: Norm = "linf",
     worst: Worst | None = None,
@@ -274,7 +274,9 @@ def ascend(
     return point, worst, vanished
 
 
-def random_point(x: Tensor, epsilon: float, norm: Norm = "linf", generator: torch.Generator | None = None) -> Tensor:
+def random_point(
+    x: Tensor, epsilon: float | Tensor, norm: Norm = "linf", generator: torch.Generator | None = None
+) -> Tensor:
     """A uniform draw from the epsilon-ball around each image (N, ...), clipped to [0, 1]."""
     device = x.device if generator is None else generator.device
     if norm == "linf":
@@ -296,11 +298,11 @@ def _direction(gradient: Tensor, norm: Norm) -> Tensor:
     return gradient / _like(gradient.flatten(1).norm(dim=1).clamp_min(1e-12), gradient)
 
 
-def _project(point: Tensor, x: Tensor, epsilon: float, norm: Norm) -> Tensor:
+def _project(point: Tensor, x: Tensor, epsilon: float | Tensor, norm: Norm) -> Tensor:
     """Onto the ball around x, then onto the box [0, 1]; the box holds x, so that step cannot leave the ball."""
     delta = point - x
     if norm == "linf":
-        delta = delta.clamp(-epsilon, epsilon)
+        delta = torch.clamp(delta, -epsilon, epsilon)  # type: ignore[arg-type]  # two numbers or two tensors
     else:
         length = delta.flatten(1).norm(dim=1)
         delta = delta * _like((epsilon / length.clamp_min(1e-12)).clamp_max(1.0), x)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from anchor_utils import models, runs
 from anchor_utils.config import METHODS, Config
 from anchor_utils.data import Dataset, Split
+from anchor_utils.engine import Engine
 from anchor_utils.evaluation import clean_outcomes, logits_of, pgd_outcomes
 from anchor_utils.models import AnchorNet, resolve_precision
 from anchor_utils.objectives import Heads, InnerProblem, batch_loss, logged
@@ -65,11 +66,14 @@ class Loop:
         self.training, self.validation = rest.train.to(self.device), validation.to(self.device)
         self.model = model.to(self.device)
         self.forward = accelerator.prepare(Heads(model, config.method, dtype))
+        # Scaled gradients are looked at on the host, and processes wait for each other: not in a graph.
+        self.by_engine = config.graph and self.world == 1 and dtype is not torch.float16
         self.optimizer = torch.optim.SGD(
             [p for p in model.parameters() if p.requires_grad],
-            lr=config.learning_rate,
+            lr=torch.tensor(config.learning_rate, device=self.device) if self.by_engine else config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            fused=self.by_engine or None,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
         self.steps_per_epoch = len(self.training) // config.batch_size
@@ -93,7 +97,10 @@ class Loop:
                     self.model, self.path / f"{runs.epoch_name(0)}.safetensors", {**self.description, "epoch": 0}
                 )
         self.accelerator.wait_for_everyone()
-        self.attack = InnerProblem(self.model, self.config, torch.Generator())
+        self.attack = InnerProblem(self.model, self.config, torch.Generator(self.device if self.by_engine else "cpu"))
+        self.engine: Engine | None = None
+        if self.by_engine:
+            self.engine = Engine(self.config, self.model, self.forward, self.attack, self.optimizer, self.training)
         self.saved = time.perf_counter()
         with tqdm(
             total=self.steps,
@@ -116,17 +123,22 @@ class Loop:
         """Train to the end of the epoch, validate, and write what there is; returns its line of metrics."""
         at, config, rank = self.at, self.config, self.accelerator.process_index
         start = time.perf_counter() - at.seconds
-        order = torch.randperm(len(self.training), generator=_generator(config.seed, at.epoch))
-        self.generator = _generator(config.seed, at.epoch, 1 + rank)
+        order = torch.randperm(
+            len(self.training), generator=torch.Generator().manual_seed(_seed(config.seed, at.epoch))
+        )
+        self.generator = self.attack.generator
+        self.generator.manual_seed(_seed(config.seed, at.epoch, 1 + rank))
         if at.batch:
             self.generator.set_state(self.random_state)
-        self.attack.generator = self.generator
+        if self.engine is not None:
+            self.engine.begin(at.sums)
         self.model.train(not self.frozen_encoder)
         while at.batch < self.steps_per_epoch:
             self.save_now_and_then(start)
             chosen = order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank :: self.world]
-            self.step(self.training[chosen.to(self.device)])
+            self.step(chosen.to(self.device))
             bar.update()
+        self.wait()
         self.attack.warn_if_vanished()
         if self.world > 1:  # running statistics are those of the first process, here and in the checkpoint
             for buffer in self.model.buffers():
@@ -142,11 +154,17 @@ class Loop:
         self.close_epoch(row)
         return row
 
-    def step(self, batch: Split) -> None:
-        """One step of the optimizer on this process's share of a batch."""
+    def step(self, chosen: Tensor) -> None:
+        """One step of the optimizer on this process's share of a batch, the training images `chosen`."""
         at, config = self.at, self.config
         step = at.epoch * self.steps_per_epoch + at.batch
-        self.rate = self.optimizer.param_groups[0]["lr"] = learning_rate(config, step, self.steps)
+        self.rate = learning_rate(config, step, self.steps)
+        if self.engine is not None:
+            self.engine.step(chosen, self.rate, *self.attack.sizes(step, self.steps))
+            at.batch += 1
+            return
+        batch = self.training[chosen]
+        self.optimizer.param_groups[0]["lr"] = self.rate
         self.attack.refresh(step, self.steps)
         found = batch_loss(config, self.forward, self.attack, batch.images, batch.labels, self.generator)
         if not math.isfinite(found.loss.item()):
@@ -160,9 +178,17 @@ class Loop:
             at.sums[name] = at.sums.get(name, 0.0) + logged(value.detach())
         at.batch += 1
 
+    def wait(self) -> None:
+        """Ask the engine how the epoch went up to here, which the other way each step says."""
+        if self.engine is not None:
+            self.at.sums = self.engine.totals()
+            if not math.isfinite(self.at.sums.get("loss", 0.0)):
+                raise self.diverged(f"loss is {self.at.sums['loss']}")
+
     def save_now_and_then(self, start: float) -> None:
         """Save the state every few minutes, and before a Ctrl-C goes on."""
         if self.interrupts or (self.world == 1 and time.perf_counter() - self.saved > SAVE_SECONDS):
+            self.wait()
             self.at.seconds = time.perf_counter() - start
             self.save_state()
             if self.interrupts:
@@ -224,6 +250,6 @@ def _validate(model: AnchorNet, validation: Split, config: Config, accelerator: 
     }
 
 
-def _generator(*key: int) -> torch.Generator:
-    """A CPU generator for (seed, epoch[, process]): an epoch's randomness does not depend on what ran before it."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
+def _seed(*key: int) -> int:
+    """Of a generator for (seed, epoch[, process]): an epoch's randomness does not depend on what ran before it."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1

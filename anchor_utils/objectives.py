@@ -217,15 +217,26 @@ class InnerProblem:
         self.folded = fold_batchnorm(self.model)
         # In eval mode the folded copy is the same function, only faster.
         self.target = self.model if self.attacked and self.config.attack_mode == "train" else self.folded
-        self.scale, self.image_steps = 1.0, 0
+        self.radius: float | Tensor = self.config.epsilon
+        self.step_size: float | Tensor = self.config.step_size
+        self.image_steps = 0
         self.vanished = torch.zeros((), dtype=torch.long, device=self.model.mean.device)
 
     def refresh(self, step: int = 0, steps: int = 0) -> None:
         """Attack the network as it is now, with the radius of this step of so many (`epsilon_warmup`)."""
         if self.attacked:
-            self.scale = min(1.0, (step + 1) / (self.config.epsilon_warmup * steps + 1))
-            if self.target is self.folded:
-                fold_batchnorm(self.model, self.folded)
+            self.radius, self.step_size = self.sizes(step, steps)
+            self.fold()
+
+    def sizes(self, step: int, steps: int) -> tuple[float, float]:
+        """Radius and step size at this step of so many; both rise during `epsilon_warmup`."""
+        scale = min(1.0, (step + 1) / (self.config.epsilon_warmup * steps + 1)) if self.attacked else 1.0
+        return scale * self.config.epsilon, scale * self.config.step_size
+
+    def fold(self) -> None:
+        """Take over the weights of the network as it is now."""
+        if self.attacked and self.target is self.folded:
+            fold_batchnorm(self.model, self.folded)
 
     def warn_if_vanished(self) -> None:
         """Warn if the gradient was zero in many image-steps since the last call."""
@@ -239,16 +250,15 @@ class InnerProblem:
             raise ValueError(f"loss={loss!r}: allowed are {', '.join(map(repr, (*LOSSES, 'kl')))}")
         mode = "eval" if self.target is self.folded else "unchanged"
         dtype = resolve_precision(self.config.precision, images.device)
-        settings = self.config.attack()
-        epsilon, step_size = self.scale * settings["epsilon"], self.scale * settings["step_size"]
+        steps = self.config.attack_steps
         with frozen(self.target, mode), torch.autocast(images.device.type, enabled=False):
             climb = goal(self.target, labels, self._away(images) if loss == "kl" else LOSSES[loss], dtype=dtype)
-            start = random_point(images, epsilon, "linf", self.generator)
+            start = random_point(images, self.radius, "linf", self.generator)
             adversarial, _, vanished = ascend(
-                climb, images, start, epsilon=epsilon, step_size=step_size, steps=settings["steps"]
+                climb, images, start, epsilon=self.radius, step_size=self.step_size, steps=steps
             )
         self.vanished += vanished
-        self.image_steps += len(labels) * settings["steps"]
+        self.image_steps += len(labels) * steps
         return adversarial
 
     def _away(self, images: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

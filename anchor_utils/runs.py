@@ -217,8 +217,11 @@ def resume(
             continue
         check_identity(path, found, identity)
         model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-        momentum = {int(n.removeprefix("momentum.")): t for n, t in tensors.items() if n.startswith("momentum.")}
-        state = {index: {"momentum_buffer": buffer} for index, buffer in momentum.items()}
+        state = {}
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            if f"momentum.{index}" in tensors:  # in the layout of the parameter, as fused optimizers want it
+                buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
+                state[index] = {"momentum_buffer": buffer}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         scaler.load_state_dict(json.loads(text["scaler"]))
         if damaged:

@@ -72,6 +72,7 @@ OTHER_VALUES = {
     "runs_dir": "elsewhere",
     "keep_epochs": True,
     "device": "cpu",
+    "graph": True,
 }
 
 
@@ -101,7 +102,7 @@ def test_a_run_is_named_after_the_fields_that_its_training_reads(method, tmp_pat
     changing = {f for f, value in OTHER_VALUES.items() if config.replace(**{f: value}).run_name() != config.run_name()}
     read = fields_that_training_reads(method, tmp_path) - {"method"}
     # Where it runs and how many test images there must be change nothing that is trained.
-    assert changing == read - {"device", "data_root", "runs_dir", "test_images"}
+    assert changing == read - {"device", "graph", "data_root", "runs_dir", "test_images"}
 
 
 def test_run_name_tells_methods_apart_and_is_a_folder_name():

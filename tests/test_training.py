@@ -444,7 +444,7 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
     torch.manual_seed(config.seed)
     model = models.AnchorNet(4, 2, 3, config.projection_dim, dataset.mean, dataset.std, config.stem_stride).train()
     heads = Heads(model, "anchor", torch.float32)
-    chosen = torch.randperm(64, generator=loop._generator(config.seed, 0))
+    chosen = torch.randperm(64, generator=torch.Generator().manual_seed(loop._seed(config.seed, 0)))
     cross_entropies, embeddings, labels = [], [], []
     for rank in range(2):  # each has its half of the batch, and its own BatchNorm statistics
         half = train[chosen[rank::2]]

@@ -1,0 +1,99 @@
+"""The engine: its steps are those of the plain loop, for every method, interrupted or not."""
+
+import itertools
+import os
+import signal
+
+import pandas as pd
+import pytest
+import torch
+
+from anchor_utils import engine, models
+from anchor_utils.config import METHODS
+from anchor_utils.objectives import Heads, InnerProblem
+from anchor_utils.training import finetune, fit
+
+
+def weights(run, which="last"):
+    return run.model(which).state_dict()
+
+
+def assert_close(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("attack_mode", ["eval", "train"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_of_the_engine_is_that_of_the_plain_loop(tiny, few_digits, tmp_path, method, attack_mode):
+    """One, for the attack's signs turn the rounding of a step into other images in the next."""
+    config = tiny.replace(method=method, epochs=1, batch_size=160, attack_mode=attack_mode)
+    plain = fit(config, path=tmp_path / "plain", dataset=few_digits, progress=False)
+    fast = fit(config.replace(graph=True), path=tmp_path / "fast", dataset=few_digits, progress=False)
+    assert_close(weights(plain), weights(fast))
+    (before,), (after,) = (run.metrics().drop(columns="seconds").to_dict("records") for run in (plain, fast))
+    assert before == pytest.approx(after, rel=1e-4, abs=1e-5)
+
+
+def test_fine_tuning_by_the_engine_leaves_the_encoder_alone(tiny_run, few_digits):
+    config = tiny_run.config.replace(graph=True, finetune_learning_rate=0.07)
+    tuned = finetune(tiny_run, config, dataset=few_digits, progress=False)
+    start, end = weights(tiny_run, "best"), weights(tuned)
+    encoder = {name for name in start if not name.startswith(("classifier", "projection"))}
+    assert all(torch.equal(start[name], end[name]) for name in encoder)
+    assert not torch.equal(start["classifier.weight"], end["classifier.weight"])
+
+
+@pytest.mark.parametrize("stop_at", [2, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(tiny, few_digits, tmp_path, monkeypatch, stop_at):
+    config = tiny.replace(graph=True)
+    whole = fit(config, path=tmp_path / "whole", dataset=few_digits, progress=False)
+    original, calls = engine.batch_loss, itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(engine, "batch_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, path=tmp_path / "cut", dataset=few_digits, progress=False)
+    again = fit(config, path=tmp_path / "cut", dataset=few_digits, progress=False)
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
+    tables = [run.metrics().drop(columns="seconds") for run in (again, whole)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_a_loss_that_is_not_finite_is_noticed_at_the_end_of_the_epoch(tiny, few_digits, tmp_path):
+    config = tiny.replace(method="standard", warmup=0, learning_rate=1e25, graph=True)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 4 of 10"):
+        fit(config, path=tmp_path, dataset=few_digits, progress=False)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recorded_step_is_the_step_that_was_recorded(tiny, few_digits, method):
+    """The first steps of a run, from a graph and without: the same random numbers, the same weights."""
+    config = tiny.replace(method=method, precision="float32", device="auto")
+    training = few_digits.train.to("cuda")
+    found = []
+    for recording in (True, False):
+        torch.manual_seed(0)
+        model = models.AnchorNet(10, 2, 1, 8).cuda().train()
+        attack = InnerProblem(model, config, torch.Generator("cuda").manual_seed(0))
+        optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=torch.tensor(0.1, device="cuda"),
+            momentum=0.9,
+            fused=True,
+        )
+        steps = engine.Engine(config, model, Heads(model, method), attack, optimizer, training)
+        steps.recording = recording
+        for step in range(3):
+            steps.step(torch.arange(32, device="cuda") + step, 0.1, 0.3, 0.1)
+        assert (steps.graph is not None) == recording
+        found.append(({name: value.cpu() for name, value in model.state_dict().items()}, steps.totals()))
+    assert_close(found[0][0], found[1][0])
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
