@@ -153,7 +153,7 @@ class Places(BaseModel):
     data_root: str = "data"
     runs_dir: str = "runs"
     keep_epochs: bool = Field(False, description="keep the weights after every epoch, in a run folder of their own")
-    graph: bool = Field(False, description="on one CUDA GPU: record the training step as a CUDA graph")
+    graph: bool = Field(False, description="record the training step as a CUDA graph, on one GPU")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a CUDA GPU; CUDA_VISIBLE_DEVICES says which")
 
 

@@ -1,13 +1,12 @@
 """The training step as one CUDA graph: recorded once, then replayed without the host.
 
 It records the objective and the attack of the package and copies none of them. Learning rate, radius, batch and random
-numbers change from step to step in static memory; losses are summed on the device. Without CUDA, or where recording
-fails, the same code runs step by step.
+numbers change from step to step in static memory; losses are summed on the device. Without CUDA the same code runs step
+by step.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -102,16 +101,15 @@ class Engine:
             for _ in range(WARM_UP):
                 self._once()
         torch.cuda.current_stream().wait_stream(side)
+        self.optimizer.zero_grad(set_to_none=True)  # their memory is the warm-up's, not the graph's
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.generator)
         try:
-            graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(self.generator)
             with torch.cuda.graph(graph):
                 self._once()
-            self.graph = graph
-        except RuntimeError as error:
-            warnings.warn(
-                f"the training step could not be recorded as a CUDA graph and runs without: {error}", stacklevel=4
-            )
+        except RuntimeError as error:  # generator and allocator may be left half-way: nothing to go on with
+            raise RuntimeError(f"the step could not be recorded as a CUDA graph, set graph=False: {error}") from error
+        self.graph = graph
         self.image_steps = (self.attack.image_steps - attacked) // (WARM_UP + 1)
         self.attack.image_steps = attacked
         known = {id(tensor) for tensor, _ in before}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,10 @@ class Loop:
         self.training, self.validation = rest.train.to(self.device), validation.to(self.device)
         self.model = model.to(self.device)
         self.forward = accelerator.prepare(Heads(model, config.method, dtype))
-        # Scaled gradients are looked at on the host, and processes wait for each other: not in a graph.
+        # Not yet in a graph: processes that wait for each other, and the scaling of float16's gradients.
         self.by_engine = config.graph and self.world == 1 and dtype is not torch.float16
+        if config.graph and not self.by_engine:
+            warnings.warn("graph=True: with several processes or in float16 the steps are not recorded", stacklevel=4)
         self.optimizer = torch.optim.SGD(
             [p for p in model.parameters() if p.requires_grad],
             lr=torch.tensor(config.learning_rate, device=self.device) if self.by_engine else config.learning_rate,
@@ -123,20 +126,24 @@ class Loop:
         """Train to the end of the epoch, validate, and write what there is; returns its line of metrics."""
         at, config, rank = self.at, self.config, self.accelerator.process_index
         start = time.perf_counter() - at.seconds
-        order = torch.randperm(
-            len(self.training), generator=torch.Generator().manual_seed(_seed(config.seed, at.epoch))
-        )
+        shuffle = torch.Generator().manual_seed(_seed(config.seed, at.epoch))
+        # To the device now: a copy each step would wait for the step before.
+        order = torch.randperm(len(self.training), generator=shuffle).to(self.device)
         self.generator = self.attack.generator
         self.generator.manual_seed(_seed(config.seed, at.epoch, 1 + rank))
         if at.batch:
+            if self.random_state.shape != self.generator.get_state().shape:
+                raise ValueError(
+                    f"run folder {str(self.path)!r} holds a run that was interrupted within an epoch, with the random "
+                    "numbers of another device: allowed is to go on there, with the same value of graph, or anew"
+                )
             self.generator.set_state(self.random_state)
         if self.engine is not None:
             self.engine.begin(at.sums)
         self.model.train(not self.frozen_encoder)
         while at.batch < self.steps_per_epoch:
             self.save_now_and_then(start)
-            chosen = order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank :: self.world]
-            self.step(chosen.to(self.device))
+            self.step(order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank :: self.world])
             bar.update()
         self.wait()
         self.attack.warn_if_vanished()
@@ -179,7 +186,7 @@ class Loop:
         at.batch += 1
 
     def wait(self) -> None:
-        """Ask the engine how the epoch went up to here, which the other way each step says."""
+        """Ask the engine how the epoch went up to here; without it each step says so."""
         if self.engine is not None:
             self.at.sums = self.engine.totals()
             if not math.isfinite(self.at.sums.get("loss", 0.0)):

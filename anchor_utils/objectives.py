@@ -171,6 +171,8 @@ def _gather(x: Tensor) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return x
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    if world == 1:
+        return x
     parts = [torch.empty_like(x) for _ in range(world)]
     torch.distributed.all_gather(parts, x.detach().contiguous())
     if x.requires_grad:

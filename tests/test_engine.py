@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from anchor_utils import engine, models
+from anchor_utils import engine, models, runs
 from anchor_utils.config import METHODS
+from anchor_utils.models import resolve_precision
 from anchor_utils.objectives import Heads, InnerProblem
+from anchor_utils.runs import Progress
 from anchor_utils.training import finetune, fit
 
 
@@ -72,28 +74,60 @@ def test_a_loss_that_is_not_finite_is_noticed_at_the_end_of_the_epoch(tiny, few_
     assert not (tmp_path / "best.safetensors").exists()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_random_numbers_of_another_device_are_refused(tiny, few_digits, tmp_path, monkeypatch):
+    other = Progress(batch=2), torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(runs, "resume", lambda *_: other)
+    with pytest.raises(ValueError, match="numbers of another device: allowed is to go on there"):
+        fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
+
+
+def test_where_steps_cannot_be_recorded_it_is_said(tiny, few_digits, tmp_path):
+    config = tiny.replace(graph=True, precision="float16", method="standard", epochs=1)
+    with pytest.warns(UserWarning, match="graph=True: .* in float16 the steps are not recorded"):
+        fit(config, path=tmp_path, dataset=few_digits, progress=False)
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def on_gpu(config, dataset, recording):
+    torch.manual_seed(0)
+    model = models.AnchorNet(10, 2, 1, 8).cuda().train()
+    attack = InnerProblem(model, config, torch.Generator("cuda").manual_seed(0))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=torch.tensor(0.1, device="cuda"), momentum=0.9, fused=True)
+    heads = Heads(model, config.method, resolve_precision(config.precision, "cuda"))
+    steps = engine.Engine(config, model, heads, attack, optimizer, dataset.train.to("cuda"))
+    steps.recording = recording
+    return steps
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attack_mode", ["eval", "train"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_recorded_step_is_the_step_that_was_recorded(tiny, few_digits, method):
+def test_a_step_never_waits_for_the_gpu(tiny, few_digits, method, attack_mode, precision):
+    steps = on_gpu(tiny.replace(method=method, attack_mode=attack_mode, precision=precision), few_digits, False)
+    steps._once()  # the first step also does what is done once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps._once()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recorded_step_is_the_step_that_was_recorded(tiny, few_digits, method, monkeypatch):
     """The first steps of a run, from a graph and without: the same random numbers, the same weights."""
-    config = tiny.replace(method=method, precision="float32", device="auto")
-    training = few_digits.train.to("cuda")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     found = []
     for recording in (True, False):
-        torch.manual_seed(0)
-        model = models.AnchorNet(10, 2, 1, 8).cuda().train()
-        attack = InnerProblem(model, config, torch.Generator("cuda").manual_seed(0))
-        optimizer = torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=torch.tensor(0.1, device="cuda"),
-            momentum=0.9,
-            fused=True,
-        )
-        steps = engine.Engine(config, model, Heads(model, method), attack, optimizer, training)
-        steps.recording = recording
+        steps = on_gpu(tiny.replace(method=method), few_digits, recording)
         for step in range(3):
             steps.step(torch.arange(32, device="cuda") + step, 0.1, 0.3, 0.1)
         assert (steps.graph is not None) == recording
-        found.append(({name: value.cpu() for name, value in model.state_dict().items()}, steps.totals()))
+        found.append(({name: value.cpu() for name, value in steps.model.state_dict().items()}, steps.totals()))
     assert_close(found[0][0], found[1][0])
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
