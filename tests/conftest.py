@@ -3,6 +3,7 @@
 import dataclasses
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from anchor_utils import plotting
 from anchor_utils.attacks import pgd
 from anchor_utils.config import Config
 from anchor_utils.data import Dataset, Split, load_data, load_dataset
@@ -147,3 +149,26 @@ def colour_folder(tmp_path_factory):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / part / name / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def closed_figures():
+    """Figures and their style leave no trace in other tests."""
+    with mpl.rc_context():
+        yield
+        plt.close("all")
+
+
+@pytest.fixture
+def course_style(closed_figures):
+    plotting.use_style()
+
+
+@pytest.fixture
+def axis(closed_figures):
+    return plt.subplots()[1]
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TinyNet  # type: ignore[import-not-found]
+from conftest import TinyNet
 from torch import nn
 
 from anchor_utils.autoattack import STAGES, autoattack_outcomes, autoattack_possible, screen_rows

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TinyNet  # type: ignore[import-not-found]
+from conftest import TinyNet
 from torch import nn
 
 from anchor_utils import evaluation

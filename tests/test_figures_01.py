@@ -1,20 +1,12 @@
 """Figures of lesson 01: each is drawn on small arrays, and what stands in it is read back."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawings import texts
 
 from course.figures import lesson_01 as figures
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def ends(axis):

@@ -3,23 +3,16 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawings import texts
 from matplotlib.colors import to_hex
 
 from anchor_utils import plotting
 from course.figures import lesson_02 as figures
 
+pytestmark = pytest.mark.usefixtures("closed_figures")
+
 POINTS = np.array([[0.2, 0.5], [0.8, 0.5], [0.45, 0.2]])
 LABELS = np.array([0, 1, 0])
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
 
 
 def decision(whole, boundary=0.5):

@@ -1,40 +1,14 @@
 """The figures of lesson 04: each is drawn on small arrays, and what stands in it is read back."""
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
-from matplotlib.quiver import Quiver
+from drawings import hexes, quivers, texts
 
-from anchor_utils import plotting
 from course.figures import lesson_04 as figures
 from course.figures.lesson_03 import BLUE, ORANGE
 
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        plotting.use_style()
-        yield
-        plt.close("all")
-
-
-@pytest.fixture
-def random():
-    return np.random.default_rng(0)
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
-
-
-def quivers(axis):
-    return [item for item in axis.collections if isinstance(item, Quiver)]
-
-
-def hexes(colors):
-    return [to_hex(color).upper() for color in colors]
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def test_chords_of_a_circle_are_as_thick_as_the_pulls():

@@ -1,30 +1,13 @@
 """The figures of lesson 05: each is drawn on small arrays, and what stands in it is read back."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawings import rows, texts
 
 from anchor_utils import plotting
 from course.figures import lesson_05 as figures
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def random():
-    return np.random.default_rng(0)
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_yticklabels()]
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 @pytest.fixture
@@ -162,7 +145,7 @@ def test_hardness_sweep_shows_quantiles_entropy_and_share(random):
     sweep = {"standard": result(0), "anchor": result(1)}
     left, middle, right = (figure := figures.hardness_sweep(hardnesses, sweep, 2.0)).axes
     figure.canvas.draw()
-    assert ticks(left) == ["ANCHOR", "standard"]  # the first on top
+    assert rows(left) == ["ANCHOR", "standard"]  # the first on top
     thin, thick, median = left.lines[6:9]  # the augmented positives of the network on top
     np.testing.assert_allclose(thin.get_xdata(), [0.05, 0.95])
     np.testing.assert_allclose(thick.get_xdata(), [0.25, 0.75])
@@ -190,14 +173,14 @@ def test_candidates_are_compared_alone_and_in_pairs():
     figure = figures.candidates(accuracies, comparisons, images=100, attack="PGD-20")
     figure.canvas.draw()
     left, right = figure.axes
-    assert ticks(left) == ["ANCHOR,\n fine-tuned", "ANCHOR", "PGD-AT"]  # the first on top
+    assert rows(left) == ["ANCHOR,\n fine-tuned", "ANCHOR", "PGD-AT"]  # the first on top
     assert texts(left) == ["clean", "PGD-20"]
     bars, dots = left.lines[::2], left.lines[1::2]
     assert [float(dot.get_xdata()[0]) for dot in dots] == [0.94, 0.6, 0.95, 0.7, 0.9, 0.5]
     assert list(bars[-1].get_xdata()) == [0.4, 0.6]
     assert {dot.get_markerfacecolor() for dot in dots[::2]} == {"white"}
     assert dots[1].get_markerfacecolor() == plotting.method_color("anchor")
-    assert ticks(right) == ["against fine-tuned", "against PGD-AT"]
+    assert rows(right) == ["against fine-tuned", "against PGD-AT"]
     assert texts(right) == ["3 : 2 images, p = 0.9", "30 : 10 images, p = 0.002"]
     assert [line.get_color() for line in right.lines[:4:2]] == ["0.5", "black"]
     assert [list(line.get_xdata()) for line in right.lines[:4:2]] == [[-9, 11], [8, 30]]

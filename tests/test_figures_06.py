@@ -3,29 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawings import rows, texts
 from matplotlib.colors import to_hex
 
 from anchor_utils import plotting
 from course.figures import lesson_06 as figures
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def random():
-    return np.random.default_rng(0)
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_yticklabels()]
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def test_intervals_show_coverage_and_width():
@@ -51,7 +35,7 @@ def test_paired_differences_have_two_intervals_a_method():
     figure = figures.paired_differences(differences, "PGD-20")
     (axis,) = figure.axes
     figure.canvas.draw()
-    assert ticks(axis) == ["against MART", "against PGD-AT"]  # the first on top
+    assert rows(axis) == ["against MART", "against PGD-AT"]  # the first on top
     spans = [container[2][0].get_segments()[0][:, 0] for container in axis.containers]
     np.testing.assert_allclose(spans, [[-0.06, 0.02], [-0.05, 0.01], [-0.1, 0.3], [0.05, 0.15]], atol=1e-9)
     named = {text.get_text(): text for text in axis.texts}
@@ -69,7 +53,7 @@ def test_survival_matrix_sorts_images_and_states_shares():
     order = figures.survival_matrix(axis, survived, ["PGD", "AutoAttack"], title="who survives")
     assert sorted(order.tolist()) == [0, 1, 2, 3]
     assert (np.diff(survived.sum(0)[order]) >= 0).all()
-    assert ticks(axis) == ["AutoAttack", "PGD"]  # the first on top
+    assert rows(axis) == ["AutoAttack", "PGD"]  # the first on top
     assert texts(axis) == ["25%", "75%"]
     cells = np.asarray(axis.collections[0].get_array()).reshape(2, 4)
     assert cells.sum(1).tolist() == [1, 3]
@@ -167,7 +151,7 @@ def test_check_matrix_shows_the_numbers_of_the_evidence():
     (axis,) = figure.axes
     figure.canvas.draw()
     assert [label.get_text() for label in axis.get_xticklabels()] == ["good, 40 images", "bad, 20 images"]
-    assert ticks(axis)[0] == "1 → 20 → 100 steps: must not rise"
+    assert rows(axis)[0] == "1 → 20 → 100 steps: must not rise"
     assert texts(axis)[0] == "pass   0 → 1 → 2%"
     failed = [text for text in axis.texts if text.get_text().startswith("FAIL")]
     assert [text.get_text() for text in failed] == ["FAIL   12%, wanted 90%"]

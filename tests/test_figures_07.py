@@ -6,46 +6,20 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawings import drawn, quivers, texts
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.quiver import Quiver
 from PIL import Image
 
 from anchor_utils import plotting
 from course.figures import lesson_07 as figures
 
+pytestmark = pytest.mark.usefixtures("closed_figures")
+
 LABELS = np.repeat([0, 2, 5], 4)
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def axis():
-    return plt.subplots()[1]
-
-
-@pytest.fixture
-def random():
-    return np.random.default_rng(0)
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
-
-
-def quivers(axis):
-    return [item for item in axis.collections if isinstance(item, Quiver)]
 
 
 def ends(quiver):
     return quiver.XY + np.stack([quiver.U, quiver.V], axis=1)
-
-
-def drawn(figure):
-    figure.canvas.draw()  # errors in what is drawn late, such as formatters, come up here
 
 
 def test_embedding_map_names_classes_and_draws_the_moves(axis, random):

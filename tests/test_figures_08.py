@@ -3,24 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawings import drawn, rows, texts
 
 from anchor_utils import plotting
 from course.figures import lesson_08 as figures
 from course.figures.lesson_08 import BLACK, BLUE, GREEN, GREY, ORANGE
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
-
-
-def names(axis):
-    return [label.get_text() for label in axis.get_yticklabels()]
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def dots(axis, *markers):
@@ -32,10 +21,6 @@ def dots(axis, *markers):
     ]
 
 
-def drawn(figure):
-    figure.canvas.draw()  # errors in what is drawn late, such as formatters, come up here
-
-
 def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out():
     axis = plt.subplots()[1]
     groups = {
@@ -43,7 +28,7 @@ def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out():
         "b": [(0.3, np.nan, np.nan, "1", "#E69F00")],
     }
     figures.forest(axis, groups, title="differences")
-    assert names(axis) == ["a", "b"]
+    assert rows(axis) == ["a", "b"]
     assert axis.get_yticks()[0] > axis.get_yticks()[1]
     bars, dots = axis.lines[::2], axis.lines[1::2]
     assert [dot.get_xdata()[0] for dot in dots] == [0.1, 0.2, 0.3]
@@ -77,7 +62,7 @@ def test_seeds_of_methods_have_panels_of_one_span():
     assert dots(clean, "o", "D")[3:] == [(52, color), (53, color), (52.5, color)]
     assert texts(clean) == ["0", "3", "", "0", "3", "", "PGD-AT mean"]
     assert clean.lines[-1].get_xdata() == pytest.approx([53, 53])
-    assert names(clean) == ["PGD-AT", "ANCHOR"]
+    assert rows(clean) == ["PGD-AT", "ANCHOR"]
 
 
 def test_differences_are_coloured_by_side_and_p():
@@ -98,7 +83,7 @@ def test_differences_are_coloured_by_side_and_p():
     assert dots(axis, "o", "D") == [(2, BLUE), (-2, ORANGE), (2, GREY), (1, BLACK), (50, BLUE)]
     assert texts(axis) == ["0", "1", "2", "", "7"]
     np.testing.assert_allclose(axis.lines[6].get_xdata(), [-4, 6])
-    assert names(axis) == ["against\nPGD-AT", "against\nMART"]
+    assert rows(axis) == ["against\nPGD-AT", "against\nMART"]
     legend = {text.get_text(): text.get_color() for text in figure.legends[0].get_texts()}
     assert legend["ANCHOR ahead, p < 0.05"] == BLUE
     assert legend["ANCHOR behind, p < 0.05"] == ORANGE
@@ -147,7 +132,7 @@ def test_ablations_are_rows_from_the_bottom_up():
     figure = figures.ablations(["beta = 0", "tau = 1"], gains, [(-1.5, -3, 0), (1, 0.2, 1.8)], xlabel="points")
     drawn(figure)
     (axis,) = figure.axes
-    assert names(axis) == ["beta = 0", "tau = 1"]
+    assert rows(axis) == ["beta = 0", "tau = 1"]
     bar, seeds, mean = axis.lines[4:7]
     np.testing.assert_allclose(bar.get_xydata(), [[0.2, 1], [1.8, 1]])
     np.testing.assert_allclose(seeds.get_xydata(), [[0.5, 1], [1.5, 1]])
@@ -162,7 +147,7 @@ def test_literature_fills_the_marks_of_our_own_block_alone():
     figure = figures.literature(blocks, attacks, ours="ours")
     drawn(figure)
     (axis,) = figure.axes
-    assert names(axis) == ["PGD-AT", "ANCHOR", "MART"]
+    assert rows(axis) == ["PGD-AT", "ANCHOR", "MART"]
     np.testing.assert_allclose(axis.get_yticks(), [-1, -2, -4.1])
     np.testing.assert_allclose([line.get_xdata()[0] for line in axis.lines], [50, 30, 25, 51, 31, 26, np.nan, 54, 47])
     assert [line.get_color() for line in axis.lines] == 3 * [GREEN, BLUE, ORANGE]

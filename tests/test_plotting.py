@@ -9,39 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import pytest
+from drawings import drawn, texts
 from matplotlib.colors import to_hex
-from matplotlib.quiver import Quiver
 
 from anchor_utils import plotting
 from anchor_utils.config import METHODS
 
-
-@pytest.fixture(autouse=True)
-def _closed_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def axis():
-    return plt.subplots()[1]
-
-
-@pytest.fixture
-def random():
-    return np.random.default_rng(0)
-
-
-def texts(axis):
-    return [text.get_text() for text in axis.texts]
-
-
-def quivers(axis):
-    return [item for item in axis.collections if isinstance(item, Quiver)]
-
-
-def drawn(axis):
-    axis.figure.canvas.draw()  # errors in what is drawn late, such as formatters, come up here
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def test_every_method_has_its_own_style_and_name():
