@@ -2,37 +2,11 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
+from samples import draws, rows
 
-from anchor_utils import results
 from study import claims
-
-
-def rows(outcomes: dict[tuple[str, int], np.ndarray], attack: str = "pgd") -> pd.DataFrame:
-    """A results table with given outcome bits."""
-    table = []
-    for (method, seed), bits in outcomes.items():
-        low, high = results.wilson(int(bits.sum()), len(bits))
-        packed = results.pack_outcomes(torch.from_numpy(bits))
-        row = {
-            "method": method,
-            "training_seed": seed,
-            "attack": attack,
-            "accuracy": bits.mean(),
-            "low": low,
-            "high": high,
-        }
-        row |= {"images": len(bits), "outcomes": packed, "epsilon": 0.1, "step_size": 0.01, "steps": 20.0}
-        table.append({**row, "restarts": 1.0, "iterate": "any", "precision": "float32"})
-    return pd.DataFrame(table)
-
-
-def draws(shares: dict[str, float], seeds: int = 3, images: int = 400) -> dict[tuple[str, int], np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {(m, s): rng.random(images) < share for m, share in shares.items() for s in range(seeds)}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from samples import same
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
@@ -13,11 +14,6 @@ from anchor_utils import losses, models, objectives
 from anchor_utils.config import METHODS, Config
 from anchor_utils.objectives import Heads, InnerProblem, batch_loss
 from anchor_utils.training import fit
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
-
 
 # One training step against the equations
 

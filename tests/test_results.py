@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import draws, rows
 from scipy.stats import ttest_rel
 from sklearn.metrics import accuracy_score
 
@@ -25,7 +25,6 @@ from anchor_utils.results import (
     over_seeds,
     pack_outcomes,
     read_results,
-    result_row,
     save_results,
     unpack_outcomes,
     wilson,
@@ -94,20 +93,6 @@ def test_over_seeds():
     assert result["std"][0] == pytest.approx(np.std([0.2, 0.4, 0.9], ddof=1))
     assert np.isnan(result["std"][1])
     assert result["runs"].tolist() == [3, 1]
-
-
-def rows(outcomes: dict[tuple[str, int], np.ndarray]) -> pd.DataFrame:
-    """A results table with given outcome bits, under PGD."""
-    pgd: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.01, "steps": 20.0, "restarts": 1.0, "iterate": "any"}
-    return pd.DataFrame(
-        {**result_row("pgd", torch.from_numpy(bits), 1.0, **pgd), "method": method, "training_seed": seed}
-        for (method, seed), bits in outcomes.items()
-    )
-
-
-def draws(shares: dict[str, float], seeds: int = 3, images: int = 400) -> dict[tuple[str, int], np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {(m, s): rng.random(images) < share for m, share in shares.items() for s in range(seeds)}
 
 
 def test_mean_interval_is_students():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import same
 from torch import nn
 
 from anchor_utils import data, loop, losses, models, training
@@ -28,10 +29,6 @@ FILES = {"config.json", "metrics.jsonl", "best.safetensors", "last.safetensors"}
 
 def weights(run, which="last"):
     return run.model(which).state_dict()
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def forbidden(*_, **__):
