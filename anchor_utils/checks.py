@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from itertools import chain
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from pydantic import ValidationError
     from torch import Tensor, nn
 
 
@@ -137,3 +139,50 @@ def check_steps(step_size: float, steps: int, restarts: int, random_start: bool 
         raise ValueError(f"steps={steps!r}: allowed is 1 or more, a whole number")
     if not (isinstance(restarts, Integral) and restarts >= 1 and (restarts == 1 or random_start)):
         raise ValueError(f"restarts={restarts!r}: allowed is 1, or more together with random_start=True")
+
+
+def unknown_name(what: str, name: str, allowed: list[str]) -> str:
+    """The message for a misspelt name, with the closest allowed one."""
+    close = get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"unknown {what} {name!r}{hint} Allowed: {', '.join(allowed)}"
+
+
+def readable(error: ValidationError, properties: dict[str, Any] | None = None) -> str:
+    """Pydantic's findings as one line: argument, value, what is allowed, and what was probably meant.
+
+    What is allowed is said in our words where `properties`, JSON schemas by name, has the field.
+    """
+    properties, lines = properties or {}, []
+    for item in error.errors():
+        own = item["msg"].removeprefix("Value error, ")  # what a validator of ours said
+        if not item["loc"]:
+            lines.append(own)
+            continue
+        first, value = str(item["loc"][0]), item["input"]
+        name = first if first in properties else ".".join(map(str, item["loc"]))
+        ours = item["type"] != "value_error" and name in properties
+        allowed = f"allowed is {_in_words(properties[name])}" if ours else own[0].lower() + own[1:]
+        allowed += ", finite" if item["type"] == "finite_number" else ""
+        line = f"{name}={value!r}: {allowed}{_meant(name, value)}"
+        lines += [] if line in lines else [line]  # for "a number or null" pydantic finds two misfits
+    return "; ".join(lines)
+
+
+_TYPES = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+
+
+def _in_words(schema: dict[str, Any]) -> str:
+    """What the JSON schema of a field allows."""
+    if "anyOf" in schema:
+        return ", or ".join(map(_in_words, schema["anyOf"]))
+    if "enum" in schema:
+        return ", ".join(map(repr, schema["enum"]))
+    bounds = [f"{words} {schema[key]:.15g}" for key, words in _BOUNDS.items() if key in schema]
+    return ", ".join([_TYPES.get(schema["type"], schema["type"]), *bounds])
+
+
+def _meant(name: str, value: Any) -> str:
+    """The number that a text spells, or that a size in units of 0 to 255 is in [0, 1]; else nothing."""
+    return text_hint(value) or (epsilon_hint(value) if name in ("epsilon", "step_size", "eval_step_size") else "")

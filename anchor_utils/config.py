@@ -10,14 +10,13 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from numbers import Integral
 from typing import Annotated, Any, Literal, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from anchor_utils.checks import epsilon_hint, text_hint
+from anchor_utils.checks import readable, unknown_name
 from anchor_utils.files import data_folder
 
 
@@ -46,13 +45,14 @@ class Method:
 
 
 _INNER = ("attack_steps", "attack_mode", "epsilon_warmup")
-_CONTRAST = ("temperature", "contrastive_weight")
+_CROSS_ENTROPY = ("label_smoothing",)
+_CONTRAST = (*_CROSS_ENTROPY, "temperature", "contrastive_weight")
 # A method is a row here, a function of its name in objectives.OBJECTIVES, and a loss if it needs a new one. The colours
 # are Okabe and Ito's, safe for colour-blind readers.
 METHODS: dict[str, Method] = {
-    "standard": Method("standard", "#000000", "o", attacked=False),
-    "pgd_at": Method("PGD-AT", "#0072B2", "s", _INNER),
-    "trades": Method("TRADES", "#56B4E9", "^", (*_INNER, "trades_beta"), views=2),
+    "standard": Method("standard", "#000000", "o", _CROSS_ENTROPY, attacked=False),
+    "pgd_at": Method("PGD-AT", "#0072B2", "s", (*_INNER, *_CROSS_ENTROPY)),
+    "trades": Method("TRADES", "#56B4E9", "^", (*_INNER, *_CROSS_ENTROPY, "trades_beta"), views=2),
     "mart": Method("MART", "#009E73", "v", (*_INNER, "mart_beta"), views=2),
     "supcon": Method("SupCon", "#999999", "P", _CONTRAST, attacked=False, contrastive=True, probe=True, views=2),
     "supcon_at": Method(
@@ -123,10 +123,25 @@ class Training(BaseModel):
     learning_rate: Positive = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 5e-4
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "one_cycle", "step", "constant"] = Field(
+        "cosine", description="after the warm-up; one_cycle falls linearly to 0 (Smith and Topin, arXiv 1708.07120)"
+    )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the steps with rising rate")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
     validation_steps: Count = Field(10, description="PGD steps that score a checkpoint, on held-out images")
+
+    # Options of the recipe, off by default
+    nesterov: bool = False
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of the averaged weights that are then evaluated (as in arXiv 2010.03593); 0: no average"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="of the outer cross-entropy (as in arXiv 2010.00467); MART's boosted one has none"
+    )
+    random_erasing: UnitInterval = Field(0.0, description="probability that a view loses a box (arXiv 1708.04896)")
+    awp: NonNegative = Field(
+        0.0, description="gamma of the adversarial weight perturbation, a share of each layer's norm (arXiv 2004.05884)"
+    )
 
 
 class Evaluation(BaseModel):
@@ -138,7 +153,7 @@ class Evaluation(BaseModel):
     eval_step_size: Step = 0.03
     eval_steps: Count = 20
     eval_restarts: Count = 1
-    eval_precision: Literal["float32", "auto", "bfloat16", "float16"] = Field(
+    eval_precision: Literal["float32", "tf32", "auto", "bfloat16", "float16"] = Field(
         "float32", description="of the queries of AutoAttack and the screen in sweeps; outcomes are always float32"
     )
     autoattack_images: Count = 50
@@ -153,7 +168,10 @@ class Places(BaseModel):
     data_root: str = "data"
     runs_dir: str = "runs"
     keep_epochs: bool = Field(False, description="keep the weights after every epoch, in a run folder of their own")
-    graph: bool = Field(False, description="record the training step as a CUDA graph, on one GPU")
+    graph: bool | None = Field(
+        None, description="train by the engine, which records the step as a CUDA graph; None: on a CUDA GPU"
+    )
+    deterministic: bool = Field(False, description="the same bits again on a GPU, slower; a CPU gives them always")
     device: Literal["auto", "cpu"] = Field("auto", description="auto takes a CUDA GPU; CUDA_VISIBLE_DEVICES says which")
 
 
@@ -246,53 +264,6 @@ def digest(fields: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def unknown_name(what: str, name: str, allowed: list[str]) -> str:
-    """The message for a misspelt name, with the closest allowed one."""
-    close = get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"unknown {what} {name!r}{hint} Allowed: {', '.join(allowed)}"
-
-
-def readable(error: ValidationError, properties: dict[str, Any] | None = None) -> str:
-    """Pydantic's findings as one line: argument, value, what is allowed, and what was probably meant.
-
-    What is allowed is said in our words where `properties`, JSON schemas by name, has the field.
-    """
-    properties, lines = properties or {}, []
-    for item in error.errors():
-        own = item["msg"].removeprefix("Value error, ")  # what a validator of ours said
-        if not item["loc"]:
-            lines.append(own)
-            continue
-        first, value = str(item["loc"][0]), item["input"]
-        name = first if first in properties else ".".join(map(str, item["loc"]))
-        ours = item["type"] != "value_error" and name in properties
-        allowed = f"allowed is {_in_words(properties[name])}" if ours else own[0].lower() + own[1:]
-        allowed += ", finite" if item["type"] == "finite_number" else ""
-        line = f"{name}={value!r}: {allowed}{_meant(name, value)}"
-        lines += [] if line in lines else [line]  # for "a number or null" pydantic finds two misfits
-    return "; ".join(lines)
-
-
-_TYPES = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
-_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-
-
-def _in_words(schema: dict[str, Any]) -> str:
-    """What the JSON schema of a field allows."""
-    if "anyOf" in schema:
-        return ", or ".join(map(_in_words, schema["anyOf"]))
-    if "enum" in schema:
-        return ", ".join(map(repr, schema["enum"]))
-    bounds = [f"{words} {schema[key]:.15g}" for key, words in _BOUNDS.items() if key in schema]
-    return ", ".join([_TYPES.get(schema["type"], schema["type"]), *bounds])
-
-
-def _meant(name: str, value: Any) -> str:
-    """The number that a text spells, or that a size in units of 0 to 255 is in [0, 1]; else nothing."""
-    return text_hint(value) or (epsilon_hint(value) if name in ("epsilon", "step_size", "eval_step_size") else "")
-
-
 def _slug(text: str) -> str:
     last = re.split(r"[/\\]", text)[-1]  # also of a path that was written on Windows
     return "".join(c if c.isalnum() else "-" for c in last).strip("-") or "images"
@@ -300,7 +271,7 @@ def _slug(text: str) -> str:
 
 def presets() -> list[str]:
     """Names of the presets, smallest first where the order is known."""
-    known = ["smoke", "cpu", "cifar10_cpu", "t4", "paper"]
+    known = ["smoke", "cpu", "cifar10_cpu", "t4", "minutes", "paper"]
     found = {path.stem for path in PRESET_DIR.glob("*.yaml")}
     return [name for name in known if name in found] + sorted(found - set(known))
 

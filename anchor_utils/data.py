@@ -1,4 +1,4 @@
-"""Image classification data held as uint8 tensors, and augmentation that runs in batches on the device."""
+"""Image classification data, held whole as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -289,62 +289,3 @@ def fitting(config: Config, dataset: Dataset) -> Dataset:
     if wrong := [message for message, misfit in misfits.items() if misfit]:
         raise ValueError("; ".join(wrong))
     return dataset
-
-
-class Draws(NamedTuple):
-    """The random numbers for one batch: which images are mirrored, and where each is cropped.
-
-    `mirrored` is bool (N,); `offsets` is int64 (2, N, 1), the rows and columns that are left out of the padded image.
-    """
-
-    mirrored: Tensor
-    offsets: Tensor
-
-
-def draw_augmentation(n: int, *, padding: int, flip: bool = False, generator: torch.Generator | None = None) -> Draws:
-    """Draw for n images what :func:`augment` does to each, on the device of the generator.
-
-    Nothing is drawn for what is switched off. The arguments are those of :func:`augment`.
-    """
-    if padding < 0:
-        raise ValueError(f"padding={padding}: allowed is 0 or more pixels")
-    device = torch.device("cpu") if generator is None else generator.device
-    mirrored = torch.zeros(n, dtype=torch.bool, device=device)
-    offsets = torch.zeros(2, n, 1, dtype=torch.long, device=device)
-    if flip:
-        mirrored = torch.rand(n, generator=generator, device=device) < 0.5
-    if padding:
-        offsets = torch.randint(0, 2 * padding + 1, offsets.shape, generator=generator, device=device)
-    return Draws(mirrored, offsets)
-
-
-def apply_augmentation(draws: Draws, images: Tensor, *, padding: int) -> Tensor:
-    """Crop images (N, C, H, W) after zero padding and mirror them, as was drawn for them on the same device.
-
-    Nothing in here is random, waits for the device or has a shape that depends on values: a CUDA graph can capture it.
-    """
-    n, _, height, width = images.shape
-    device = images.device
-    rows = torch.arange(height, device=device) + draws.offsets[0]
-    columns = torch.arange(width, device=device).expand(n, width)
-    columns = torch.where(draws.mirrored[:, None], columns.flip(1), columns) + draws.offsets[1]
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    index = torch.arange(n, device=device)[:, None, None]
-    # Advanced indexing puts the channels last; permute brings them back.
-    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def augment(images: Tensor, *, padding: int, flip: bool = False, generator: torch.Generator | None = None) -> Tensor:
-    """Random crop after zero padding, then a random horizontal flip, one draw an image, the whole batch at once.
-
-    Args:
-        images: (N, C, H, W) of any dtype and device.
-        padding: pixels that are added on each side before the crop; 0 switches the crop off.
-        flip: mirror each image with probability 1/2.
-        generator: source of randomness, on the CPU or a device; PyTorch's own on the CPU if not given.
-
-    Returns:
-        Images of the same shape, dtype and device.
-    """
-    draws = draw_augmentation(len(images), padding=padding, flip=flip, generator=generator)
-    return apply_augmentation(Draws(*(drawn.to(images.device) for drawn in draws)), images, padding=padding)

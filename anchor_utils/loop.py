@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
@@ -15,13 +16,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anchor_utils import models, runs
+from anchor_utils import models, runs, weights
 from anchor_utils.config import METHODS, Config
 from anchor_utils.data import Dataset, Split
 from anchor_utils.engine import Engine
 from anchor_utils.evaluation import clean_outcomes, logits_of, pgd_outcomes
 from anchor_utils.models import AnchorNet, resolve_precision
-from anchor_utils.objectives import Heads, InnerProblem, batch_loss, logged
+from anchor_utils.objectives import Heads, InnerProblem, batch_gradient, batch_loss, logged
 from anchor_utils.runs import Progress
 
 SAVE_SECONDS = 120.0  # at most so much training is lost when the machine goes down
@@ -34,6 +35,8 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         return config.learning_rate * (step + 1) / math.ceil(warmup)
     if config.schedule == "cosine":
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    if config.schedule == "one_cycle":
+        return config.learning_rate * (steps - step) / (steps - warmup)
     if config.schedule == "step":
         return config.learning_rate * 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps))
     return config.learning_rate
@@ -59,22 +62,31 @@ class Loop:
         self.device, self.world = accelerator.device, accelerator.num_processes
         dtype = resolve_precision(config.precision, self.device)
         if self.device.type == "cuda":
-            # Reproducible convolutions; the autotuner may pick another algorithm on the next run.
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            # The search for the fastest convolutions may find others on the next run.
+            torch.backends.cudnn.deterministic = config.deterministic
+            torch.backends.cudnn.benchmark = not config.deterministic
             if self.world > 1:
                 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         rest, validation = dataset.hold_out(config.validation_images)
         self.training, self.validation = rest.train.to(self.device), validation.to(self.device)
         self.model = model.to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if config.ema else None
+        self.evaluated = self.model if self.average is None else self.average
+        self.heads = Heads(self.evaluated, config.method, dtype)
         self.forward = accelerator.prepare(Heads(model, config.method, dtype))
-        # Not yet in a graph: processes that wait for each other, and the scaling of float16's gradients.
-        self.by_engine = config.graph and self.world == 1 and dtype is not torch.float16
-        if config.graph and not self.by_engine:
-            warnings.warn("graph=True: with several processes or in float16 the steps are not recorded", stacklevel=4)
+        wanted = self.device.type == "cuda" if config.graph is None else config.graph
+        self.by_engine = wanted and self.world == 1
+        if wanted and not self.by_engine:
+            warnings.warn(
+                f"graph={config.graph}: {self.world} processes wait for each other, so the steps are not recorded as a "
+                "CUDA graph; they are the same, only slower",
+                stacklevel=4,
+            )
         self.optimizer = torch.optim.SGD(
             [p for p in model.parameters() if p.requires_grad],
             lr=torch.tensor(config.learning_rate, device=self.device) if self.by_engine else config.learning_rate,
             momentum=config.momentum,
+            nesterov=config.nesterov,
             weight_decay=config.weight_decay,
             fused=self.by_engine or None,
         )
@@ -84,7 +96,7 @@ class Loop:
 
     def run(self, progress: bool) -> None:
         """Go on from the state in the folder, or begin, and train to the end."""
-        state = self.model, self.optimizer, self.scaler
+        state = self.model, self.optimizer, self.scaler, self.average
         self.at, self.random_state = runs.resume(self.path, self.identity, *state)
         if self.at.batch and self.world > 1:
             raise ValueError(
@@ -103,7 +115,8 @@ class Loop:
         self.attack = InnerProblem(self.model, self.config, torch.Generator(self.device if self.by_engine else "cpu"))
         self.engine: Engine | None = None
         if self.by_engine:
-            self.engine = Engine(self.config, self.model, self.forward, self.attack, self.optimizer, self.training)
+            parts = self.model, self.forward, self.attack, self.optimizer, self.scaler, self.training, self.average
+            self.engine = Engine(self.config, *parts)
         self.saved = time.perf_counter()
         with tqdm(
             total=self.steps,
@@ -129,7 +142,7 @@ class Loop:
         shuffle = torch.Generator().manual_seed(_seed(config.seed, at.epoch))
         # To the device now: a copy each step would wait for the step before.
         order = torch.randperm(len(self.training), generator=shuffle).to(self.device)
-        self.generator = self.attack.generator
+        batches = [batch[rank :: self.world] for batch in order.split(config.batch_size)[: self.steps_per_epoch]]
         self.generator.manual_seed(_seed(config.seed, at.epoch, 1 + rank))
         if at.batch:
             if self.random_state.shape != self.generator.get_state().shape:
@@ -143,17 +156,19 @@ class Loop:
         self.model.train(not self.frozen_encoder)
         while at.batch < self.steps_per_epoch:
             self.save_now_and_then(start)
-            self.step(order[at.batch * config.batch_size : (at.batch + 1) * config.batch_size][rank :: self.world])
+            self.step(batches[at.batch])
             bar.update()
         self.wait()
         self.attack.warn_if_vanished()
+        if self.average is not None and not self.frozen_encoder:
+            self.estimate_statistics(self.average, batches)
         if self.world > 1:  # running statistics are those of the first process, here and in the checkpoint
-            for buffer in self.model.buffers():
+            for buffer in (b for network in (self.model, self.average) if network for b in network.buffers()):
                 torch.distributed.broadcast(buffer, 0)
-        if not logits_of(self.model, self.validation.inputs()).isfinite().all():
+        if not logits_of(self.evaluated, self.validation.inputs()).isfinite().all():
             raise self.diverged("the network's output on held-out images is not finite")
         score = _validate(
-            models.fold_batchnorm(self.model, self.attack.folded), self.validation, config, self.accelerator
+            models.fold_batchnorm(self.evaluated, self.attack.folded), self.validation, config, self.accelerator
         )
         row = {"epoch": at.epoch + 1, "step": (at.epoch + 1) * self.steps_per_epoch, "learning_rate": self.rate}
         row |= {name: value / self.steps_per_epoch for name, value in at.sums.items()}
@@ -167,23 +182,41 @@ class Loop:
         step = at.epoch * self.steps_per_epoch + at.batch
         self.rate = learning_rate(config, step, self.steps)
         if self.engine is not None:
-            self.engine.step(chosen, self.rate, *self.attack.sizes(step, self.steps))
+            share = weights.average_share(step, config.ema)
+            self.engine.step(chosen, self.rate, *self.attack.sizes(step, self.steps), share)
             at.batch += 1
             return
         batch = self.training[chosen]
         self.optimizer.param_groups[0]["lr"] = self.rate
         self.attack.refresh(step, self.steps)
-        found = batch_loss(config, self.forward, self.attack, batch.images, batch.labels, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        given = self.forward, self.attack, batch.images, batch.labels, self.generator
+        found = batch_gradient(config, *given, model=self.model, scaler=self.scaler, backward=self.accelerator.backward)
         if not math.isfinite(found.loss.item()):
             raise self.diverged(f"loss is {found.loss.item()}")
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(self.scaler.scale(found.loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            weights.update_average(self.average, self.model, weights.average_share(step, config.ema))
         hit = found.logits.detach().argmax(1).eq(found.labels).float().mean()
         for name, value in {"loss": found.loss, **found.terms, "training_accuracy": hit}.items():
             at.sums[name] = at.sums.get(name, 0.0) + logged(value.detach())
         at.batch += 1
+
+    @torch.no_grad()
+    def estimate_statistics(self, average: AnchorNet, batches: list[Tensor]) -> None:
+        """BatchNorm statistics of the average, on the views that the method trains on: the network's own, attacked."""
+        self.attack.fold()
+        enough = math.ceil(weights.STATISTICS_IMAGES / self.config.batch_size)
+        with weights.new_statistics(average):
+            for chosen in batches[:enough]:
+                batch = self.training[chosen]
+                batch_loss(self.config, self.heads, self.attack, batch.images, batch.labels, self.generator)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Of augmentation and random starts; the engine may replace it."""
+        return self.attack.generator
 
     def wait(self) -> None:
         """Ask the engine how the epoch went up to here; without it each step says so."""
@@ -203,7 +236,8 @@ class Loop:
             self.saved = time.perf_counter()
 
     def save_state(self) -> None:
-        runs.save_state(self.path, self.identity, self.at, self.generator, self.model, self.optimizer, self.scaler)
+        parts = self.generator, self.model, self.optimizer, self.scaler, self.average
+        runs.save_state(self.path, self.identity, self.at, *parts)
 
     def close_epoch(self, row: dict[str, Any]) -> None:
         """Write the checkpoints and metrics of a finished epoch."""
@@ -215,14 +249,14 @@ class Loop:
         if self.accelerator.is_main_process:
             metadata = {**self.description, **row}
             if better:
-                models.save(self.model, self.path / "best.safetensors", metadata)
+                models.save(self.evaluated, self.path / "best.safetensors", metadata)
             if self.config.keep_epochs:
-                models.save(self.model, self.path / f"{runs.epoch_name(at.epoch)}.safetensors", metadata)
+                models.save(self.evaluated, self.path / f"{runs.epoch_name(at.epoch)}.safetensors", metadata)
             runs.write_metrics(self.path, at)
             if at.epoch < self.config.epochs:
                 self.save_state()
             else:
-                models.save(self.model, self.path / "last.safetensors", metadata)
+                models.save(self.evaluated, self.path / "last.safetensors", metadata)
                 runs.clear_states(self.path)
         self.saved = time.perf_counter()
 

@@ -95,7 +95,13 @@ def hard_positive_supcon_loss(
 
 
 def trades_loss(
-    clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, beta: float = 6.0, *, validate: bool = True
+    clean_logits: Tensor,
+    adversarial_logits: Tensor,
+    labels: Tensor,
+    beta: float = 6.0,
+    *,
+    label_smoothing: float = 0.0,
+    validate: bool = True,
 ) -> Tensor:
     """TRADES (Zhang et al., arXiv 1901.08573, eq. 5): CE( f(x), y ) + beta * KL( p(x) || p(x_adv) ), batch mean.
 
@@ -103,15 +109,16 @@ def trades_loss(
         clean_logits, adversarial_logits: (N, K).
         labels: (N,), of any integer type, 0 to K - 1.
         beta: 1 / lambda of the paper; 6 there. Finite and >= 0.
+        label_smoothing: of the cross-entropy, in [0, 1).
         validate: look at the labels, which waits for the device; False where they are known to be in range.
     """
-    labels = _check(clean_logits, labels, validate, beta=beta)
+    labels = _check(clean_logits, labels, validate, beta=beta, label_smoothing=label_smoothing)
     _check_pair(clean_logits, adversarial_logits, classes=1)
     clean_logits, adversarial_logits = _full_precision(clean_logits), _full_precision(adversarial_logits)
     divergence = F.kl_div(
         adversarial_logits.log_softmax(1), clean_logits.log_softmax(1), reduction="batchmean", log_target=True
     )
-    return F.cross_entropy(clean_logits, labels) + beta * divergence
+    return F.cross_entropy(clean_logits, labels, label_smoothing=label_smoothing) + beta * divergence
 
 
 def mart_loss(
@@ -163,6 +170,7 @@ def anchor_loss(
     temperature: float = 0.1,
     beta: float = 1.0,
     detach_weights: bool = True,
+    label_smoothing: float = 0.0,
     validate: bool = True,
 ) -> AnchorLoss:
     """Objective of ANCHOR, eq. 3 of the reconstruction: L = CE( logits, y ) + lambda * L_HP( embeddings ).
@@ -172,10 +180,12 @@ def anchor_loss(
         embeddings: (M, D) of all views, x_aug and x_adv, concatenated, and their labels (M,).
         contrastive_weight: lambda, finite and >= 0.
         temperature, beta, detach_weights: see :func:`hard_positive_supcon_loss`.
+        label_smoothing: of the cross-entropy, in [0, 1).
         validate: see :func:`trades_loss`.
     """
-    labels = _check(logits, logit_labels, validate, contrastive_weight=contrastive_weight)
-    cross_entropy = F.cross_entropy(_full_precision(logits), labels)
+    scalars = {"contrastive_weight": contrastive_weight, "label_smoothing": label_smoothing}
+    labels = _check(logits, logit_labels, validate, **scalars)
+    cross_entropy = F.cross_entropy(_full_precision(logits), labels, label_smoothing=label_smoothing)
     contrastive = hard_positive_supcon_loss(embeddings, embedding_labels, temperature, beta, detach_weights)
     return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive)
 

@@ -23,7 +23,7 @@ from anchor_utils.files import data_folder, sha256, write_atomically
 
 PRETRAINED_DIR = data_folder("data/pretrained", __file__)
 
-PRECISIONS = ("float32", "auto", "bfloat16", "float16")
+PRECISIONS = ("float32", "tf32", "auto", "bfloat16", "float16")
 
 
 class Shortcut(nn.Conv2d):
@@ -172,11 +172,14 @@ def frozen(model: nn.Module, model_mode: str) -> Iterator[None]:
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype:
-    """The dtype that `precision` means on `device`; "auto" is the fastest that is computed natively there."""
+    """The dtype that `precision` means on `device`; "auto" is the fastest that is computed natively there.
+
+    "tf32" is float32 whose convolutions an NVIDIA GPU may round to 10 bits of mantissa, see :func:`tf32`.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: allowed are {', '.join(PRECISIONS)}")
     if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+        return torch.float32 if precision == "tf32" else getattr(torch, precision)
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -190,6 +193,20 @@ def resolve_precision(precision: str, device: torch.device | str) -> torch.dtype
         if native and not emulated and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return torch.bfloat16
     return torch.float32
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within, whether an NVIDIA GPU may compute float32 convolutions in TF32, as torch does unless told not to.
+
+    Matrix products stay in float32, as torch has them. On other devices this changes nothing.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def fold_batchnorm(model: AnchorNet, into: AnchorNet | None = None) -> AnchorNet:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from anchor_utils import losses
 from anchor_utils.attacks import LOSSES, ascend, goal, random_point, warn_if_vanished
+from anchor_utils.augmentation import augment
 from anchor_utils.config import METHODS, Config
-from anchor_utils.data import augment
 from anchor_utils.models import AnchorNet, fold_batchnorm, frozen, resolve_precision
+from anchor_utils.weights import kept_statistics, perturbed
 
 Forward = Callable[[Tensor], tuple[Tensor, Any]]  # images -> logits, and embeddings or None
 Attack = Callable[..., Tensor]  # images, labels, loss="ce" or "kl" -> adversarial images
@@ -54,19 +55,20 @@ class Step(NamedTuple):
 def standard(step: Step) -> Objective:
     """Cross-entropy on clean images."""
     logits, _ = step.forward(step.view())
-    return Objective(F.cross_entropy(logits, step.labels), {}, logits, step.labels)
+    return Objective(_cross_entropy(step, logits), {}, logits, step.labels)
 
 
 def pgd_at(step: Step) -> Objective:
     """Cross-entropy on adversarial images (Madry et al., arXiv 1706.06083, eq. 2.1)."""
     logits, _ = step.forward(step.attack(step.view(), step.labels))
-    return Objective(F.cross_entropy(logits, step.labels), {}, logits, step.labels)
+    return Objective(_cross_entropy(step, logits), {}, logits, step.labels)
 
 
 def trades(step: Step) -> Objective:
     """Cross-entropy on clean images, and the distance of the attacked prediction from the clean one."""
     clean, adversarial = _clean_and_adversarial(step, "kl")
-    loss = losses.trades_loss(clean, adversarial, step.labels, step.config.trades_beta, validate=False)
+    options: dict[str, Any] = {"label_smoothing": step.config.label_smoothing, "validate": False}
+    loss = losses.trades_loss(clean, adversarial, step.labels, step.config.trades_beta, **options)
     return Objective(loss, {}, adversarial, step.labels)
 
 
@@ -109,10 +111,58 @@ def batch_loss(
         generator: of the augmentation.
     """
 
+    options: dict[str, Any] = {"padding": config.crop_padding, "flip": config.flip, "erasing": config.random_erasing}
+
     def view() -> Tensor:
-        return augment(images, padding=config.crop_padding, flip=config.flip, generator=generator).float() / 255
+        return augment(images, **options, generator=generator).float() / 255
 
     return OBJECTIVES[config.method](Step(config, forward, attack, view, labels))
+
+
+def batch_gradient(
+    config: Config,
+    forward: Forward,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    model: AnchorNet,
+    scaler: torch.amp.GradScaler,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+) -> Objective:
+    """:func:`batch_loss`, and its gradient, added to ``.grad`` of the parameters; `awp` takes it at perturbed weights.
+
+    Args:
+        model: whose parameters these are.
+        scaler: scales the loss of float16.
+        backward: what takes the scaled loss backward.
+
+    Returns:
+        The objective at the weights themselves.
+    """
+    if not config.awp:
+        found = batch_loss(config, forward, attack, images, labels, generator)
+        backward(scaler.scale(found.loss))
+        return found
+    seen = []
+
+    def remember(x: Tensor) -> tuple[Tensor, Any]:
+        seen.append(x)
+        return forward(x)
+
+    found = batch_loss(config, remember, attack, images, labels, generator)
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    upwards = torch.autograd.grad(scaler.scale(found.loss), weights, allow_unused=True)
+    with perturbed(weights, upwards, config.awp), kept_statistics(model):
+        # The same images again: whatever the objective puts together is replaced by what it did before.
+        step = Step(config, lambda _: forward(seen[0]), lambda x, *_, **__: x, lambda: images / 255, labels)
+        backward(scaler.scale(OBJECTIVES[config.method](step).loss))
+    return found
+
+
+def _cross_entropy(step: Step, logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, step.labels, label_smoothing=step.config.label_smoothing)
 
 
 def _clean_and_adversarial(step: Step, loss: str) -> tuple[Tensor, Tensor]:
@@ -143,6 +193,7 @@ def _contrast(step: Step, first: Tensor, second: Tensor, beta: float, classify_b
         contrastive_weight=step.config.contrastive_weight,
         temperature=step.config.temperature,
         beta=beta,
+        label_smoothing=step.config.label_smoothing,
         validate=False,
     )
     terms = {"cross_entropy": cross_entropy, "contrastive": contrastive}

@@ -187,8 +187,11 @@ def save_state(
     model: AnchorNet,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: AnchorNet | None = None,
 ) -> None:
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
     tensors["generator"] = generator.get_state()
@@ -203,6 +206,7 @@ def resume(
     model: AnchorNet,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: AnchorNet | None = None,
 ) -> tuple[Progress, Tensor]:
     """Restore the newest whole state; returns how far it is, and the state of the generator of random numbers."""
     damaged = []
@@ -216,7 +220,9 @@ def resume(
             damaged.append(f"{str(file)!r} is damaged ({type(error).__name__}: {error})")
             continue
         check_identity(path, found, identity)
-        model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        for name, module in {"model.": model, "average.": average}.items():
+            if module is not None:
+                module.load_state_dict({n.removeprefix(name): t for n, t in tensors.items() if n.startswith(name)})
         state = {}
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             if f"momentum.{index}" in tensors:  # in the layout of the parameter, as fused optimizers want it

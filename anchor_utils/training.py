@@ -19,7 +19,7 @@ from anchor_utils.config import METHODS, Config, digest
 from anchor_utils.data import Dataset, fitting, load_data
 from anchor_utils.files import alone_in
 from anchor_utils.loop import Loop
-from anchor_utils.models import AnchorNet
+from anchor_utils.models import AnchorNet, tf32
 from anchor_utils.runs import Run
 
 
@@ -154,12 +154,14 @@ def _train(
             f"batch_size={config.batch_size}: allowed is a multiple of the number of processes, "
             f"{accelerator.num_processes}"
         )
+    if config.awp and accelerator.num_processes > 1:
+        raise ValueError(f"awp={config.awp}: allowed is 0 with {accelerator.num_processes} processes")
     # Of several processes each would stop at a step of its own, and the others wait for it.
     waiting: AbstractContextManager[list[int]] = (
         runs.interrupts_wait() if accelerator.num_processes == 1 else nullcontext([])
     )
     alone: AbstractContextManager[None] = alone_in(path) if accelerator.is_main_process else nullcontext()
-    with alone, waiting as interrupts:
+    with alone, waiting as interrupts, tf32(config.precision != "float32"):
         accelerator.wait_for_everyone()
         if not runs.finished(path, identity):  # by another process, in the meantime
             description = {"method": name, "dataset": dataset.name, "classes": dataset.classes, **identity}

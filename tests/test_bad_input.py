@@ -7,7 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from anchor_utils import attacks, data, embeddings, evaluation, losses, masking, models, results, train, training
+from anchor_utils import (
+    attacks,
+    augmentation,
+    embeddings,
+    evaluation,
+    losses,
+    masking,
+    models,
+    results,
+    train,
+    training,
+)
 from anchor_utils.config import Config, load_preset
 from anchor_utils.data import Dataset, Split, load_dataset
 from course import lesson
@@ -192,7 +203,7 @@ ROWS = [
     (lambda: Split(PIXELS, LABELS - 1), "labels=-1: allowed is 0 or more"),
     (lambda: dataclasses.replace(DATASET, classes=tuple("abc")), "train.labels=3: allowed are 0 to 2"),
     (lambda: DATASET.hold_out(6), "validation_images=6: allowed is 1 to 5"),
-    (lambda: data.augment(PIXELS, padding=-1), "padding=-1: allowed is 0 or more pixels"),
+    (lambda: augmentation.augment(PIXELS, padding=-1), "padding=-1: allowed is 0 or more pixels"),
     # Networks
     (lambda: models.AnchorNet(width=0), "width=0: allowed is 1 or more"),
     (lambda: models.AnchorNet(projection_dim=-1), "projection_dim=-1: allowed is 0"),

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from anchor_utils import config as config_module
 from anchor_utils import data, training
+from anchor_utils.checks import epsilon_hint
 from anchor_utils.config import (
     _ALWAYS_NAMED,
     DATASETS,
@@ -20,7 +21,6 @@ from anchor_utils.config import (
     Config,
     Method,
     Training,
-    epsilon_hint,
     load_preset,
     preset_values,
     presets,
@@ -73,6 +73,12 @@ OTHER_VALUES = {
     "keep_epochs": True,
     "device": "cpu",
     "graph": True,
+    "deterministic": True,
+    "nesterov": True,
+    "ema": 0.9,
+    "label_smoothing": 0.1,
+    "random_erasing": 0.5,
+    "awp": 0.01,
 }
 
 
@@ -102,7 +108,7 @@ def test_a_run_is_named_after_the_fields_that_its_training_reads(method, tmp_pat
     changing = {f for f, value in OTHER_VALUES.items() if config.replace(**{f: value}).run_name() != config.run_name()}
     read = fields_that_training_reads(method, tmp_path) - {"method"}
     # Where it runs and how many test images there must be change nothing that is trained.
-    assert changing == read - {"device", "graph", "data_root", "runs_dir", "test_images"}
+    assert changing == read - {"device", "graph", "deterministic", "data_root", "runs_dir", "test_images"}
 
 
 def test_run_name_tells_methods_apart_and_is_a_folder_name():
@@ -116,7 +122,7 @@ def test_run_name_tells_methods_apart_and_is_a_folder_name():
 class Grown(Config):
     """The configuration of a later version, with one more field."""
 
-    label_smoothing: float = 0.0
+    mixup: float = 0.0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -124,15 +130,17 @@ def test_a_new_field_renames_no_run(method):
     before, after = Config(method=method), Grown(method=method)
     assert after.training_fields() == before.training_fields()
     assert after.run_name() == before.run_name()
-    used = Grown(method=method, label_smoothing=0.1)
-    assert used.training_fields() == before.training_fields() | {"label_smoothing": 0.1}
+    used = Grown(method=method, mixup=0.1)
+    assert used.training_fields() == before.training_fields() | {"mixup": 0.1}
     assert used.run_name() != before.run_name()
 
 
 def test_the_default_of_a_field_that_names_leave_out_never_changes():
     """An absent field of an old run is one at its default: another default would give the run another meaning."""
     left_out = {name: field.default for name, field in Training.model_fields.items() if name not in _ALWAYS_NAMED}
-    assert left_out == {"stem_stride": 1}  # a new field joins here, with the default that it then keeps
+    # A new field joins here, with the default that it then keeps.
+    recipe = {"nesterov": False, "ema": 0.0, "label_smoothing": 0.0, "random_erasing": 0.0, "awp": 0.0}
+    assert left_out == {"stem_stride": 1, **recipe}
 
 
 def test_a_row_of_the_table_takes_no_field_from_other_methods(monkeypatch):
@@ -228,10 +236,10 @@ def test_a_slash_at_the_end_makes_no_other_run():
 
 def test_unknown_preset_names_the_close_one_and_all():
     with pytest.raises(
-        ValueError, match=r"preset 'smok'; did you mean 'smoke'\? Allowed: smoke, cpu, cifar10_cpu, t4, paper"
+        ValueError, match=r"preset 'smok'; did you mean 'smoke'\? Allowed: smoke, cpu, cifar10_cpu, t4, minutes, paper"
     ):
         load_preset("smok")
-    with pytest.raises(ValueError, match=r"preset 'zzz'.* Allowed: smoke, cpu, cifar10_cpu, t4, paper"):
+    with pytest.raises(ValueError, match=r"preset 'zzz'.* Allowed: smoke, cpu, cifar10_cpu, t4, minutes, paper"):
         load_preset("zzz")
 
 
@@ -246,7 +254,7 @@ def test_replace_validates_and_leaves_the_original():
 
 
 def test_presets_are_listed_smallest_first():
-    assert presets() == ["smoke", "cpu", "cifar10_cpu", "t4", "paper"]
+    assert presets() == ["smoke", "cpu", "cifar10_cpu", "t4", "minutes", "paper"]
     assert {path.stem for path in PRESET_DIR.iterdir()} == set(presets())
 
 

@@ -79,15 +79,15 @@ def killed_at(event):
 
 def interrupt_at(monkeypatch, step, action):
     """Do `action` in the middle of a training step, of which the first is 0."""
-    original, steps = loop.batch_loss, itertools.count()
+    original, steps = loop.batch_gradient, itertools.count()
 
-    def batch_loss(*arguments):
-        result = original(*arguments)
+    def batch_gradient(*arguments, **options):
+        result = original(*arguments, **options)
         if next(steps) == step:
             action()
         return result
 
-    monkeypatch.setattr(loop, "batch_loss", batch_loss)
+    monkeypatch.setattr(loop, "batch_gradient", batch_gradient)
     return steps
 
 
@@ -384,7 +384,7 @@ def test_a_damaged_configuration_is_named_and_may_be_deleted(interrupted, tiny, 
 def test_a_finished_run_that_is_trained_anew_is_not_finished_before_its_end(tiny, tiny_run, few_digits, tmp_path):
     """Its configuration was deleted, as the message above allows; the old last checkpoint must not count."""
     path = tmp_path / "run"
-    shutil.copytree(tiny_run.path, path)
+    shutil.copytree(tiny_run.path, path, ignore=shutil.ignore_patterns("finetune-*", "probe-*"))
     (path / "config.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -1,5 +1,6 @@
 """The engine: its steps are those of the plain loop, for every method, interrupted or not."""
 
+import copy
 import itertools
 import os
 import signal
@@ -38,6 +39,25 @@ def test_a_step_of_the_engine_is_that_of_the_plain_loop(tiny, few_digits, tmp_pa
     assert before == pytest.approx(after, rel=1e-4, abs=1e-5)
 
 
+RECIPE = {"nesterov": True, "ema": 0.9, "label_smoothing": 0.1, "random_erasing": 0.5, "awp": 0.01}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_so_is_a_step_with_the_whole_recipe(tiny, few_digits, tmp_path, method):
+    config = tiny.replace(method=method, epochs=1, batch_size=160, **RECIPE)
+    plain = fit(config, path=tmp_path / "plain", dataset=few_digits, progress=False)
+    fast = fit(config.replace(graph=True), path=tmp_path / "fast", dataset=few_digits, progress=False)
+    assert_close(weights(plain), weights(fast))
+
+
+def test_gradients_of_float16_are_scaled_by_the_engine_too(tiny, few_digits, tmp_path):
+    config = tiny.replace(method="standard", epochs=2, batch_size=80, precision="float16")
+    plain = fit(config, path=tmp_path / "plain", dataset=few_digits, progress=False)
+    fast = fit(config.replace(graph=True), path=tmp_path / "fast", dataset=few_digits, progress=False)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(value, weights(fast)[name], rtol=1e-2, atol=1e-3, msg=name)
+
+
 def test_fine_tuning_by_the_engine_leaves_the_encoder_alone(tiny_run, few_digits):
     config = tiny_run.config.replace(graph=True, finetune_learning_rate=0.07)
     tuned = finetune(tiny_run, config, dataset=few_digits, progress=False)
@@ -49,16 +69,16 @@ def test_fine_tuning_by_the_engine_leaves_the_encoder_alone(tiny_run, few_digits
 
 @pytest.mark.parametrize("stop_at", [2, 7])
 def test_an_interrupted_run_ends_with_the_same_bits(tiny, few_digits, tmp_path, monkeypatch, stop_at):
-    config = tiny.replace(graph=True)
+    config = tiny.replace(graph=True, ema=0.8)
     whole = fit(config, path=tmp_path / "whole", dataset=few_digits, progress=False)
-    original, calls = engine.batch_loss, itertools.count()
+    original, calls = engine.batch_gradient, itertools.count()
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(engine, "batch_loss", interrupted)
+    monkeypatch.setattr(engine, "batch_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(config, path=tmp_path / "cut", dataset=few_digits, progress=False)
     again = fit(config, path=tmp_path / "cut", dataset=few_digits, progress=False)
@@ -81,12 +101,6 @@ def test_random_numbers_of_another_device_are_refused(tiny, few_digits, tmp_path
         fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
 
 
-def test_where_steps_cannot_be_recorded_it_is_said(tiny, few_digits, tmp_path):
-    config = tiny.replace(graph=True, precision="float16", method="standard", epochs=1)
-    with pytest.warns(UserWarning, match="graph=True: .* in float16 the steps are not recorded"):
-        fit(config, path=tmp_path, dataset=few_digits, progress=False)
-
-
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -97,13 +111,34 @@ def on_gpu(config, dataset, recording):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=torch.tensor(0.1, device="cuda"), momentum=0.9, fused=True)
     heads = Heads(model, config.method, resolve_precision(config.precision, "cuda"))
-    steps = engine.Engine(config, model, heads, attack, optimizer, dataset.train.to("cuda"))
+    average = copy.deepcopy(model).requires_grad_(False) if config.ema else None
+    scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
+    steps = engine.Engine(config, model, heads, attack, optimizer, scaler, dataset.train.to("cuda"), average)
     steps.recording = recording
     return steps
 
 
 @gpu
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_where_a_step_cannot_be_recorded_it_is_said_and_done_all_the_same(tiny, few_digits, monkeypatch):
+    plain = on_gpu(tiny, few_digits, False)
+    failing, original = on_gpu(tiny, few_digits, True), engine.batch_gradient
+
+    def waits(*arguments, **options):
+        found = original(*arguments, **options)
+        if torch.cuda.is_current_stream_capturing():
+            found.loss.item()
+        return found
+
+    monkeypatch.setattr(engine, "batch_gradient", waits)
+    chosen = torch.arange(32, device="cuda")
+    with pytest.warns(UserWarning, match="no CUDA graph could be recorded"):
+        failing.step(chosen, 0.1, 0.3, 0.1)
+    plain.step(chosen, 0.1, 0.3, 0.1)
+    assert_close(*({name: v.cpu() for name, v in steps.model.state_dict().items()} for steps in (failing, plain)))
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("attack_mode", ["eval", "train"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_never_waits_for_the_gpu(tiny, few_digits, method, attack_mode, precision):
@@ -117,16 +152,17 @@ def test_a_step_never_waits_for_the_gpu(tiny, few_digits, method, attack_mode, p
 
 
 @gpu
+@pytest.mark.parametrize("recipe", [{}, RECIPE, {"precision": "float16"}], ids=["plain", "recipe", "float16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_recorded_step_is_the_step_that_was_recorded(tiny, few_digits, method, monkeypatch):
+def test_a_recorded_step_is_the_step_that_was_recorded(tiny, few_digits, method, recipe, monkeypatch):
     """The first steps of a run, from a graph and without: the same random numbers, the same weights."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     found = []
     for recording in (True, False):
-        steps = on_gpu(tiny.replace(method=method), few_digits, recording)
+        steps = on_gpu(tiny.replace(method=method, **recipe), few_digits, recording)
         for step in range(3):
-            steps.step(torch.arange(32, device="cuda") + step, 0.1, 0.3, 0.1)
+            steps.step(torch.arange(32, device="cuda") + step, 0.1, 0.3, 0.1, 0.5)
         assert (steps.graph is not None) == recording
         found.append(({name: value.cpu() for name, value in steps.model.state_dict().items()}, steps.totals()))
     assert_close(found[0][0], found[1][0])

@@ -114,6 +114,20 @@ def test_pgd_at_step():
     assert step.loss.item() == pytest.approx(cross_entropy(step.logits.numpy(), step.labels), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if "label_smoothing" in row.fields])
+def test_label_smoothing_mixes_the_outer_cross_entropy_with_that_of_a_uniform_guess(method):
+    """(1 - a) CE( p, y ) + a CE( p, uniform ): of the clean half in TRADES, of what is counted in the others."""
+    plain, smoothed = (Step(step_config(method, label_smoothing=a, contrastive_weight=0.7)) for a in (0.0, 0.2))
+    logits, labels = (plain.logits[:8], plain.labels) if method == "trades" else (plain.counted, plain.counted_labels)
+    log_p = logits.double().log_softmax(1)
+    uniform, true = -log_p.mean(), -log_p[torch.arange(len(labels)), labels].mean()
+    assert (smoothed.loss - plain.loss).item() == pytest.approx(0.2 * (uniform - true).item(), rel=1e-3)
+
+
+def test_every_method_but_mart_can_smooth_labels():
+    assert {name for name, row in METHODS.items() if "label_smoothing" not in row.fields} == {"mart"}
+
+
 @pytest.mark.parametrize(("method", "inner_loss"), [("trades", "kl"), ("mart", "ce")])
 def test_trades_and_mart_steps(method, inner_loss):
     config = step_config(method, trades_beta=4.0, mart_beta=3.0)

@@ -7,7 +7,7 @@ from anchor_utils import evaluation, models, training
 from anchor_utils.config import METHODS, load_preset
 from anchor_utils.data import Dataset, Split
 
-GPU_PRESETS = ("t4", "paper")
+GPU_PRESETS = ("t4", "minutes", "paper")
 
 
 @pytest.fixture(scope="module")

@@ -115,15 +115,15 @@ def test_the_same_configuration_gives_the_same_bits(tiny, tiny_run, few_digits, 
 
 @pytest.mark.parametrize("stop_at", [2, 7])
 def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tmp_path, monkeypatch, stop_at):
-    original, calls = loop.batch_loss, itertools.count()
+    original, calls = loop.batch_gradient, itertools.count()
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == stop_at:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     path = tmp_path / "run"
-    monkeypatch.setattr(loop, "batch_loss", interrupted)
+    monkeypatch.setattr(loop, "batch_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=path, dataset=few_digits, progress=False)
     assert not (path / "last.safetensors").exists()
@@ -139,14 +139,14 @@ def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tm
 
 
 def test_the_state_of_another_run_is_not_taken_up(tiny, few_digits, tmp_path, monkeypatch):
-    original, calls = loop.batch_loss, itertools.count()
+    original, calls = loop.batch_gradient, itertools.count()
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == 7:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "batch_loss", interrupted)
+    monkeypatch.setattr(loop, "batch_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
     (tmp_path / "config.json").unlink()
@@ -265,13 +265,13 @@ def test_scores_are_those_of_the_checkpoint_on_held_out_images(tiny, tiny_run, f
 def test_test_images_decide_nothing_and_held_out_ones_are_not_trained_on(
     tiny, tiny_run, few_digits, tmp_path, monkeypatch
 ):
-    trained_on, original = Counter(), loop.batch_loss
+    trained_on, original = Counter(), loop.batch_gradient
 
-    def spy(config, forward, attack, images, *rest):
+    def spy(config, forward, attack, images, *rest, **options):
         trained_on.update(image.numpy().tobytes() for image in images)
-        return original(config, forward, attack, images, *rest)
+        return original(config, forward, attack, images, *rest, **options)
 
-    monkeypatch.setattr(loop, "batch_loss", spy)
+    monkeypatch.setattr(loop, "batch_gradient", spy)
     other = dataclasses.replace(few_digits, test=Split(255 - few_digits.test.images, 9 - few_digits.test.labels))
     run = fit(tiny, path=tmp_path, dataset=other, progress=False)
     finetune(run, dataset=other, progress=False)
@@ -298,13 +298,13 @@ def test_adversarial_training_makes_a_network_robust(standard_run, robust_run):
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 1), (7, 2)])
 def test_loss_that_is_not_finite_stops_the_run(tiny, few_digits, tmp_path, monkeypatch, step, epoch):
-    original, calls = loop.batch_loss, itertools.count()
+    original, calls = loop.batch_gradient, itertools.count()
 
-    def poisoned(*arguments):
-        found = original(*arguments)
+    def poisoned(*arguments, **options):
+        found = original(*arguments, **options)
         return found._replace(loss=found.loss * (float("nan") if next(calls) == step else 1.0))
 
-    monkeypatch.setattr(loop, "batch_loss", poisoned)
+    monkeypatch.setattr(loop, "batch_gradient", poisoned)
     config = tiny.replace(method="standard", schedule="constant", warmup=0, learning_rate=0.0123)
     with pytest.raises(FloatingPointError) as caught:
         fit(config, path=tmp_path, dataset=few_digits, progress=False)
@@ -466,14 +466,14 @@ def test_two_processes_take_one_step_on_one_batch(tmp_path):
 def test_what_one_process_left_within_an_epoch_two_do_not_go_on_with(tmp_path, monkeypatch):
     """Each would draw the random numbers of the one."""
     fields = {"train_images": 100, "validation_images": 20, "width": 1, "batch_size": 20, "device": "cpu"}
-    original, calls = loop.batch_loss, itertools.count()
+    original, calls = loop.batch_gradient, itertools.count()
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(loop, "batch_loss", interrupted)
+    monkeypatch.setattr(loop, "batch_gradient", interrupted)
     assert main(["--preset", "smoke", *pairs(fields), "--run-dir", str(tmp_path)]) == 130
     launch = "-m torch.distributed.run --standalone --nproc_per_node 2 -m anchor_utils.train --preset smoke"
     result = command(*launch.split(), *pairs(fields), "--run-dir", str(tmp_path))
@@ -482,13 +482,20 @@ def test_what_one_process_left_within_an_epoch_two_do_not_go_on_with(tmp_path, m
     assert main(["--preset", "smoke", *pairs(fields), "--run-dir", str(tmp_path)]) == 0
 
 
-def test_batch_must_divide_among_the_processes(tiny, few_digits, tmp_path, monkeypatch):
-    class ThreeProcesses:
-        num_processes = 3
+@pytest.mark.parametrize(
+    ("processes", "fields", "message"),
+    [
+        (3, {}, r"batch_size=32: allowed is a multiple of the number of processes, 3"),
+        (2, {"awp": 0.01}, r"awp=0.01: allowed is 0 with 2 processes"),
+    ],
+)
+def test_what_several_processes_cannot_do(tiny, few_digits, tmp_path, monkeypatch, processes, fields, message):
+    class Processes:
+        num_processes = processes
 
-    monkeypatch.setattr(training, "_accelerator", lambda config: ThreeProcesses())
-    with pytest.raises(ValueError, match=r"batch_size=32: allowed is a multiple of the number of processes, 3"):
-        fit(tiny, path=tmp_path / "run", dataset=few_digits, progress=False)
+    monkeypatch.setattr(training, "_accelerator", lambda config: Processes())
+    with pytest.raises(ValueError, match=message):
+        fit(tiny.replace(**fields), path=tmp_path / "run", dataset=few_digits, progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -32,7 +32,7 @@ if importlib.util.find_spec("anchor_utils") is None:
     get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
 
 # %% tags=["parameters"]
-preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
+preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
 runs_dir = "runs"  # @param {type:"string"}
@@ -47,7 +47,7 @@ import torch
 import torch.nn.functional as F
 
 from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, results, training
-from anchor_utils.data import augment
+from anchor_utils.augmentation import augment
 from course import lesson
 from course.figures import lesson_04 as figures
 

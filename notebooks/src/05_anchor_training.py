@@ -31,7 +31,7 @@ if importlib.util.find_spec("anchor_utils") is None:
     get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
 
 # %% tags=["parameters"]
-preset = "cpu"  # @param ["smoke", "cpu", "t4", "paper"]
+preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]
 overrides = {}  # @param {type:"raw"}
 seed = 0  # @param {type:"integer"}
 runs_dir = "runs"  # @param {type:"string"}
