@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -18,26 +19,44 @@ PRESET = "cpu"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # Where the course lies on the machine that ran it does not belong in a notebook.
 MACHINE_PATH = re.compile(r"(/[\w.+-]+)+/(?=(notebooks|anchor_utils|runs|data|site-packages)/)")
+# Code that is not the lesson's own is folded, on the site, in Jupyter and on Colab, which each look elsewhere for that.
+FOLDED = {"fold": "hide-input", "check": "hide-cell", "setup": "hide-cell"}
 SOLUTION = re.compile(r"^( *)# BEGIN SOLUTION\n(.*?)^ *# END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 
 
 def from_source(source: Path, exercises: str = "stub") -> nbformat.NotebookNode:
     """The notebook of a percent script, without outputs, with cell ids that do not change from build to build.
 
-    A cell with the tag "exercise" holds its answer between ``# BEGIN SOLUTION`` and ``# END SOLUTION``; the text in the
-    cell with the tag "solution" explains it. `exercises` is "stub" for learners, who get the answer in a fold below;
-    "solution" for the notebook with all answers in place; "both" for each check first after the stub, then after the
-    answer, which is how the tests run it.
+    A cell with a tag of FOLDED shows only its title, in a first line ``# @title ...``, until it is unfolded; with
+    "fold" its output is shown. A cell with the tag "exercise" holds its answer between ``# BEGIN SOLUTION`` and
+    ``# END SOLUTION``; the text in the cell with the tag "solution" explains it. `exercises` is "stub" for learners,
+    who get the answer in a fold below; "solution" for the notebook with all answers in place; "both" for each check
+    first after the stub, then after the answer, which is how the tests run it.
     """
     book = jupytext.read(source, fmt="py:percent")
     cells = list(_variant(book.cells, exercises))
     for index, cell in enumerate(cells):
         cell["id"] = f"cell-{index:02d}"
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata = _metadata(cell)
     book.cells = cells
     book.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     book.nbformat, book.nbformat_minor = 4, 5
     return book
+
+
+def _metadata(cell: nbformat.NotebookNode) -> dict[str, Any]:
+    """The tags, and what folds the cell.
+
+    Raises:
+        ValueError: a folded cell without a title.
+    """
+    tags = cell.metadata.get("tags", [])
+    hide = [kind for tag, kind in FOLDED.items() if tag in tags]
+    if not hide:
+        return {"tags": tags} if tags else {}
+    if not cell.source.startswith("# @title "):
+        raise ValueError(f"a folded cell says what is in it: its first line must be `# @title ...`\n{cell.source}")
+    return {"tags": [*tags, *hide], "jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
 def _variant(cells: list[nbformat.NotebookNode], exercises: str) -> Iterator[nbformat.NotebookNode]:

@@ -21,6 +21,7 @@ def double(x):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 assert double(2) == 4
 
 # %% [markdown] tags=["solution"]
@@ -46,7 +47,7 @@ def test_learners_get_a_stub_and_the_answer_in_a_fold(source):
     book = build.from_source(source)
     stub, check, after = code(book)
     assert stub == 'def double(x):\n    """Twice x."""\n    raise NotImplementedError  # your answer'
-    assert check == "assert double(2) == 4"
+    assert check == "# @title Check of exercise 1\nassert double(2) == 4"
     assert after == 'print("after")'
     fold = book.cells[3].source
     assert fold.startswith("<details>")
@@ -85,6 +86,22 @@ def test_tests_get_first_the_stub_and_then_the_answer_each_with_its_check(source
 def test_an_incomplete_exercise_is_refused(source, old, new, message):
     source.write_text(SOURCE.replace(old, new))
     with pytest.raises(ValueError, match=message):
+        build.from_source(source)
+
+
+def test_what_is_not_the_lessons_own_is_folded_wherever_it_is_opened(source):
+    """On the site by a tag, in Jupyter by its own metadata, on Colab as a form with a title."""
+    source.write_text(SOURCE + '\n\n# %% tags=["fold"]\n# @title A figure\nprint("drawn")\n')
+    stub, check, after, drawn = (c for c in build.from_source(source).cells if c.cell_type == "code")
+    for cell, tag in ((check, "hide-cell"), (drawn, "hide-input")):
+        assert tag in cell.metadata["tags"]
+        assert cell.metadata["jupyter"] == {"source_hidden": True}
+        assert cell.metadata["cellView"] == "form"
+        assert cell.source.startswith("# @title ")
+    assert not stub.metadata.get("jupyter")
+    assert not after.metadata
+    source.write_text(SOURCE.replace("# @title Check of exercise 1\n", ""))
+    with pytest.raises(ValueError, match="its first line must be `# @title"):
         build.from_source(source)
 
 

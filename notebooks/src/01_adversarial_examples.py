@@ -19,6 +19,7 @@
 # of one network. Three exercises come on top; each has a check that tells you at once whether your answer is right.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -162,6 +163,7 @@ def targeted_fgsm(model, x, target, epsilon):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     x, y, size = images[:16], labels[:16], 0.05
@@ -321,6 +323,7 @@ def l2_step(x_t, gradient, x, epsilon, alpha):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     draw = torch.Generator().manual_seed(0)
@@ -570,6 +573,7 @@ def critical_epsilon(w, b, x, y):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     draw = torch.Generator().manual_seed(0)

@@ -17,6 +17,7 @@
 # training. `smoke`: seconds, for tests only. `t4` and `paper`: CIFAR-10 on a GPU; training dominates.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -245,6 +246,7 @@ def attack_in_eval_mode(model, attack):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     net = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Dropout(), nn.Linear(4, 2)).train()
@@ -451,6 +453,7 @@ def boosted_cross_entropy(logits, y):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     logits = 3 * torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
@@ -854,6 +857,7 @@ def choose_epoch(held_out, test):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     held_out = torch.tensor([0.10, 0.42, 0.55, 0.51, 0.55, 0.40])

@@ -18,6 +18,7 @@
 # networks that have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -152,6 +153,7 @@ def nt_xent(first, second, temperature):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     first, second = 3 * torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(1))
@@ -284,6 +286,7 @@ def supcon_in_loss(z, labels, temperature):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     z = 2 * torch.randn(11, 4, generator=torch.Generator().manual_seed(2))
@@ -450,6 +453,7 @@ def lowest_supcon_loss(classes, per_class, temperature):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     for classes, per_class, temperature in ((3, 8, 2.0), (3, 8, 0.2), (10, 12, 0.5), (2, 5, 1.0)):

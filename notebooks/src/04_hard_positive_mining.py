@@ -25,6 +25,7 @@
 # Its exact formula was not available to us. **The equations of this notebook are our reconstruction.**
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -202,6 +203,7 @@ def beta_that_halves(cosine):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     for count in (4, 9, 30):
@@ -514,6 +516,7 @@ def trimmed_weights(z, labels, beta):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     generator = torch.Generator().manual_seed(1)
@@ -741,6 +744,7 @@ def linear_target(c):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     generator = torch.Generator().manual_seed(3)

@@ -24,6 +24,7 @@
 # an hour on a free Colab GPU (an estimate). `paper`: GPU hours.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -541,6 +542,7 @@ def beta_for_share(share, cosine_aug, cosine_adv, n_aug, n_adv):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     for share, c_aug, c_adv, n_aug, n_adv in (
@@ -619,6 +621,7 @@ def freeze(model):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     generator = torch.Generator().manual_seed(0)

@@ -23,6 +23,7 @@
 # `overrides = {"dataset": "imagefolder:PATH"}` takes others.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -201,6 +202,7 @@ def images_needed(p, q):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     for p, q in ((0.4, 0.6), (0.8, 0.9), (0.85, 0.86)):
@@ -499,6 +501,7 @@ def mcnemar_p(first, second):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     def pair(both, b, c, neither):
@@ -930,6 +933,7 @@ def adaptive_attack(defended, x, y, epsilon, alpha, steps):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     # A linear network whose worst case is known: within 0.1 every image can be turned into the other class.

@@ -22,6 +22,7 @@
 # `overrides = {"dataset": "imagefolder:PATH"}` takes others. The animation, which needs a training run, is left out then.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -261,6 +262,7 @@ def displacement_from_cosine(cosine, mu):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     generator = np.random.default_rng(0)
@@ -532,6 +534,7 @@ def my_trustworthiness(vectors, points, k):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     generator = np.random.default_rng(0)
@@ -725,6 +728,7 @@ def permutation_p(vectors, labels, permutations):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     generator = np.random.default_rng(0)

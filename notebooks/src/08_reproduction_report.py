@@ -20,6 +20,7 @@
 # **Time** seconds, for every preset.
 
 # %% tags=["setup"]
+# @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
 import importlib.util
 
@@ -205,6 +206,7 @@ def unpaired_interval(ours, theirs):
 
 
 # %% tags=["check"]
+# @title Check of exercise 1
 @lesson.check("Exercise 1")
 def _():
     a = np.array([0.30, 0.34, 0.38, 0.46])
@@ -536,6 +538,7 @@ def seeds_needed(spread, difference):
 
 
 # %% tags=["check"]
+# @title Check of exercise 2
 @lesson.check("Exercise 2")
 def _():
     assert seeds_needed(0.01, 1.0) >= 2, "One seed has no interval: n starts at 2."
@@ -647,6 +650,7 @@ def not_worse(comparison, margin):
 
 
 # %% tags=["check"]
+# @title Check of exercise 3
 @lesson.check("Exercise 3")
 def _():
     def case(low, high):
