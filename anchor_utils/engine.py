@@ -54,6 +54,9 @@ class Engine:
         self.rate: Tensor = optimizer.param_groups[0]["lr"]
         self.radius, self.step_size, self.share = (torch.zeros((), device=device) for _ in range(3))
         attack.radius, attack.step_size = self.radius, self.step_size
+        for parameter in optimizer.param_groups[0]["params"]:
+            # From the start: a first step that overflows in float16 would leave it uninitialised.
+            optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         self.sums: dict[str, Tensor] = {}
         self.graph: torch.cuda.CUDAGraph | None = None
         self.recording = device.type == "cuda"
@@ -122,7 +125,7 @@ class Engine:
         with torch.no_grad():
             for tensor, value in before:
                 tensor.copy_(value)
-            for tensor in self._state():  # momentum and sums that there were none of before
+            for tensor in self._state():  # sums that there were none of before
                 if id(tensor) not in known:
                     tensor.zero_()
         self.scaler.load_state_dict(scale)
@@ -148,10 +151,6 @@ class Engine:
     def _state(self) -> Iterator[Tensor]:
         yield from self.model.state_dict(keep_vars=True).values()
         yield from () if self.average is None else self.average.parameters()
-        yield from (
-            state["momentum_buffer"]
-            for state in self.optimizer.state.values()
-            if state.get("momentum_buffer") is not None
-        )
+        yield from (state["momentum_buffer"] for state in self.optimizer.state.values())
         yield from self.sums.values()
         yield self.attack.vanished

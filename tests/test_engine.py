@@ -1,6 +1,7 @@
 """The engine: its steps are those of the plain loop, for every method, interrupted or not."""
 
 import copy
+import functools
 import itertools
 import os
 import signal
@@ -50,10 +51,23 @@ def test_so_is_a_step_with_the_whole_recipe(tiny, few_digits, tmp_path, method):
     assert_close(weights(plain), weights(fast))
 
 
-def test_gradients_of_float16_are_scaled_by_the_engine_too(tiny, few_digits, tmp_path):
-    config = tiny.replace(method="standard", epochs=2, batch_size=80, precision="float16")
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**34])
+def test_gradients_of_float16_are_scaled_by_the_engine_too(tiny, few_digits, tmp_path, monkeypatch, scale):
+    """The larger scale overflows in the first steps, which both leave out, and is halved by each."""
+    scales = []
+    update = torch.amp.GradScaler.update
+
+    def spied(scaler):
+        update(scaler)
+        scales.append(scaler.get_scale())
+
+    monkeypatch.setattr(torch.amp.GradScaler, "update", spied)
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=scale))
+    config = tiny.replace(method="standard", epochs=2, batch_size=20, precision="float16")
     plain = fit(config, path=tmp_path / "plain", dataset=few_digits, progress=False)
     fast = fit(config.replace(graph=True), path=tmp_path / "fast", dataset=few_digits, progress=False)
+    assert scales[: len(scales) // 2] == scales[len(scales) // 2 :]
+    assert (scales[0] < scale) == (scale > 2.0**16)
     for name, value in weights(plain).items():
         torch.testing.assert_close(value, weights(fast)[name], rtol=1e-2, atol=1e-3, msg=name)
 
