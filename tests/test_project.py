@@ -35,7 +35,17 @@ def test_environment_and_pyproject_ask_for_the_same():
     assert conda.pop("pip") == ""
     assert conda.pop("python") == PROJECT["requires-python"]
     conda["torch"] = conda.pop("pytorch")
-    assert conda == bounds(PROJECT["dependencies"])
+    assert conda == bounds(PROJECT["dependencies"]) | bounds(PROJECT["optional-dependencies"]["notebooks"])
+
+
+def test_the_package_alone_brings_nothing_that_starts_notebooks():
+    """Colab has its own Jupyter, which must not be replaced: a lesson needs only what it imports."""
+    tools = {"jupyterlab", "papermill", "notebook", "jupyter-server", "jupytext", "nbclient"}
+    assert not tools & bounds(PROJECT["dependencies"]).keys()
+    imported = re.compile(r"^\s*(?:import|from) (papermill|jupytext|nbclient|jupyterlab)\b", re.MULTILINE)
+    lesson = ["course/lesson.py", "course/page.py", *(str(p) for p in (ROOT / "notebooks" / "src").glob("*.py"))]
+    files = [*lesson, *(str(p) for p in (ROOT / "anchor_utils").glob("*.py"))]
+    assert not [file for file in files if imported.search((ROOT / file).read_text())]
 
 
 def test_every_dependency_has_a_lower_bound():
