@@ -26,7 +26,7 @@ REPOSITORY = "https://github.com/OWNER/anchor-course"
 # The networks in this folder: width -> name of the file of a method, and the methods. Width 64 is in no wheel.
 PRETRAINED = {
     16: ("cifar10-{}.safetensors", ("anchor", "mart", "pgd_at", "standard", "supcon_at", "trades")),
-    64: ("cifar10-w64-{}.safetensors", ("pgd_at",)),
+    64: ("cifar10-w64-{}.safetensors", ("anchor", "pgd_at")),
 }
 
 PRECISIONS = ("float32", "auto", "bfloat16", "float16")
