@@ -16,6 +16,7 @@ __all__ = [
     "embeddings",
     "engine",
     "evaluation",
+    "folding",
     "imagefolder",
     "loop",
     "losses",

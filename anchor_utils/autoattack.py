@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from anchor_utils.attacks import Norm
 from anchor_utils.checks import check_epsilon, check_inputs
+from anchor_utils.folding import for_attack
 from anchor_utils.models import frozen, resolve_precision
 from anchor_utils.outcomes import Journal, attack_outcomes, clean_outcomes, logits_of
 
@@ -102,7 +103,8 @@ def autoattack_outcomes(
             cheaper screen.
         precision: of the attacks' queries, as in :func:`anchor_utils.attacks.pgd`. Below float32 an attack is faster
             and can be weaker: it leaves alone what the network misreads in this precision and not in float32, for
-            example. Whether it succeeded is decided in float32: every stage gets the images that are still right there.
+            example. Whether it succeeded is decided in float32 by `model` itself, not by the folded copy that is
+            queried (:func:`.for_attack`): every stage gets the images that are still right there.
 
     Returns:
         For each stage the outcomes (N,) so far, its seconds, and what AutoAttack's checks said.
@@ -119,7 +121,8 @@ def autoattack_outcomes(
     kept: dict[str, Any] = {"journal": journal, "block_size": batch_size if journal.path else len(images)}
     found: dict[str, tuple[Tensor, float, str]] = {}
     with frozen(model, "eval"), _session(seed) as messages:
-        adversary = _adversary(_Adapter(model, dtype), images.device, epsilon, norm, seed, min(9, classes - 1))
+        queried = _Adapter(for_attack(model), dtype)
+        adversary = _adversary(queried, images.device, epsilon, norm, seed, min(9, classes - 1))
 
         def attack(x: Tensor, y: Tensor) -> Tensor:
             messages.clear()
@@ -156,5 +159,5 @@ def square_outcomes(
 
     with frozen(model, "eval"), _session(seed), torch.no_grad():
         settings = {"eps": epsilon, "n_queries": queries, "seed": seed, "device": images.device}
-        square = SquareAttack(_Adapter(model).eval(), norm="Linf", **settings)
+        square = SquareAttack(_Adapter(for_attack(model)).eval(), norm="Linf", **settings)
         return attack_outcomes(model, images, labels, lambda x, y: square.perturb(x.contiguous(), y))

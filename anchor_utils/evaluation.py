@@ -15,14 +15,15 @@ from typing import Any, Literal
 import pandas as pd
 from torch import Tensor, nn
 
-from anchor_utils.attacks import LOSSES, Norm, fgsm
+from anchor_utils.attacks import LOSSES, Norm
 from anchor_utils.autoattack import STAGES, autoattack_outcomes, check_classes
 from anchor_utils.checks import check_epsilon, check_steps, device_of
 from anchor_utils.config import ATTACKS, unknown_name
 from anchor_utils.data import Dataset, Split
+from anchor_utils.folding import foldable
 from anchor_utils.masking import gradient_masking_checks as gradient_masking_checks
 from anchor_utils.models import checksum, resolve_precision
-from anchor_utils.outcomes import Journal, attack_outcomes, clean_outcomes, noise_outcomes, pgd_outcomes
+from anchor_utils.outcomes import Journal, clean_outcomes, fgsm_outcomes, noise_outcomes, pgd_outcomes
 from anchor_utils.outcomes import logits_of as logits_of
 from anchor_utils.results import result_row, versions
 
@@ -54,7 +55,8 @@ def evaluate(
     """Accuracy under each attack, as one tidy table.
 
     Args:
-        model: maps images in [0, 1] to logits; evaluated where its parameters are.
+        model: maps images in [0, 1] to logits; evaluated where its parameters are. An :class:`.AnchorNet` need not be
+            folded for speed: attacks do that, and the network as given decides, see :mod:`anchor_utils.outcomes`.
         dataset: its test split is used, or the split itself.
         attacks: any of "clean"; "noise" (uniform on the ball); "fgsm"; "pgd"; "screen" (APGD-CE + APGD-T, a cheap
             stand-in for AutoAttack and never to be called so); "autoattack" (the standard version).
@@ -81,7 +83,7 @@ def evaluate(
     given = _checked(attacks, batch_size, {**given, "loss": loss, "iterate": iterate})
     split = _first(dataset, images)
     device = device_of(model, split.images)
-    calls = _calls(model, given, seed, str(resolve_precision(precision, device)).removeprefix("torch."))
+    calls = _calls(given, seed, str(resolve_precision(precision, device)).removeprefix("torch."))
     journal = Journal() if resume is None else Journal(resume, _identity(model, split, attacks, batch_size, calls))
     x, y = split.inputs().to(device), split.labels.to(device)
     if not STAGES.keys().isdisjoint(attacks) and not set(attacks) <= journal.parts.keys():
@@ -124,7 +126,7 @@ def _first(dataset: Dataset | Split, images: int | None) -> Split:
     return split[:images]
 
 
-def _calls(model: nn.Module, given: dict[str, Any], seed: int, precision: str) -> dict[str, Call]:
+def _calls(given: dict[str, Any], seed: int, precision: str) -> dict[str, Call]:
     """What each attack calls."""
     ball = {"norm": given["norm"], "epsilon": given["epsilon"]}
     one_step = {"step_size": given["epsilon"], "steps": 1, "restarts": 1, "loss": given["loss"]}
@@ -132,7 +134,7 @@ def _calls(model: nn.Module, given: dict[str, Any], seed: int, precision: str) -
     return {
         "clean": (clean_outcomes, {}, {}),
         "noise": (noise_outcomes, seeded, shown),
-        "fgsm": (attack_outcomes, {"attack": partial(fgsm, model, **ball, loss=given["loss"])}, shown | one_step),
+        "fgsm": (fgsm_outcomes, {**ball, "loss": given["loss"]}, shown | one_step),
         "pgd": (pgd_outcomes, seeded | given, shown | given),
         **{
             name: (autoattack_outcomes, seeded | queries | {"stages": stages}, shown | queries)
@@ -146,6 +148,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Everything that the table depends on."""
     identity = {"attacks": list(attacks), **calls["autoattack"][2], **calls["pgd"][2], "batch_size": batch_size}
+    if foldable(model):  # a file from before attacks folded by themselves has not this, and is refused
+        identity["attacked"] = "with BatchNorm folded"
     # Strides and the like are in no tensor.
     identity |= {"network": checksum(model.state_dict(), {"network": repr(model)})[:16], "images": split.identity()}
     return identity | {name: version for name, version in versions().items() if name in ("torch", "pyautoattack")}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from anchor_utils import attacks
 from anchor_utils.autoattack import square_outcomes
+from anchor_utils.folding import for_attack
 from anchor_utils.outcomes import clean_outcomes, logits_of, noise_outcomes, pgd_outcomes
 
 
@@ -99,7 +100,7 @@ def _transfer(case: _Case) -> Finding:
     if case.surrogate is None:
         return None, "no surrogate model given"
     generator = torch.Generator().manual_seed(case.seed)
-    transferred = case.attacked(partial(attacks.pgd, case.surrogate, **case.attack, generator=generator))
+    transferred = case.attacked(partial(attacks.pgd, for_attack(case.surrogate), **case.attack, generator=generator))
     found = _share(clean_outcomes(case.model, transferred, case.labels))
     evidence = f"accuracy under transfer {found:.1%}, under PGD {case.white_box:.1%}"
     return found >= case.white_box - case.tolerance, evidence
@@ -113,7 +114,7 @@ def _square(case: _Case) -> Finding:
 
 
 def _rising_loss(case: _Case) -> Finding:
-    nudged = case.attacked(partial(attacks.fgsm, case.model, epsilon=case.epsilon / 10))
+    nudged = case.attacked(partial(attacks.fgsm, for_attack(case.model), epsilon=case.epsilon / 10))
     before, after = (attacks.cross_entropy(logits_of(case.model, x), case.labels) for x in (case.images, nudged))
     found = _share(after > before)
     return found >= 0.9, f"it rises within epsilon / 10 for {found:.1%} of the images, wanted 90%"

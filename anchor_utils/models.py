@@ -22,6 +22,12 @@ from torchvision.models.resnet import BasicBlock
 from anchor_utils.files import data_folder, sha256, write_atomically
 
 PRETRAINED_DIR = data_folder("data/pretrained", __file__)
+REPOSITORY = "https://github.com/OWNER/anchor-course"
+# The networks in this folder: width -> name of the file of a method, and the methods. Width 64 is in no wheel.
+PRETRAINED = {
+    16: ("cifar10-{}.safetensors", ("anchor", "mart", "pgd_at", "standard", "supcon_at", "trades")),
+    64: ("cifar10-w64-{}.safetensors", ("anchor", "pgd_at")),
+}
 
 PRECISIONS = ("float32", "tf32", "auto", "bfloat16", "float16")
 
@@ -321,13 +327,23 @@ def load(path: str | Path) -> AnchorNet:
     return model.eval()
 
 
-def pretrained(method: str) -> AnchorNet:
-    """The width-16 network for CIFAR-10 that comes with the course; its model card is beside the file.
+def pretrained(method: str, width: int = 16) -> AnchorNet:
+    """A network for CIFAR-10 that comes with the course, see PRETRAINED; its model card is beside the file.
 
     Raises:
-        ValueError: there is none for this method; names those that there are.
+        ValueError: there is none of this width, or none of this method; names those that there are.
+        FileNotFoundError: the package was installed without this large file; says where it is to be had.
     """
-    known = {path.stem.removeprefix("cifar10-"): path for path in sorted(PRETRAINED_DIR.glob("cifar10-*.safetensors"))}
-    if method not in known:
-        raise ValueError(f"method={method!r}: allowed are {', '.join(known)}")
-    return load(known[method])
+    if width not in PRETRAINED:
+        raise ValueError(f"width={width!r}: allowed are {', '.join(map(str, PRETRAINED))}")
+    name, methods = PRETRAINED[width]
+    if method not in methods:
+        raise ValueError(f"method={method!r}: allowed are {', '.join(methods)} for width={width}")
+    path = PRETRAINED_DIR / name.format(method)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(path)!r} is missing: an installed package leaves networks of width {width} out. Get it from the "
+            f"folder data/pretrained of the repository, {REPOSITORY}/raw/main/data/pretrained/{path.name}, and put it "
+            "there, or read it from where it is with anchor_utils.models.load"
+        )
+    return load(path)

@@ -22,7 +22,7 @@ PACKAGES = ("anchor_utils", "course", "study")
 DATA = {
     "configs/presets/*.yaml": "{0.stem}",  # load_preset("paper")
     "expected/*.PRESET.yaml": "{0.name:.2}",  # lesson.start("01", ...)
-    "data/pretrained/*.safetensors": "cifar10-*.safetensors",
+    "data/pretrained/*.safetensors": "cifar10-{{}}.safetensors",  # models.pretrained
     "data/pretrained/*.json": "{0.name}",
     "anchor_utils/*.mplstyle": "{0.name}",
 }

@@ -51,7 +51,7 @@ def accuracy_under(
     and a best epoch that is also the last one is attacked once.
     """
     config = run.config
-    network = fold_batchnorm(run.model(which)).to(device)  # the same function of the image, and faster
+    network = run.model(which).to(device)
     settings: dict[str, Any] = {"restarts": config.eval_restarts, "precision": config.eval_precision}
     settings |= {"seed": config.seed, "batch_size": BLOCK, "resume": run.path / "evaluation"}
     blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]

@@ -227,7 +227,7 @@ def test_too_few_classes_are_refused_before_other_attacks_take_their_time(monkey
 
 @pytest.mark.parametrize("attack", ["clean", "noise", "fgsm", "pgd", "screen"])
 def test_labels_from_one_are_refused_before_anything_is_attacked(tiny_net, few, attack, monkeypatch):
-    for name in ("attacks.pgd", "attacks.random_point", "evaluation.fgsm"):
+    for name in ("attacks.pgd", "attacks.random_point", "attacks.fgsm"):
         monkeypatch.setattr(f"anchor_utils.{name}", lambda *_, **__: pytest.fail("an attack ran"))
     with pytest.raises(ValueError, match=r"labels=10: allowed are 0 to 9 .*labels start at 0, subtract 1"):
         evaluate(tiny_net, Split(few.images, few.labels + 1), (attack,), epsilon=0.1)

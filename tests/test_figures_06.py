@@ -93,6 +93,41 @@ def test_attack_ladder_shows_twenty_pictures_with_the_late_ones_among_them(rando
     np.testing.assert_allclose(shown, [*np.sort(lead[lead > 0])[:19], 4])
 
 
+def test_attack_ladder_names_another_network_and_attack(random):
+    survived = np.array([[True, True], [True, True], [True, False]])
+    figure = figures.attack_ladder(
+        survived, ["clean", "PGD", "more"], np.ones(2), random.random((2, 3, 4, 4)), network="wide", last="the rest"
+    )
+    top, middle, _ = figure.axes
+    assert top.get_title(loc="left").startswith("wide: ")
+    assert middle.get_title(loc="left").endswith("PGD left it standing, the rest breaks it")
+
+
+def test_stages_show_intervals_and_what_pgd_promised():
+    def row(accuracy, images):
+        return {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.03, "images": images}
+
+    sizes = {"clean": 10000, "PGD": 10000, "APGD": 1000, "Square": 1000}
+    shares = {"pgd_at": (0.8, 0.5, 0.48, 0.4), "anchor": (0.7, 0.45, 0.44, 0.44)}
+    found = {
+        method: {attack: row(share, sizes[attack]) for attack, share in zip(sizes, values, strict=True)}
+        for method, values in shares.items()
+    }
+    figure = figures.stages(found, promise="PGD")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ["clean\n10,000 images", "PGD\n10,000 images", "APGD\n1,000 images", "Square\n1,000 images"]
+    assert texts(axis) == ["PGD-AT: -10.0 points from PGD to the end", "ANCHOR: -1.0 points from PGD to the end"]
+    for container, (method, values) in zip(axis.containers, shares.items(), strict=True):
+        np.testing.assert_allclose(container[0].get_ydata(), values)
+        assert container[0].get_color() == plotting.method_color(method)
+        spans = [segment[:, 1] for segment in container[2][0].get_segments()]
+        np.testing.assert_allclose(spans, [(v - 0.02, v + 0.03) for v in values])
+    dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.5], [0.45, 0.45]]
+
+
 def test_accuracy_by_epsilon_has_a_panel_a_method():
     methods = ["standard", "pgd_at", "trades", "mart", "supcon_at", "anchor"]
     epsilons = [0, 0.1, 0.2]

@@ -229,3 +229,18 @@ def test_filmstrip_shows_every_epoch_of_a_short_training_and_the_curves(growth):
     np.testing.assert_allclose(right.lines[0].get_ydata(), measured["silhouette"])
     assert to_hex(right.lines[1].get_color()) == "#666666"
     drawn(figure)
+
+
+def test_maps_with_moves_have_a_panel_a_network(random):
+    moved, wrong = random.normal(size=(5, 2)), np.array([True, False, False, True, False])
+    panels = {name: (random.normal(size=(12, 2)), moved, wrong, f"about {name}") for name in ("a", "b", "c")}
+    figure = figures.maps_with_moves(panels, LABELS, arrows=4)
+    drawn(figure)
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == ["a", "b", "c"]
+    assert [axis.get_xlabel() for axis in shown] == ["about a", "about b", "about c"]
+    for axis, (clean, *_) in zip(shown, panels.values(), strict=True):
+        right, misled = quivers(axis)
+        assert (right.N, misled.N) == (2, 2)
+        np.testing.assert_allclose(misled.XY, clean[[0, 3]])
+        np.testing.assert_allclose(ends(misled), moved[[0, 3]])

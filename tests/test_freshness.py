@@ -259,7 +259,7 @@ DATA = {
     "data/pretrained/study.json": "{}",
     "anchor_utils/course.mplstyle": "",
     "anchor_utils/config.py": "LISTED = ['cpu', 'paper', 't4']",
-    "anchor_utils/models.py": 'from anchor_utils import config\nNETWORKS = FOLDER.glob("cifar10-*.safetensors")',
+    "anchor_utils/models.py": 'from anchor_utils import config\nNETWORKS = "cifar10-{}.safetensors"',
     "anchor_utils/plotting.py": 'def use_style():\n    Path(__file__).with_name("course.mplstyle")',
 }
 

@@ -47,7 +47,7 @@ def test_held_out_accuracies_are_those_of_the_kept_epoch(tiny_run):
 
 
 def test_each_block_is_attacked_as_if_it_were_alone(run, images):
-    network = models.fold_batchnorm(run.model("best"))
+    network = run.model("best")
     settings = {"epsilon": 0.02, "step_size": 0.01, "steps": 3, "seed": 3}
     alone = [evaluation.evaluate(network, images[a : a + 30], ["pgd"], **settings) for a in (0, 30, 60)]
     found = measure.accuracy_under("pgd", run, "best", images, CPU)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from anchor_utils import models, outcomes, results
+from anchor_utils import autoattack, models, outcomes, results
 from anchor_utils.config import Config
-from study import publish
+from study import cards, publish
 from study.sweep import load_sweep
 from study.tables import read_cells
 
@@ -103,9 +103,82 @@ def test_card_and_network_belong_together(method, study):
     assert ("reconstruction" in card) == (method in ("anchor", "supcon_at"))
 
 
-def test_an_unknown_network_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match=r"method='ankor': allowed are anchor, mart, .*standard.*"):
-        models.pretrained("ankor")
+@pytest.fixture(scope="module")
+def wide():
+    return read_cells(cards.CELLS, cards.SWEEP)
+
+
+WIDE = models.PRETRAINED[64][1]
+
+
+@pytest.mark.parametrize("method", WIDE)
+def test_card_and_full_width_network_belong_together(method, wide):
+    path = models.PRETRAINED_DIR / f"cifar10-w64-{method}.safetensors"
+    card = path.with_suffix(".md").read_text()
+    assert card == cards.wide_cards()[path.with_suffix(".md")], "write the cards anew: python -m study.cards"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    for words in ("prototype", "in 80 seconds on one NVIDIA H200", "One seed", "last epoch", "lagged", "**Limits.**"):
+        assert words in card
+    for words in ("PGD-20", "epsilon 0.031", "any iterate", "Wilson", "pretrained(", "half precision", "TF32"):
+        assert words in card
+    assert ("reconstruction" in card) == (method == "anchor")
+    network = models.pretrained(method, width=64)
+    assert network.architecture["width"] == 64
+    recipe = network.metadata["settings"]
+    (cell,) = (cell for cell in wide[1] if cell["method"] == method)
+    names = recipe.keys() & cell["config"].keys()
+    assert len(names) > 10
+    assert {name: cell["config"][name] for name in names} == {name: recipe[name] for name in names}
+    assert torch.isfinite(outcomes.logits_of(network, torch.rand(2, 3, 32, 32))).all()
+
+
+def test_the_numbers_of_the_full_width_networks_hang_together(wide):
+    """Each accuracy is a count, each interval that of the count, and AutoAttack's stages only take images away."""
+    table, cells = wide
+    assert [cell["method"] for cell in cells] == sorted(WIDE, key=METHODS.index)
+    for method in WIDE:
+        rows = table[table["method"] == method].set_index("attack")
+        for _, row in rows.iterrows():
+            assert row["accuracy"] == row["correct"] / row["images"]
+            assert (row["low"], row["high"]) == pytest.approx(results.wilson(row["correct"], row["images"]), abs=1e-9)
+        stages = [f"autoattack/{stage}" for stage in autoattack.STAGES["autoattack"]]
+        assert rows.loc[stages, "correct"].is_monotonic_decreasing
+        assert rows.loc["autoattack", "correct"] == rows.loc[stages[-1], "correct"]
+
+
+@pytest.mark.parametrize("method", WIDE)
+def test_the_study_on_gpus_says_the_same_of_these_networks(method, wide):
+    path = ROOT / "data" / "study_gpu" / "prototype" / f"{method}-s0.json"
+    if not path.is_file():
+        pytest.skip("the study has no cell of this network")
+    rows = wide[0][wide[0]["method"] == method].set_index("attack")["correct"].to_dict()
+    assert {row["attack"]: row["correct"] for row in json.loads(path.read_text())["rows"]} == rows
+
+
+def test_the_table_of_networks_is_what_lies_in_the_folder():
+    names = {name.format(method) for name, methods in models.PRETRAINED.values() for method in methods}
+    assert names == {path.name for path in models.PRETRAINED_DIR.glob("*.safetensors")}
+    assert names == {path.with_suffix(".safetensors").name for path in models.PRETRAINED_DIR.glob("*.md")}
+
+
+@pytest.mark.parametrize(
+    ("method", "width", "message"),
+    [
+        ("ankor", 16, "method='ankor': allowed are anchor, mart, .*standard.* for width=16"),
+        ("standard", 64, "method='standard': allowed are .*pgd_at.* for width=64"),
+        ("anchor", 32, "width=32: allowed are 16, 64"),
+    ],
+)
+def test_an_unknown_network_is_refused_with_those_that_there_are(method, width, message):
+    with pytest.raises(ValueError, match=message):
+        models.pretrained(method, width=width)
+
+
+def test_a_network_that_was_not_installed_is_named_with_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "PRETRAINED_DIR", tmp_path)
+    where = rf"{re.escape(str(tmp_path))}.cifar10-w64-pgd_at.safetensors' is missing: .*width 64.*"
+    with pytest.raises(FileNotFoundError, match=where + r"https://.*/data/pretrained/cifar10-w64-pgd_at.safetensors"):
+        models.pretrained("pgd_at", width=64)
 
 
 def test_tables_in_the_readme_are_those_of_the_study():

@@ -46,6 +46,7 @@ def installed(tmp_path_factory):
     pip = ["-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
     python(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", ".", "./checkout", cwd=folder)
     (wheel,) = folder.glob("*.whl")
+    assert wheel.stat().st_size < 10_000_000, "too large to be installed by every notebook on Colab"
     python(*pip, "install", "--no-deps", "--no-index", "--target", "site", wheel, cwd=folder)
     shutil.rmtree(folder / "checkout")
     return folder / "site"
@@ -58,9 +59,26 @@ def test_all_that_the_course_needs_is_in_the_wheel(installed):
     for package in PACKAGES:
         assert names(ROOT / package) <= names(installed / package)
     assert names(installed / "anchor_utils/presets") == names(ROOT / "configs/presets")
-    assert names(installed / "anchor_utils/pretrained") == names(ROOT / "data/pretrained")
+    kept = names(installed / "anchor_utils/pretrained")
+    large = {name for name in names(ROOT / "data/pretrained") if "-w64-" in name}
+    assert large
+    assert kept == names(ROOT / "data/pretrained") - large
     assert names(installed / "course/expected") == names(ROOT / "expected")
     assert (installed / "anchor_utils/course.mplstyle").is_file()
+
+
+def test_without_a_large_network_the_package_says_where_it_is(installed, tmp_path):
+    code = """
+from anchor_utils import models
+assert models.pretrained("anchor").architecture["width"] == 16
+try:
+    models.pretrained("pgd_at", width=64)
+except FileNotFoundError as error:
+    print(error)
+"""
+    said = python("-c", code, cwd=tmp_path, PYTHONPATH=str(installed), PYTHONSAFEPATH="1")
+    assert str(installed / "anchor_utils/pretrained/cifar10-w64-pgd_at.safetensors") in said
+    assert "/raw/main/data/pretrained/cifar10-w64-pgd_at.safetensors" in said
 
 
 def test_a_notebook_runs_from_an_empty_folder(installed, tmp_path):

@@ -138,7 +138,15 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
     return order
 
 
-def attack_ladder(survived: np.ndarray, attacks: Sequence[str], lead: np.ndarray, images: np.ndarray) -> Figure:
+def attack_ladder(
+    survived: np.ndarray,
+    attacks: Sequence[str],
+    lead: np.ndarray,
+    images: np.ndarray,
+    *,
+    network: str = "ANCHOR",
+    last: str = "AutoAttack",
+) -> Figure:
     """Which images survive which attack, the lead of the true class after PGD, and the images themselves.
 
     The columns of all three rows are the same images, those that fall early at the left. Pink are those that PGD left
@@ -146,15 +154,16 @@ def attack_ladder(survived: np.ndarray, attacks: Sequence[str], lead: np.ndarray
     PGD left standing are shown as pictures.
 
     Args:
-        survived: outcome bits (A, N) of A attacks; the second is PGD, the last one is AutoAttack's last stage.
+        survived: outcome bits (A, N) of A attacks; the second is PGD, the last one is the last stage of `last`.
         attacks: their names.
         lead: logit of the true class minus the largest other one, at PGD's worst iterate (N,).
         images: (N, C, H, W) in [0, 1].
+        network, last: their names in the titles.
     """
     figure, (top, middle, bottom) = plt.subplots(
         3, 1, figsize=(10, 5.2), sharex=True, gridspec_kw={"height_ratios": [2.3, 1.4, 0.75]}
     )
-    order = survival_matrix(top, survived, attacks, title="ANCHOR: blue survives, orange is broken")
+    order = survival_matrix(top, survived, attacks, title=f"{network}: blue survives, orange is broken")
     survived, lead = survived[:, order], lead[order]
     late = survived[1] & ~survived[-1]
     colors = np.where(late, PINK, np.where(survived[1], LIGHT, ORANGE))
@@ -163,9 +172,7 @@ def attack_ladder(survived: np.ndarray, attacks: Sequence[str], lead: np.ndarray
     middle.set_ylabel("lead (logits)")
     middle.grid(axis="x", visible=False)
     pgd = attacks[1]
-    middle.set_title(
-        f"Lead of the true class after {pgd}. Pink: {pgd} left it standing, AutoAttack breaks it", loc="left"
-    )
+    middle.set_title(f"Lead of the true class after {pgd}. Pink: {pgd} left it standing, {last} breaks it", loc="left")
     # All images if there is room, otherwise those that fall late and those that barely survive.
     shown = np.arange(len(lead))
     if len(lead) > 20:
@@ -192,6 +199,36 @@ def _pictures(axis: Axes, images: np.ndarray, shown: np.ndarray, colors: np.ndar
             axis.add_patch(plt.Rectangle((slot - width, 0), 2 * width, 1, **frame))
     axis.set(aspect="auto", xlim=(0, n), ylim=(0, 1.35), xticks=[], yticks=[])
     axis.grid(False)
+
+
+def stages(found: Mapping[str, Mapping[str, Mapping[str, Any]]], *, promise: str) -> Figure:
+    """Accuracy of each method from attack to attack, and how far it ends below what one of them promised.
+
+    Args:
+        found: for each method and attack the row of a results table, of which accuracy, low and high, in [0, 1], and
+            the number of images are shown. The attacks after `promise` are the stages of one attack on the same images.
+        promise: the attack whose accuracy a dashed line carries on to the right.
+    """
+    figure, axis = plt.subplots(figsize=(9.5, 4))
+    attacks = list(next(iter(found.values())))
+    at = attacks.index(promise)
+    for k, (method, rows) in enumerate(found.items()):
+        color, x = plotting.method_color(method), np.arange(len(attacks)) + 0.14 * (k - (len(found) - 1) / 2)
+        value, low, high = (np.array([rows[a][column] for a in attacks]) for column in ("accuracy", "low", "high"))
+        errors = np.maximum([value - low, high - value], 0)
+        axis.errorbar(x, value, yerr=errors, fmt=plotting.method_marker(method), color=color, capsize=3)
+        axis.plot(x[at + 1 :], value[at + 1 :], color=color, linewidth=1.2)
+        axis.plot(x[[at, -1]], value[[at, at]], color=color, linestyle="--", linewidth=1)
+        axis.annotate(
+            f"{plotting.method_name(method)}: {100 * (value[-1] - value[at]):+.1f} points from {promise} to the end",
+            (0.98, 0.95 - 0.09 * k), xycoords="axes fraction", color=color, ha="right", va="top",
+        )  # fmt: skip
+    images = [next(iter(found.values()))[a]["images"] for a in attacks]
+    axis.set_xticks(range(len(attacks)), [f"{a}\n{n:,} images" for a, n in zip(attacks, images, strict=True)])
+    axis.grid(axis="x", visible=False)
+    axis.set_ylabel("accuracy")
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    return figure
 
 
 def accuracy_by_epsilon(

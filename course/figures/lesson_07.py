@@ -229,6 +229,30 @@ def joint_maps(
     return figure
 
 
+def maps_with_moves(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]], labels: np.ndarray, *, arrows: int = 40
+) -> Figure:
+    """Maps of several networks, two in a row, with arrows from clean to adversarial features.
+
+    Args:
+        panels: for each title the points (N, 2) of clean features and (M, 2) of the first M images' adversarial ones,
+            whether these are misclassified (M,), which makes the arrow black, and a text below the map.
+        labels: (N,).
+        arrows: how many of the first images have one.
+    """
+    figure, axes = plt.subplots(
+        (len(panels) + 1) // 2, 2, figsize=(12.5, 6.2 * ((len(panels) + 1) // 2)), squeeze=False
+    )
+    for axis, (title, (clean, moved, wrong, note)) in zip(axes.flat, panels.items(), strict=False):
+        embedding_map(
+            axis, clean, labels, title=title, moved_to=moved[:arrows], moved_wrong=wrong[:arrows], size=30
+        )  # fmt: skip
+        axis.set_xlabel(note)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    return figure
+
+
 def starts_and_perplexities(
     maps: Mapping[tuple[int, int], np.ndarray], labels: np.ndarray, quality: Mapping[tuple[int, int], float]
 ) -> Figure:

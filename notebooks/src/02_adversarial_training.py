@@ -495,8 +495,7 @@ def _():
 # %%
 methods = ["standard", "pgd_at", "trades", "mart"]
 runs = {method: training.fit(config.replace(method=method), dataset=dataset) for method in methods}
-# The same function with BatchNorm folded into the convolutions: equal up to rounding, faster to attack.
-networks = {method: models.fold_batchnorm(run.model()).to(device) for method, run in runs.items()}
+networks = {method: run.model().to(device) for method, run in runs.items()}
 
 
 def scores(networks, split):
@@ -815,13 +814,13 @@ plotting.show(
 # %%
 learned = data.load_data(few).hold_out(held_out)[0].train[:150].to(device)
 new = test[: min(200, len(test))]
-few_last = models.fold_batchnorm(few_run.model("last")).to(device)
+few_last = few_run.model("last").to(device)
 rows = [
     scores({"last epoch": few_last}, learned).assign(on="training images"),
     scores({"last epoch": few_last}, new).assign(on="test images"),
 ]
 if best_epoch != last_epoch:  # else it is the same network
-    few_best = models.fold_batchnorm(few_run.model("best")).to(device)
+    few_best = few_run.model("best").to(device)
     rows.append(scores({f"best, epoch {best_epoch}": few_best}, new).assign(on="test images"))
 overfit = pd.concat(rows, ignore_index=True)
 shown(overfit).assign(on=overfit["on"])

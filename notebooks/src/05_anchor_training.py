@@ -681,7 +681,6 @@ compared = test[:500]
 
 def measure(network):
     """Clean and PGD accuracy on the test images, with 95% intervals and the outcome of each image."""
-    network = models.fold_batchnorm(network)  # BatchNorm inside the convolutions: the same function, faster to attack
     settings = {**config.evaluation(), "restarts": config.eval_restarts}
     return evaluation.evaluate(network, compared, ("clean", "pgd"), **settings, seed=seed)
 
