@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anchor_utils.checks import check_epsilon, check_inputs, check_steps, class_labels, count_classes
-from anchor_utils.models import frozen, resolve_precision
+from anchor_utils.models import frozen, resolve_precision, tf32
 
 Norm = Literal["linf", "l2"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -118,8 +118,9 @@ def pgd(
         model_mode: "eval" attacks the network that will be deployed, with BatchNorm's running statistics, and is
             right for evaluation. "unchanged" leaves each module in the mode it is in; while training, that means
             batch statistics: the attack then fits the batch at hand, which can look stronger or weaker than it is.
-        precision: of the network's forward and backward pass; "auto" takes the fastest this hardware has. Small
-            gradients can vanish in half precision, so reported accuracies use "float32".
+        precision: of the network's forward and backward pass; "auto" takes the fastest this hardware has, "tf32" lets
+            an NVIDIA GPU round the inputs of convolutions, "float32" does not. Small gradients can vanish in half
+            precision, so reported accuracies use "float32".
         generator: source of the random start, on the CPU or the images' device; None uses the global one.
 
     Returns:
@@ -157,7 +158,7 @@ def pgd(
     worst = nowhere(x) if keep == "worst" or restarts > 1 else None
     vanished = torch.zeros((), dtype=torch.long, device=x.device)
     # The backward pass runs in the autocast state around it: without this, in the caller's.
-    with frozen(model, model_mode), torch.autocast(x.device.type, enabled=False):
+    with frozen(model, model_mode), tf32(precision != "float32"), torch.autocast(x.device.type, enabled=False):
         for _ in range(restarts):
             point = random_point(x, epsilon, norm, generator) if random_start else x
             limits: dict[str, Any] = {"epsilon": epsilon, "step_size": step_size, "steps": steps, "norm": norm}

@@ -22,7 +22,7 @@ from anchor_utils.config import ATTACKS, unknown_name
 from anchor_utils.data import Dataset, Split
 from anchor_utils.folding import foldable
 from anchor_utils.masking import gradient_masking_checks as gradient_masking_checks
-from anchor_utils.models import checksum, resolve_precision
+from anchor_utils.models import checksum, resolve_precision, tf32
 from anchor_utils.outcomes import Journal, clean_outcomes, fgsm_outcomes, noise_outcomes, pgd_outcomes
 from anchor_utils.outcomes import logits_of as logits_of
 from anchor_utils.results import result_row, versions
@@ -64,7 +64,8 @@ def evaluate(
             "clean" needs no epsilon; the step size is epsilon / 8 if not given.
         iterate: what counts against the model in "pgd": "final", only the last iterate of a run, or "any" iterate.
         images: use only the first so many images.
-        precision: in which AutoAttack and its screen query the network, see :func:`.autoattack_outcomes`.
+        precision: in which AutoAttack and its screen query the network, see :func:`.autoattack_outcomes`. "tf32" is
+            for everything: it lets an NVIDIA GPU round the inputs of float32 convolutions, in PGD and in verdicts too.
         seed: of all attacks.
         resume: a file NAME.json that keeps what is finished after every `batch_size` images, or a folder in which it
             gets a name of its own. The same call goes on from there, see :class:`anchor_utils.outcomes.Journal`.
@@ -83,14 +84,16 @@ def evaluate(
     given = _checked(attacks, batch_size, {**given, "loss": loss, "iterate": iterate})
     split = _first(dataset, images)
     device = device_of(model, split.images)
-    calls = _calls(given, seed, str(resolve_precision(precision, device)).removeprefix("torch."))
+    dtype = str(resolve_precision(precision, device)).removeprefix("torch.")
+    calls = _calls(given, seed, precision if precision == "tf32" else dtype)
     journal = Journal() if resume is None else Journal(resume, _identity(model, split, attacks, batch_size, calls))
     x, y = split.inputs().to(device), split.labels.to(device)
-    if not STAGES.keys().isdisjoint(attacks) and not set(attacks) <= journal.parts.keys():
-        check_classes(model, x)  # before other attacks take their time
     rows: list[dict[str, Any]] = []
-    for name in attacks:
-        rows += journal.part(name, partial(_rows, name, calls[name], model, x, y, batch_size, journal))["rows"]
+    with tf32(precision == "tf32"):
+        if not STAGES.keys().isdisjoint(attacks) and not set(attacks) <= journal.parts.keys():
+            check_classes(model, x)  # before other attacks take their time
+        for name in attacks:
+            rows += journal.part(name, partial(_rows, name, calls[name], model, x, y, batch_size, journal))["rows"]
     if journal.broken:
         warnings.warn(_not_finite(rows), NonFiniteLogitsWarning, stacklevel=2)
     return pd.DataFrame(rows)
@@ -131,11 +134,12 @@ def _calls(given: dict[str, Any], seed: int, precision: str) -> dict[str, Call]:
     ball = {"norm": given["norm"], "epsilon": given["epsilon"]}
     one_step = {"step_size": given["epsilon"], "steps": 1, "restarts": 1, "loss": given["loss"]}
     seeded, shown, queries = ball | {"seed": seed}, ball | {"attack_seed": seed}, {"precision": precision}
+    gradients = queries if precision == "tf32" else {}  # of FGSM and PGD, else strictly in float32
     return {
         "clean": (clean_outcomes, {}, {}),
         "noise": (noise_outcomes, seeded, shown),
-        "fgsm": (fgsm_outcomes, {**ball, "loss": given["loss"]}, shown | one_step),
-        "pgd": (pgd_outcomes, seeded | given, shown | given),
+        "fgsm": (fgsm_outcomes, {**ball, "loss": given["loss"], **gradients}, shown | one_step | gradients),
+        "pgd": (pgd_outcomes, seeded | given | gradients, shown | given | gradients),
         **{
             name: (autoattack_outcomes, seeded | queries | {"stages": stages}, shown | queries)
             for name, stages in STAGES.items()

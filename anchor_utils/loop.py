@@ -282,6 +282,7 @@ def _validate(model: AnchorNet, validation: Split, config: Config, accelerator: 
         step_size=config.step_size,
         steps=config.validation_steps,
         iterate="final",
+        precision="float32" if config.precision == "float32" else "tf32",
         seed=config.seed,
     )
     counts = accelerator.reduce(torch.stack([clean.sum(), robust.sum()]), "sum")

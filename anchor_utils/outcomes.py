@@ -2,8 +2,8 @@
 
 An *outcome* is True where the image is still classified correctly after the attack. It is always decided in float32 on
 the network that was given, in eval mode, where an image with a logit that is not finite counts as misclassified;
-attacks compute their gradients in float32 too, unless asked otherwise. (On NVIDIA GPUs from Ampere on, torch computes
-float32 convolutions in TF32 unless it is told not to.) The network and the global random state are left as they were.
+attacks compute their gradients in float32 too, unless asked otherwise. The network and the global random state are left
+as they were.
 
 Attacks query the network's copy with folded BatchNorm where there is one (:func:`anchor_utils.folding.for_attack`): the
 same function up to rounding, and about half again as fast. The attack chooses its image by what this copy says,
@@ -208,11 +208,13 @@ def fgsm_outcomes(
     epsilon: float,
     norm: Norm = "linf",
     loss: Literal["ce", "margin"] = "ce",
+    precision: str = "float32",
     batch_size: int = 250,
     journal: Journal | None = None,
 ) -> Tensor:
-    """(N,) outcomes under FGSM, in float32."""
-    attack = partial(attacks.fgsm, for_attack(model), epsilon=epsilon, norm=norm, loss=loss)
+    """(N,) outcomes under FGSM."""
+    settings: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "loss": loss, "precision": precision}
+    attack = partial(attacks.fgsm, for_attack(model), **settings)
     return attack_outcomes(model, images, labels, attack, batch_size=batch_size, journal=journal)
 
 
@@ -228,13 +230,15 @@ def pgd_outcomes(
     norm: Norm = "linf",
     loss: Literal["ce", "margin"] = "ce",
     iterate: Literal["final", "any"] = "any",
+    precision: str = "float32",
     seed: int = 0,
     batch_size: int = 250,
     journal: Journal | None = None,
 ) -> Tensor:
-    """(N,) outcomes under PGD, in float32. With several restarts an image must survive all of them."""
+    """(N,) outcomes under PGD. With several restarts an image must survive all of them."""
     generator = torch.Generator().manual_seed(seed)
     settings: dict[str, Any] = {"epsilon": epsilon, "step_size": step_size, "steps": steps, "restarts": restarts}
     settings |= {"norm": norm, "loss": loss, "keep": "worst" if iterate == "any" else "final", "generator": generator}
+    settings["precision"] = precision
     kept: dict[str, Any] = {"batch_size": batch_size, "journal": journal, "state": _stream(generator)}
     return attack_outcomes(model, images, labels, partial(attacks.pgd, for_attack(model), **settings), **kept)

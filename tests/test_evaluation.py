@@ -85,7 +85,7 @@ def test_same_seed_same_bits_whatever_the_batches(tiny_net, few):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "half"}, r"precision='half': allowed are float32, auto"),
+        ({"precision": "half"}, r"precision='half': allowed are float32, tf32, auto"),
         ({"attacks": ("clean", "autoatack")}, r"attack 'autoatack'; did you mean 'autoattack'\? Allowed: clean, noise"),
         ({"epsilon": 8}, r"epsilon=8: allowed is \[0, 1\]"),
         ({"norm": "l1"}, r"norm='l1': allowed are 'linf', 'l2'"),
@@ -413,3 +413,27 @@ def test_damaged_files_are_named(tiny_net, few, tmp_path, damage):
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError, match=r"resume='.*evaluation.json': this file is damaged .*; delete it"):
         evaluate(tiny_net, few, ("clean",), resume=path)
+
+
+def test_what_may_be_rounded_to_tf32_is_asked_for_by_name(few_digits, monkeypatch):
+    """Torch rounds convolutions on a GPU unless it is told not to; here it is seen what it is told."""
+    seen, original = [], torch.nn.functional.conv2d
+
+    def spied(*arguments, **options):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", spied)
+    before, network = torch.backends.cudnn.allow_tf32, AnchorNet(10, 1, 1, 0)
+    ball = {"epsilon": 0.1, "step_size": 0.05, "steps": 1}
+    for precision, allowed in (("float32", False), ("bfloat16", False), ("tf32", True)):
+        seen.clear()
+        found = evaluate(network, few_digits.test[:8], ["clean", "noise", "fgsm", "pgd"], precision=precision, **ball)
+        assert set(seen) == {allowed}
+        assert ("tf32" in found.get("precision", pd.Series(dtype=str)).tolist()) == allowed
+        assert torch.backends.cudnn.allow_tf32 == before
+    for precision, allowed in (("float32", False), ("tf32", True)):
+        seen.clear()
+        images = few_digits.test[:8]
+        pgd(network, images.inputs(), images.labels, precision=precision, **ball)
+        assert set(seen) == {allowed}
