@@ -818,7 +818,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"loss": "mse"}, "loss='mse': allowed are 'ce', 'margin' or a function"),
     ({"keep": "best"}, "keep='best': allowed is 'final' or 'worst'"),
     ({"model_mode": "train"}, "model_mode='train': allowed is 'eval' or 'unchanged'"),
-    ({"precision": "float64"}, "precision='float64': allowed are float32, auto, bfloat16, float16"),
+    ({"precision": "float64"}, "precision='float64': allowed are float32, tf32, auto, bfloat16, float16"),
     ({"images": IMAGES + 0.6}, r"images lie in \[1.1, 1.1\]: allowed is \[0, 1\]"),
     ({"images": IMAGES - 0.6}, r"images lie in \[-0.1, -0.1\]"),
     ({"images": IMAGES * math.nan}, "images lie in"),

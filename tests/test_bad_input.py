@@ -153,7 +153,7 @@ ROWS = [
     (pgd(loss="dlr"), "loss='dlr': allowed are 'ce', 'margin'"),
     (pgd(keep="best"), "keep='best': allowed is 'final' or 'worst'"),
     (pgd(model_mode="train"), "model_mode='train': allowed is 'eval'"),
-    (pgd(precision="int8"), "precision='int8': allowed are float32, auto"),
+    (pgd(precision="int8"), "precision='int8': allowed are float32, tf32, auto"),
     (pgd(labels=LABELS + 1), "labels=4: allowed are 0 to 3 subtract 1"),
     (pgd(labels=LABELS.float()), "labels have torch.float32: allowed are 6 integers"),
     (pgd(labels=LABELS - 100), "labels=-100, -99 allowed are 0 to 3"),
