@@ -109,7 +109,9 @@ def test_an_unknown_network_is_refused_with_those_that_there_are():
 
 
 def test_tables_in_the_readme_are_those_of_the_study():
-    assert publish.tables("cifar10_cpu") in (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert publish.tables("cifar10_cpu") in text
+    assert publish.headline(publish.GPU_CELLS) in text
 
 
 def test_without_the_equal_time_sweep_the_other_tables_remain(monkeypatch, tmp_path):
