@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PRESET ?= cpu
 SWEEP ?= smoke
+MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep publish docs quick test test-full smoke-avx2 lint clean
+.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish docs quick test test-full smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -37,6 +38,10 @@ notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the execu
 
 sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; resumes what was interrupted
 	$(BIN)/snakemake --snakefile study/Snakefile --config sweep=$(SWEEP) -j $(JOBS) --keep-going
+
+study-gpu: SWEEP = minutes
+study-gpu: setup  ## run what can finish of configs/sweeps/SWEEP.yaml (minutes) in MINUTES on this GPU; goes on where it stopped
+	$(BIN)/python -m study.timeboxed $(SWEEP) --minutes $(MINUTES)
 
 publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
 	$(BIN)/python -m study.publish

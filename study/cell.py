@@ -16,14 +16,11 @@ variant = ""
 output = ""  # JSON file for the results
 
 # %%
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from anchor_utils import plotting, training
-from anchor_utils.config import METHODS, REPORTED
-from anchor_utils.results import save_results
+from anchor_utils.config import REPORTED
 from course import lesson
 from study import measure
 
@@ -46,9 +43,7 @@ plotting.show(figure, "Held-out clean and PGD accuracy over the epochs.", svg=Tr
 history.round(3)
 
 # %%
-held_out = {"joint": measure.held_out(run)}
-if finetune:
-    held_out["frozen encoder, new classifier"] = measure.held_out(training.finetune(run, dataset=dataset))
+held_out = measure.of_both(run, dataset, finetune)
 pd.DataFrame(held_out).T
 
 # %% [markdown]
@@ -66,26 +61,12 @@ table.drop(columns="outcomes", errors="ignore").round(4)
 # the encoder's gradient, and the angle between the two terms' gradients, on training images with this checkpoint.
 
 # %%
-inside = {}
-if attacks:
-    network = run.model("best").to(device)
-    inside |= measure.features_under_attack(network, dataset.test[: config.embedding_images].to(device), config)
-    if METHODS[config.method].contrastive:
-        batch = dataset.hold_out(config.validation_images)[0].train[:512]
-        inside |= measure.balance_of_terms(network, batch.to(device), config)
+inside = measure.inside(run, dataset, device) if attacks else {}
 pd.Series(inside, dtype=float).round(3).to_frame("value")
 
 # %%
 if output:
-    save_results(
-        Path(output),
-        table,
-        variant=variant,
-        method=config.method,
-        seed=config.seed,
-        held_out=held_out,
-        inside=inside,
-        training_seconds=float(history["seconds"].sum()),
-        run=run.path.name,
-        config=config.model_dump(),
+    seconds = float(history["seconds"].sum())
+    measure.save_cell(
+        output, config, table, variant=variant, held_out=held_out, inside=inside, training_seconds=seconds
     )

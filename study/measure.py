@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from anchor_utils import embeddings, evaluation, results, runs
+from anchor_utils import embeddings, evaluation, results, runs, training
 from anchor_utils.attacks import pgd
 from anchor_utils.config import METHODS, Config
-from anchor_utils.data import Split
+from anchor_utils.data import Dataset, Split
 from anchor_utils.models import AnchorNet, fold_batchnorm
 from anchor_utils.objectives import batch_loss
 
@@ -23,6 +24,14 @@ def held_out(run: runs.Run) -> dict[str, float]:
     """Epoch of the checkpoint that was kept, and its accuracies, clean and robust, on held-out training images."""
     kept = run.model("best").metadata
     return {"epoch": kept["epoch"], "clean": kept["clean_accuracy"], "robust": kept["robust_accuracy"]}
+
+
+def of_both(run: runs.Run, dataset: Dataset, finetune: bool) -> dict[str, dict[str, float]]:
+    """:func:`held_out` of the network, and if `finetune` says so of a new classifier on its frozen encoder."""
+    found = {"joint": held_out(run)}
+    if finetune:
+        found["frozen encoder, new classifier"] = held_out(training.finetune(run, dataset=dataset, progress=False))
+    return found
 
 
 def accuracies(run: runs.Run, test: Split, attacks: Sequence[str], device: torch.device) -> pd.DataFrame:
@@ -57,6 +66,27 @@ def accuracy_under(
     blocks = [images[start : start + BLOCK] for start in range(0, len(images), BLOCK)]
     tables = [evaluation.evaluate(network, block, [attack], **config.evaluation(), **settings) for block in blocks]
     return results.join_images(tables).assign(checkpoint=which)
+
+
+def inside(run: runs.Run, dataset: Dataset, device: torch.device) -> dict[str, float]:
+    """What the best checkpoint looks like inside: :func:`features_under_attack` on the first test images, and for a
+    contrastive method :func:`balance_of_terms` on training images."""
+    config, network = run.config, run.model("best").to(device)
+    found = features_under_attack(network, dataset.test[: config.embedding_images].to(device), config)
+    if METHODS[config.method].contrastive:
+        batch = dataset.hold_out(config.validation_images)[0].train[:512]
+        found |= balance_of_terms(network, batch.to(device), config)
+    return found
+
+
+def save_cell(path: str | Path, config: Config, table: pd.DataFrame, **context: Any) -> None:
+    """Write what was found in a cell of a sweep, its rows and whatever else is known, as one JSON file, atomically.
+
+    Where files lay on the machine is left out: cells are committed.
+    """
+    recipe = config.model_dump(exclude={"runs_dir", "data_root"})
+    about = {"method": config.method, "seed": config.seed, "run": config.run_name()}
+    results.save_results(path, table, **about, **context, config=recipe)
 
 
 def features_under_attack(network: AnchorNet, images: Split, config: Config) -> dict[str, float]:

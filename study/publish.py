@@ -1,7 +1,8 @@
 """Collect finished sweeps into data/pretrained/ and the README: ``python -m study.publish cifar10_cpu ...``.
 
 Writes study.json (every cell of the sweeps), for each method of the first sweep the network of the first seed in
-half precision with its model card, and the study's tables in the README. ``--tables`` only rewrites the README.
+half precision with its model card, and the README's tables: those of the study, and before them the headline from the
+cells in data/study_gpu. ``--tables`` only rewrites the README.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -20,10 +20,12 @@ from anchor_utils.config import REPORTED, Config
 from anchor_utils.data import load_data
 from anchor_utils.files import write_text
 from study.claims import EQUAL_TIME_CLAIMS, claims_table
+from study.headline import INTERVALS, headline
 from study.tables import cost_table, method_table, read_cells, setting, with_screen
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "data" / "pretrained" / "study.json"
+GPU_CELLS = ROOT / "data" / "study_gpu"
 README = ROOT / "README.md"
 EQUAL_TIME = "cifar10_equal_time"
 DATA = "CIFAR-10, JPEG copy (the pixels went through JPEG once)"
@@ -110,7 +112,7 @@ def tables(sweep: str) -> str:
     settings = "; ".join(setting(table, attack) for attack in REPORTED)
     parts = [
         method_table(table).to_markdown(index=False),
-        f"Accuracy in percent: mean over n training seeds with its 95% t interval, or for n = 1 the Wilson interval over images. {settings}.",
+        f"{INTERVALS} {settings}.",
         claims_table(table).drop(columns="tested by").to_markdown(index=False),
         "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
         cost_table(cells).round(2).to_markdown(index=False),
@@ -128,12 +130,16 @@ def tables(sweep: str) -> str:
 
 
 def write_readme(sweep: str) -> None:
+    """Put the headline and the tables of a sweep between their markers."""
     text = README.read_text()
-    begin, end = "<!-- study: written by study/publish.py -->\n", "<!-- end of study -->"
-    pattern = re.compile(re.escape(begin) + ".*" + re.escape(end), re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"{README.name} has no lines {begin.strip()} and {end}")
-    write_text(README, pattern.sub(lambda _: f"{begin}\n{tables(sweep)}\n\n{end}", text))
+    for name, content in (("headline", headline(GPU_CELLS)), ("study", tables(sweep))):
+        begin, end = f"<!-- {name}: written by study/publish.py -->\n", f"<!-- end of {name} -->"
+        before, marked, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (marked and ended):
+            raise ValueError(f"{README.name} has no lines {begin.strip()} and {end}")
+        text = f"{before}{begin}\n{content}\n\n{end}{after}"
+    write_text(README, text)
 
 
 def main() -> None:

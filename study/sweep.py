@@ -25,16 +25,21 @@ class Sweep(BaseModel):
     attacks: list[Literal[*REPORTED]] = ["clean", "pgd"]  # type: ignore[valid-type]
     autoattack_seeds: list[int] = []  # full AutoAttack instead of the screen for these
     finetune: list[str] = []  # variants that also get a new classifier on the frozen encoder
+    # Of training, for every network alike; study/timeboxed.py makes a number of epochs of it.
+    seconds: Annotated[float, Field(gt=0)] | None = None
     threads: int = 1
     gpu: int = 0  # GPUs that a cell asks a cluster for
     memory_mb: int = 4000
     minutes: int = 600
 
     def cells(self, *, runs_dir: str = "runs", data_root: str = "data") -> dict[str, dict[str, Any]]:
-        """Parameters of the notebook of each cell, by name VARIANT-sSEED; ValueError for a bad configuration."""
+        """Parameters of the notebook of each cell, by name VARIANT-sSEED; ValueError for a bad configuration.
+
+        Every variant has its turn before any has a second seed.
+        """
         found = {}
-        for variant, fields in self.variants.items():
-            for seed in self.seeds:
+        for seed in self.seeds:
+            for variant, fields in self.variants.items():
                 overrides = {**self.overrides, **fields}
                 load_preset(self.preset, **overrides, seed=seed)
                 attacks: list[str] = list(self.attacks)

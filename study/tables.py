@@ -25,7 +25,11 @@ def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any
     The file says `seed` for the seed of training in a cell, and for that of the attacks in a row; here they are
     `training_seed` and `attack_seed`.
     """
-    found = json.loads(path.read_text())["sweeps"].get(sweep, [])
+    return in_order(json.loads(path.read_text())["sweeps"].get(sweep, []))
+
+
+def in_order(found: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Results table of cells as they were written, by method, variant and seed, and the cells without their rows."""
     cells = [{"training_seed" if name == "seed" else name: value for name, value in cell.items()} for cell in found]
     cells.sort(key=lambda cell: ([*METHODS].index(cell["method"]), cell["variant"], cell["training_seed"]))
     rows = [

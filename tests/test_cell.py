@@ -42,6 +42,12 @@ def test_a_failing_cell_leaves_the_others_alone(swept):
     assert "FloatingPointError" in (folder / "runs" / "sweeps" / "three" / "broken-s0.log").read_text()
 
 
+def test_a_sweep_that_gives_seconds_is_not_run_with_the_epochs_of_its_preset(tmp_path):
+    process = snakemake(tmp_path, "--config", "sweep=minutes", "--dry-run")
+    assert process.returncode != 0
+    assert "sweep='minutes' gives networks seconds, not epochs" in process.stdout + process.stderr
+
+
 def test_a_cell_reports_what_was_asked_for(swept):
     folder, _ = swept
     for variant, seed in (("standard", 0), ("anchor", 1)):

@@ -182,7 +182,9 @@ def test_a_network_that_was_not_installed_is_named_with_where_it_is(tmp_path, mo
 
 
 def test_tables_in_the_readme_are_those_of_the_study():
-    assert publish.tables("cifar10_cpu") in (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert publish.tables("cifar10_cpu") in text
+    assert publish.headline(publish.GPU_CELLS) in text
 
 
 def test_without_the_equal_time_sweep_the_other_tables_remain(monkeypatch, tmp_path):

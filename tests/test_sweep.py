@@ -27,6 +27,7 @@ def test_every_sweep_file_is_valid_and_its_cells_are_different_runs(path):
         ({"seed": [1]}, "seed"),
         ({"cells": {}}, "cells"),
         ({"seeds": [-1]}, "seed=-1"),
+        ({"seconds": 0}, "seconds=0"),
         ({"finetune": ["ankor"]}, "unknown variant in finetune 'ankor'; did you mean 'anchor'"),
     ],
 )
@@ -35,6 +36,11 @@ def test_a_bad_sweep_file_is_refused_before_anything_runs(tmp_path, change, mess
     path.write_text(yaml.safe_dump({**yaml.safe_load((SWEEP_DIR / "smoke.yaml").read_text()), **change}))
     with pytest.raises(ValueError, match=re.escape(message)):
         load_sweep(str(path))
+
+
+def test_every_variant_has_its_turn_before_any_has_a_second_seed():
+    names = list(load_sweep("smoke").cells())
+    assert names == ["standard-s0", "anchor-s0", "standard-s1", "anchor-s1"]
 
 
 def test_an_unknown_sweep_is_refused_with_the_known_ones():
