@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     return config.learning_rate
 
 
+def kernels(config: Config, *, search: bool = False) -> AbstractContextManager[Any]:
+    """Within, which convolutions a GPU computes: in TF32 or not, reproducible or not, and the fastest if `search`.
+
+    The search is for steps, whose batches are of one size: it starts anew with every size, and may find others the next
+    time.
+    """
+    fastest = search and not config.deterministic
+    found: AbstractContextManager[Any] = torch.backends.cudnn.flags(
+        enabled=True,
+        benchmark=fastest,
+        deterministic=config.deterministic,
+        allow_tf32=config.precision != "float32",
+    )
+    return found
+
+
 class Loop:
     """A training run under way, in one process or beside others that each have their share of every batch."""
 
@@ -61,12 +78,8 @@ class Loop:
         self.identity, self.description, self.frozen_encoder = identity, description, frozen_encoder
         self.device, self.world = accelerator.device, accelerator.num_processes
         dtype = resolve_precision(config.precision, self.device)
-        if self.device.type == "cuda":
-            # The search for the fastest convolutions may find others on the next run.
-            torch.backends.cudnn.deterministic = config.deterministic
-            torch.backends.cudnn.benchmark = not config.deterministic
-            if self.world > 1:
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.device.type == "cuda" and self.world > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         rest, validation = dataset.hold_out(config.validation_images)
         self.training, self.validation = rest.train.to(self.device), validation.to(self.device)
         self.model = model.to(self.device)
@@ -154,10 +167,11 @@ class Loop:
         if self.engine is not None:
             self.engine.begin(at.sums)
         self.model.train(not self.frozen_encoder)
-        while at.batch < self.steps_per_epoch:
-            self.save_now_and_then(start)
-            self.step(batches[at.batch])
-            bar.update()
+        with kernels(config, search=True):
+            while at.batch < self.steps_per_epoch:
+                self.save_now_and_then(start)
+                self.step(batches[at.batch])
+                bar.update()
         self.wait()
         self.attack.warn_if_vanished()
         if self.average is not None and not self.frozen_encoder:
@@ -227,17 +241,22 @@ class Loop:
 
     def save_now_and_then(self, start: float) -> None:
         """Save the state every few minutes, and before a Ctrl-C goes on."""
-        if self.interrupts or (self.world == 1 and time.perf_counter() - self.saved > SAVE_SECONDS):
-            self.wait()
-            self.at.seconds = time.perf_counter() - start
-            self.save_state()
-            if self.interrupts:
-                raise KeyboardInterrupt
-            self.saved = time.perf_counter()
+        if not self.interrupts and (self.world > 1 or not self.due()):
+            return
+        self.wait()
+        self.at.seconds = time.perf_counter() - start
+        self.save_state()
+        if self.interrupts:
+            raise KeyboardInterrupt
+
+    def due(self) -> bool:
+        """Whether it is time to save the state; a large one takes as long as some epochs on a GPU do."""
+        return time.perf_counter() - self.saved > SAVE_SECONDS
 
     def save_state(self) -> None:
         parts = self.generator, self.model, self.optimizer, self.scaler, self.average
         runs.save_state(self.path, self.identity, self.at, *parts)
+        self.saved = time.perf_counter()
 
     def close_epoch(self, row: dict[str, Any]) -> None:
         """Write the checkpoints and metrics of a finished epoch."""
@@ -254,11 +273,11 @@ class Loop:
                 models.save(self.evaluated, self.path / f"{runs.epoch_name(at.epoch)}.safetensors", metadata)
             runs.write_metrics(self.path, at)
             if at.epoch < self.config.epochs:
-                self.save_state()
+                if self.world > 1 or self.due():  # several processes save at the end of an epoch only
+                    self.save_state()
             else:
                 models.save(self.evaluated, self.path / "last.safetensors", metadata)
                 runs.clear_states(self.path)
-        self.saved = time.perf_counter()
 
     def diverged(self, what: str) -> FloatingPointError:
         good = self.path / "best.safetensors"

@@ -18,8 +18,8 @@ from anchor_utils import runs
 from anchor_utils.config import METHODS, Config, digest
 from anchor_utils.data import Dataset, fitting, load_data
 from anchor_utils.files import alone_in
-from anchor_utils.loop import Loop
-from anchor_utils.models import AnchorNet, tf32
+from anchor_utils.loop import Loop, kernels
+from anchor_utils.models import AnchorNet
 from anchor_utils.runs import Run
 
 
@@ -161,7 +161,7 @@ def _train(
         runs.interrupts_wait() if accelerator.num_processes == 1 else nullcontext([])
     )
     alone: AbstractContextManager[None] = alone_in(path) if accelerator.is_main_process else nullcontext()
-    with alone, waiting as interrupts, tf32(config.precision != "float32"):
+    with alone, waiting as interrupts, kernels(config):
         accelerator.wait_for_everyone()
         if not runs.finished(path, identity):  # by another process, in the meantime
             description = {"method": name, "dataset": dataset.name, "classes": dataset.classes, **identity}

@@ -387,6 +387,7 @@ def test_a_finished_run_that_is_trained_anew_is_not_finished_before_its_end(tiny
     shutil.copytree(tiny_run.path, path, ignore=shutil.ignore_patterns("finetune-*", "probe-*"))
     (path / "config.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_SECONDS", 0.0)
         patch.setattr(runs, "save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit(tiny, path=path, dataset=few_digits, progress=False)

@@ -124,14 +124,15 @@ def test_interrupted_run_resumes_to_the_same_bits(tiny, tiny_run, few_digits, tm
 
     path = tmp_path / "run"
     monkeypatch.setattr(loop, "batch_gradient", interrupted)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=path, dataset=few_digits, progress=False)
     assert not (path / "last.safetensors").exists()
-    assert (path / "resume.safetensors").exists() == (stop_at >= 5)
+    assert (path / "resume.safetensors").exists()
 
     calls = itertools.count(100)
     run = fit(tiny, path=path, dataset=few_digits, progress=False)
-    assert next(calls) == (105 if stop_at >= 5 else 110)  # the first epoch, once finished, is not trained again
+    assert next(calls) == 110 - stop_at  # what was done is not done again
     assert {file.name for file in path.iterdir()} == FILES
     assert same(weights(run), weights(tiny_run))
     assert same(weights(run, "best"), weights(tiny_run, "best"))
@@ -147,6 +148,7 @@ def test_the_state_of_another_run_is_not_taken_up(tiny, few_digits, tmp_path, mo
         return original(*arguments, **options)
 
     monkeypatch.setattr(loop, "batch_gradient", interrupted)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny, path=tmp_path, dataset=few_digits, progress=False)
     (tmp_path / "config.json").unlink()
