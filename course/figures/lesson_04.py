@@ -121,7 +121,7 @@ def adversarial_positives(
     for values, color in ((to_augmented, BLUE), (to_adversarial, ORANGE)):
         share_histogram(left, values, 40, color)
     in_percent(left)
-    left.set_xlabel("cosine with an augmented anchor\n(left: hard, right: easy)")
+    left.set_xlabel("cosine with an augmented anchor image\n(left: hard, right: easy)")
     left.set_ylabel("share of the positives of its kind")
     left.text(0.05, 0.92, "augmented positives", color=BLUE, transform=left.transAxes)
     left.text(0.05, 0.83, "adversarial positives", color=ORANGE, transform=left.transAxes)
@@ -275,8 +275,8 @@ def target_and_guess(
         target, guess: (N,), each of sum 1.
         top: the largest bar that must fit, one scale for all bars and for all frames of a slider.
     """
-    figure, axes = plt.subplots(4, 1, figsize=(7.4, 4.3), sharex=True, height_ratios=[1.45, 1, 1, 1.6], layout="none")
-    figure.subplots_adjust(left=0.13, right=0.99, bottom=0.02, top=0.9, hspace=0.12)
+    figure, axes = plt.subplots(4, 1, figsize=(7.4, 4.3), sharex=True, height_ratios=[1.25, 1, 1, 1.6], layout="none")
+    figure.subplots_adjust(left=0.12, right=0.99, bottom=0.02, top=0.91, hspace=0.06)
     for k, (image, name) in enumerate(zip(images, names, strict=True)):
         inset = axes[0].inset_axes((k - 0.45, 0.0, 0.9, 1.0), transform=axes[0].transData)
         plotting.draw_image(inset, image)
@@ -286,10 +286,11 @@ def target_and_guess(
         colors = [ORANGE if value < 0 else color for value in values]
         axis.bar(range(len(values)), values, width=0.5, color=colors)
         for k, (value, shade) in enumerate(zip(values.tolist(), colors, strict=True)):
-            side, text = ("bottom", f"{value:.2f}") if value >= 0 else ("top", f"\N{MINUS SIGN}{-value:.2f}")
-            axis.text(k, value, text, ha="center", va=side, fontsize=8, color=shade if shade != "0.65" else "0.35")
+            if abs(value) >= 0.005:
+                side, text = ("bottom", f"{value:.2f}") if value > 0 else ("top", f"\N{MINUS SIGN}{-value:.2f}")
+                axis.text(k, value, text, ha="center", va=side, fontsize=8, color="0.35" if shade == "0.65" else shade)
         axis.axhline(0, color="0.4", linewidth=0.8)
-        axis.set_ylim(1.25 * min(0, -top if name.startswith("pull") else 0), 1.3 * top)
+        axis.set_ylim(-1.4 * guess.max() if axis is axes[-1] else 0, 1.25 * top)  # a pull is at least -q
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
     axes[0].set(xlim=(-0.55, len(images) - 0.45), ylim=(0, 1))
     for axis in axes:
@@ -318,7 +319,7 @@ def attention_of_rules(
     for axis, name, (cosines, rules), color in panels:
         for row, shares in enumerate(rules.values()):
             axis.scatter(cosines, np.full(len(cosines), -row), s=9, facecolors="none", edgecolors="0.6", linewidths=0.7)
-            axis.scatter(cosines, np.full(len(cosines), -row), s=500 * shares, color=color, alpha=0.6, linewidths=0)
+            axis.scatter(cosines, np.full(len(cosines), -row), s=800 * shares, color=color, alpha=0.6, linewidths=0)
         axis.set_yticks(-np.arange(len(rules)), list(rules))
         axis.set_ylim(-len(rules) + 0.4, 0.6)
         axis.set_title(name, loc="left", color=color)

@@ -39,8 +39,8 @@ from course.figures import lesson_04 as figures
 config, dataset, device = lesson.start("04", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
-# We take the SupCon network of notebook 03 (it is trained now if that has not happened yet) and look at training images, since
-# these are what a loss sees. All cosines are those behind the projection head, where the loss works.
+# We take the SupCon network of notebook 03 (it is trained now if that has not happened yet) and look at training
+# images, since these are what a loss sees. All cosines are those behind the projection head, where the loss works.
 
 # %%
 run = training.fit(config.replace(method="supcon"), dataset=dataset)
@@ -112,40 +112,42 @@ page.figure(
 
 # %% [markdown]
 # **Claim: a softmax over the negative cosines in place of SupCon's uniform target moves the loss's attention to hard
-# positives, adversarial images among them, and beta = 0 gives SupCon back. If the gradient may run through these weights, easy
-# positives can be pushed away; on a circle that tears classes apart, in 16 dimensions it does not.**
+# positives, adversarial images among them, and beta = 0 gives SupCon back. If the gradient may run through these
+# weights, easy positives can be pushed away; on a circle that tears classes apart, in 16 dimensions it does not.**
 #
-# Confirmed means, in this run: beta = 0 gives SupCon's value; at beta = 2 adversarial positives get over ten points more of
-# the weight than in SupCon; without detaching the easy positive of section 6 is pushed; on the circle of section 7 fewer
-# starts gather without detaching (paired exact test, $p < 0.05$), and in 16 dimensions over 90% do in both versions.
+# Confirmed means, in this run: beta = 0 gives SupCon's value; at beta = 2 adversarial positives get over ten points
+# more of the weight than in SupCon; if the gradient runs through the weights ("not detached"), the easy positive of
+# section 6 is pushed; fewer starts on the circle of section 7 then gather (paired exact test at beta = 2, $p < 0.05$);
+# and in 16 dimensions over 90% gather in both versions.
 #
-# **You will learn** to compute the weight of a positive and to count how many positives count; whether adversarial images are
-# hard; what a wrong label does; how weighting compares with selecting; what happens if the gradient runs through the weights.
+# **You will learn** to compute the weight of a positive and to count how many positives count; whether adversarial
+# images are hard; what a wrong label does; how weighting compares with selecting; what happens if the gradient runs
+# through the weights.
 #
 # **You need** notebook 03: the SupCon loss, and its gradient as guess minus target; PGD, from notebook 01.
 #
 # **Time** 40 minutes to read; the cell above says how long it runs here.
 #
-# Weighting positives by how hard they are is the idea of ANCHOR ([2510.27599](https://arxiv.org/abs/2510.27599)). Its exact
-# formula was not available to us. **The equations of this notebook are our reconstruction.**
+# Weighting positives by how hard they are is the idea of ANCHOR ([2510.27599](https://arxiv.org/abs/2510.27599)). Its
+# exact formula was not available to us. **The equations of this notebook are our reconstruction.**
 
 # %% [markdown]
 # ## 1 One line
 #
-# Notebook 03 in one sentence: each *anchor embedding* $i$ guesses its classmates with a softmax over its cosines $c_{ia}$ with
-# all others $A(i)$, and SupCon is the cross-entropy of that guess with a target that is uniform over the *positives* $P(i)$,
-# the others of its class. ($\tau$ is the temperature.)
+# Notebook 03 in one sentence: each *anchor embedding* $i$ guesses its classmates with a softmax over its cosines
+# $c_{ia}$ with all others $A(i)$, and SupCon is the cross-entropy of that guess with a target that is uniform over the
+# *positives* $P(i)$, the others of its class. ($\tau$ is the temperature.)
 #
-# A *hard positive* has a low cosine with the anchor embedding, an *easy* one a high cosine. To listen to hard ones more, only
-# the target has to change. We take a softmax over the negative cosines, with a *hardness* $\beta \ge 0$:
+# A *hard positive* has a low cosine with the anchor embedding, an *easy* one a high cosine. To listen to hard ones
+# more, only the target has to change. We take a softmax over the negative cosines, with a *hardness* $\beta \ge 0$:
 #
 # $$w_{ip} = \frac{\exp(-\beta\, c_{ip})}{\sum_{p' \in P(i)} \exp(-\beta\, c_{ip'})} \quad \text{(taken as a constant)} \tag{1}$$
 #
 # $$L_i = -\sum_{p \in P(i)} w_{ip} \log q_{ip}, \qquad q_{ip} = \frac{\exp(c_{ip} / \tau)}{\sum_{a \in A(i)} \exp(c_{ia} / \tau)} \tag{2}$$
 #
-# That is cross-entropy with *soft targets*: a distribution over several right answers. The weights of an anchor embedding sum
-# to 1 whatever $\beta$ is, so $\beta$ moves weight between positives and adds none. The line `eq. 1` stands where SupCon has
-# its uniform target. (`detach=False` is for sections 6 and 7, and so are leading dimensions.)
+# That is cross-entropy with *soft targets*: a distribution over several right answers. The weights of an anchor
+# embedding sum to 1 whatever $\beta$ is, so $\beta$ moves weight between positives and adds none. The line `eq. 1`
+# stands where SupCon has its uniform target. (`detach=False` is for sections 6 and 7, and so are leading dimensions.)
 
 
 # %%
@@ -163,8 +165,8 @@ def my_hard_positive_loss(z, labels, temperature, beta, detach=True):
 
 
 # %% [markdown]
-# Does it equal the package's loss, and at $\beta = 0$ SupCon's? The package's `supcon_loss` *is* its case $\beta = 0$, so we
-# compare with SupCon by its definition, an average over positives written out anchor by anchor.
+# Does it equal the package's loss, and at $\beta = 0$ SupCon's? The package's `supcon_loss` *is* its case $\beta = 0$,
+# so we compare with SupCon by its definition, an average over positives written out anchor by anchor.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -191,9 +193,9 @@ print(f"beta = 0 equals SupCon by its definition: {beta_0_is_supcon}")
 #
 # $$\tau\,\frac{\partial L_i}{\partial c_{ip}} = q_{ip} - w_{ip} \tag{3}$$
 #
-# So $w - q$ is the *pull*: above 0 a step brings the two together, below 0 it drives them apart. We compute all three for one
-# anchor image of the picture above and eight others: its own second view, three classmates, the anchor image attacked, and
-# three images of other classes.
+# So $w - q$ is the *pull*: above 0 a step brings the two together, below 0 it drives them apart. We compute all three
+# for one anchor image of the picture above and eight others: its own second view, three classmates, the anchor image
+# attacked, and three images of other classes.
 
 # %% tags=["fold"]
 # @title Choose the eight
@@ -228,22 +230,22 @@ pulls = {b: w - guess for b, w in targets.items()}  # eq. 3, with its sign turne
 # @title The slider
 top = max(float(guess.max()), max(float(w.max()) for w in targets.values()))
 names = [f"{name}\ncos {c:.2f}" for name, c in zip(picked, cosine_of_eight.tolist(), strict=True)]
-hard = int(cosine_of_eight[:5].argmin())
 page.slider(
     "beta",
     [f"{b:g}" for b in hardness_steps],
     (figures.target_and_guess(eight.cpu().numpy(), names, w.numpy(), guess.numpy(), top=top) for w in targets.values()),
     "Eight images, five positives and three negatives of one anchor image, over bars for the target w, the guess q and the "
     "pull w - q.",
-    f"At beta = 0 the hardest positive is pulled with {pulls[0][hard]:.2f}, the easy one with {pulls[0][1]:.2f}: SupCon mines "
-    f"already, through q. At beta = 8 the hardest has {pulls[8][hard]:.2f}. Orange pushes. Move beta: w changes, q does not. "
+    f"At beta = 0 the attacked image is pulled with {pulls[0][4]:.2f}, the easy one with {pulls[0][1]:.2f}: SupCon mines already, "
+    f"through q. At beta = 8 the attacked one has {pulls[8][4]:.2f}. Orange pushes. Move beta: w changes, q does not. "
     "Nine images are few, so single shares of q are large.",
     strip=3,
 )
 
 # %% [markdown]
-# How many positives does an anchor embedding still listen to? The *effective number of positives* says it: the exponential of
-# the entropy of the weights (their perplexity). It is $|P(i)|$ if all weigh the same, 1 if a single one has everything.
+# How many positives does an anchor embedding still listen to? The *effective number of positives* says it: the
+# exponential of the entropy of the weights (their perplexity). It is $|P(i)|$ if all weigh the same, 1 if a single one
+# has everything.
 #
 # $$n_{\mathrm{eff}}(i) = \exp\Bigl(-\sum_{p \in P(i)} w_{ip} \log w_{ip}\Bigr) \tag{4}$$
 
@@ -276,10 +278,10 @@ lesson.say(
 # %% [markdown]
 # ### Exercise 1 · The beta that halves
 #
-# An anchor embedding has positives with the cosines `cosine` (P,), P at least 3, all different. Find the $\beta$ at which they
-# count as many as P / 2 positives, by equation 4. The effective number falls steadily with $\beta$, so bisection finds it:
-# first an upper end that is large enough, then halve the interval. Predict before you check: what happens to this $\beta$ if
-# all cosines move up by 0.1? If they move together, to half their spread?
+# An anchor embedding has positives with the cosines `cosine` (P,), P at least 3, all different. Find the $\beta$ at
+# which they count as many as P / 2 positives, by equation 4. The effective number falls steadily with $\beta$, so
+# bisection finds it: first an upper end that is large enough, then halve the interval. Predict before you check: what
+# happens to this $\beta$ if all cosines move up by 0.1? If they move together, to half their spread?
 
 
 # %% tags=["exercise"]
@@ -317,7 +319,9 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# Equation 1 sees differences of cosines times $\beta$: a common shift cancels, and half the spread needs twice the $\beta$.
+# Equation 1 sees differences of cosines times $\beta$: a common shift cancels, and half the spread needs twice the
+# $\beta$.
+#
 # Why does the number fall steadily? The entropy is $H = \beta \bar c + \log \sum_p e^{-\beta c_p}$ with the weighted mean
 # $\bar c$, and its derivative comes out as $-\beta$ times the weighted variance of the cosines: below zero unless all
 # cosines are equal. So this $\beta$ is a good way to ask how hard a batch is; the same $\beta$ means little in one batch
@@ -326,8 +330,8 @@ def _():
 # %% [markdown]
 # ## 3 Adversarial images are hard positives
 #
-# Are hard positives hard for anybody else? For each *test* image we take the mean weight that it receives as a positive, sort
-# by it, and ask the linear classifier, which never saw a weight.
+# Are hard positives hard for anybody else? For each *test* image we take the mean weight that it receives as a
+# positive, sort by it, and ask the linear classifier, which never saw a weight.
 
 # %%
 test = dataset.test[: config.test_images].to(device)
@@ -347,9 +351,9 @@ lesson.say(
 )
 
 # %% [markdown]
-# Now a training batch with two augmented views of each image. ANCHOR replaces one of the views by an adversarial one. So we
-# also build that batch, with PGD on the SupCon network. Half of the positives of an anchor image are then adversarial (a little
-# more, since it is not its own positive), and SupCon gives them just that share of the weight.
+# Now a training batch with two augmented views of each image. ANCHOR replaces one of the views by an adversarial one.
+# So we also build that batch, with PGD on the SupCon network. Half of the positives of an anchor image are then
+# adversarial (a little more, since it is not its own positive), and SupCon gives them just that share of the weight.
 #
 # > **Predict, then see.** The SupCon network is not robust. Are adversarial positives hard or easy ones? Which share of the
 # > weight will they get at $\beta = 2$?
@@ -404,8 +408,8 @@ page.figure(
 )
 
 # %% [markdown]
-# Does $\beta$ do something in every batch? What acts is $\beta$ times the spread of the cosines. The table has the effective
-# number of positives, equation 4, as a share of all positives.
+# Does $\beta$ do something in every batch? What acts is $\beta$ times the spread of the cosines. The table has the
+# effective number of positives, equation 4, as a share of all positives.
 
 # %% tags=["fold"]
 # @title Table: effective number of positives, by batch and beta
@@ -431,9 +435,9 @@ lesson.say(
 #
 # $$w_{\mathrm{wrong}} = \frac{1}{1 + (n - 1)\, e^{-\beta \Delta}} \tag{5}$$
 #
-# We measure it on the clean batch of section 3, in the trained network. One image gets a wrong label, both its views, so there
-# are two wrong positives among the $n$ of each anchor image of that class. We do this for *every* image and *every* wrong
-# class of the batch, one at a time.
+# We measure it on the clean batch of section 3, in the trained network. One image gets a wrong label, both its views,
+# so there are two wrong positives among the $n$ of each anchor image of that class. We do this for *every* image and
+# *every* wrong class of the batch, one at a time.
 #
 # > **Predict, then see.** SupCon gives two of $n$ positives the share $2/n$. Which share do the two wrong ones get
 # > at $\beta = 2$, and by which $\beta$ do they have nearly everything?
@@ -485,10 +489,10 @@ page.figure(
 #
 # ### Exercise 2 · Leave out the hardest
 #
-# A cheap protection against a wrong label: give the *single hardest* positive of each anchor embedding the weight 0, and share
-# its weight among the others by equation 1. One with a single positive keeps it; one without positives has a row of zeros.
-# Write that target, (M, M), for embeddings `z` (M, D) of unit length. It must work at $\beta = 0$ too. Think before you look
-# at the solution: what else does this leave out?
+# A cheap protection against a wrong label: give the *single hardest* positive of each anchor embedding the weight 0,
+# and share its weight among the others by equation 1. One with a single positive keeps it; one without positives has a
+# row of zeros. Write that target, (M, M), for embeddings `z` (M, D) of unit length. It must work at $\beta = 0$ too.
+# Think before you look at the solution: what else does this leave out?
 
 
 # %% tags=["exercise"]
@@ -530,9 +534,11 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # A softmax over the kept positives shares the weight in the old ratios, since equation 1 depends on differences only. The
-# hardest one has to be found by the cosines: at $\beta = 0$ all weights are alike. The price: the hardest positive is left out
-# whether its label is wrong or right. One wrong image is silenced (two views of it, as above, would need the two hardest), and
-# so is the rare style, or the adversarial view, from which there was most to learn. No rule on cosines alone can tell them apart.
+# hardest one has to be found by the cosines: at $\beta = 0$ all weights are alike.
+#
+# The price: the hardest positive is left out whether its label is wrong or right. One wrong image is silenced (two
+# views of it, as above, would need the two hardest), and so is the rare style, or the adversarial view, from which
+# there was most to learn. No rule on cosines alone can tell them apart.
 
 # %% [markdown]
 # ## 5 Weighting or selecting, and the negatives
@@ -541,13 +547,14 @@ def _():
 # (Hermans et al.) takes the hardest of each in the batch: the farthest classmate and the nearest stranger, the *hard
 # negative*. For positives that is equation 1 with $\beta \to \infty$.
 #
-# FaceNet (Schroff et al.) found that the hardest negatives make training collapse, and selects *semi-hard* ones: farther away
-# than the positive, but by less than a fixed amount, 0.2 in squared distance. Unit vectors have the squared distance $2 - 2c$,
-# so that is 0.1 in cosine.
+# FaceNet (Schroff et al.) reports that the hardest negatives can make training collapse early on, and selects
+# *semi-hard* ones: farther away than the positive, but by less than a fixed amount, 0.2 in squared distance. Unit
+# vectors have the squared distance $2 - 2c$, so that is 0.1 in cosine.
 #
-# SupCon needs no rule for negatives. By equation 3 each is pushed with its share $q$ of the guess, a softmax at rate
-# $1 / \tau$: the nearest strangers most. (Weighting hard negatives by $e^{\beta c}$ on top, as Robinson et al. do, makes the
-# shares a softmax at rate $1 / \tau + \beta$.) How many pairs of an anchor and a positive have a negative to select?
+# SupCon needs no rule for negatives. By equation 3 each is pushed with its share $q$ of the guess, a softmax at rate $1
+# / \tau$: the nearest strangers most. (Weights $e^{\beta c}$ on the negatives, which Robinson et al. add, make that a
+# rate of $1 / \tau + \beta$ if they are constants.) How many pairs of an anchor and a positive have a negative to
+# select?
 
 # %%
 tau = config.temperature
@@ -581,8 +588,8 @@ lesson.say(
 )
 
 # %% [markdown]
-# What do rules that select do to the attention of a single anchor image? We take the batch with the adversarial view, and for
-# the semi-hard rule the positive in the middle.
+# What do rules that select do to the attention of a single anchor image? We take the batch with the adversarial view,
+# and for the semi-hard rule the positive in the middle.
 
 # %%
 z = batches["trained, adversarial view"]
@@ -612,7 +619,7 @@ page.figure(
     f"Weights at beta = 2 keep all {len(c_pos)} positives and give the hardest {on_positives['weights, beta = 2'].max():.0%}; selecting "
     f"gives it 100%. The semi-hard rule keeps {int(semi_hard.sum())} of {len(c_neg)} negatives, those in the shaded strip below "
     "the positive (blue line). A dot's area is its share. Caution: one anchor image only.",
-    svg=True,
+    colors=64,
 )
 
 # %% tags=["fold"]
@@ -629,30 +636,32 @@ lesson.say(
 )
 
 # %% [markdown]
-# So weighting is a dial between SupCon and selecting: no positive is dropped, and no threshold has to fit the phase of the
-# training. The price of listening to hard positives is the same on the whole dial. It is paid in attention to wrong labels.
+# So weighting is a dial from SupCon, at $\beta = 0$, to selecting: no positive is dropped, and no threshold has to fit
+# the phase of the training. The farther the dial is turned, the more attention goes to adversarial images *and* to
+# wrong labels.
 #
 # ## 6 Why the weights are constants here
 #
-# The weights depend on the cosines. Should the gradient run through them? Whether the authors of ANCHOR *detach* theirs, which
-# means to take them as constants in the gradient, we do not know. So this section is about a consequence and not about a
-# mistake of anyone.
+# The weights depend on the cosines. Should the gradient run through them? Whether the authors of ANCHOR *detach*
+# theirs, which means to take them as constants in the gradient, we do not know. So this section is about a consequence
+# and not about a mistake of anyone.
 #
-# With $w$ differentiated too, a term $-\sum_{p'} (\partial w_{ip'} / \partial c_{ip}) \log q_{ip'}$ is added to equation 3. The
-# derivative of the softmax is $\partial w_{ip'} / \partial c_{ip} = \beta\, w_{ip'} (w_{ip} - \delta_{pp'})$, where
-# $\delta_{pp'}$ is 1 for $p = p'$ and else 0. Since $\log q_{ip'}$ is $c_{ip'} / \tau$ minus something that is the same for
-# all $p'$, the term becomes $\beta\, w_{ip} (c_{ip} - \bar c_i) / \tau$, with the weighted mean cosine
-# $\bar c_i = \sum_p w_{ip} c_{ip}$. Together:
+# With $w$ differentiated too, a term $-\sum_{p'} (\partial w_{ip'} / \partial c_{ip}) \log q_{ip'}$ is added to
+# equation 3. The derivative of the softmax is $\partial w_{ip'} / \partial c_{ip} = \beta\, w_{ip'} (w_{ip} -
+# \delta_{pp'})$, where $\delta_{pp'}$ is 1 for $p = p'$ and else 0. Since $\log q_{ip'}$ is $c_{ip'} / \tau$ minus
+# something that is the same for all $p'$, the term becomes $\beta\, w_{ip} (c_{ip} - \bar c_i) / \tau$, with the
+# weighted mean cosine $\bar c_i = \sum_p w_{ip} c_{ip}$. Together:
 #
 # $$\tau\,\frac{\partial L_i}{\partial c_{ip}} = q_{ip} - \hat w_{ip}, \qquad
 # \hat w_{ip} = w_{ip}\,\bigl(1 + \beta\,(\bar c_i - c_{ip})\bigr) \tag{6}$$
 #
-# The new targets $\hat w$ still sum to 1. But they can be **negative**: for each positive with $c_{ip} > \bar c_i + 1/\beta$, an
-# easy one. A negative target means that the loss pushes this positive away, more strongly than a negative at the same cosine.
+# The new targets $\hat w$ still sum to 1. But they can be **negative**: for each positive with $c_{ip} > \bar c_i +
+# 1/\beta$, an easy one. A negative target means that the loss pushes this positive away, more strongly than a negative
+# at the same cosine.
 #
-# The reason: the loss is a weighted mean of the positives' terms, and one way to lower a weighted mean is to put weight on
-# small terms. Easy positives have small terms. They get more weight by going farther away. The weights were meant to say where
-# to look; now the network is paid for changing them.
+# The reason: the loss is a weighted mean of the positives' terms, and one way to lower a weighted mean is to put weight
+# on small terms. Easy positives have small terms. They get more weight by going farther away. The weights were meant to
+# say where to look; now the network is paid for changing them.
 #
 # A small arrangement on the circle, made by hand, checks both equations against automatic differentiation: one anchor
 # embedding, an easy and a hard positive, twelve negatives.
@@ -689,8 +698,8 @@ for name, version in versions.items():
 repelled = pull_of_easy["not detached"] < 0 < pull_of_easy["detached"]
 
 # %% [markdown]
-# That was one place for the easy positive. Now it walks: we move it all the way round the circle, keep everything else where
-# it is, and plot the force that the loss of the anchor embedding exerts on it.
+# That was one place for the easy positive. Now it walks: we move it all the way round the circle, keep everything else
+# where it is, and plot the force that the loss of the anchor embedding exerts on it.
 
 # %%
 away = torch.linspace(0, 180, 181, dtype=torch.float64)  # degrees between the anchor and the positive that walks
@@ -717,14 +726,15 @@ page.figure(
 )
 
 # %% [markdown]
-# To be fair: by equation 3 an easy positive can be pushed away in the other two versions as well, namely when its share of the
-# guess exceeds its target. You saw it in the slider. But this push is never stronger than that on a negative with the same
-# cosine, and it ends when the share has come down to the target. The push of equation 6 needs no large share.
+# To be fair: by equation 3 an easy positive can be pushed away in the other two versions as well, namely when its share
+# of the guess exceeds its target: the orange bars of positives in the slider. But this push is never stronger than that
+# on a negative with the same cosine, and it ends when the share has come down to the target. The push of equation 6
+# needs no large share.
 #
-# Equation 6 says one more thing. Where $\beta$ times the spread of the cosines is small,
-# $1 + \beta(\bar c - c) \approx e^{\beta (\bar c - c)}$, so $\hat w$ is about the softmax of $-2\beta c$: not detaching acts
-# there like **doubling beta**. We compare the two for thirteen positives with a wide spread, and count the negative targets
-# in the real batches of section 3.
+# Equation 6 says one more thing. Where $\beta$ times the spread of the cosines is small, $1 + \beta(\bar c - c) \approx
+# e^{\beta (\bar c - c)}$, so $\hat w$ is about the softmax of $-2\beta c$: not detaching acts there like **doubling
+# beta**. We compare the two for thirteen positives with a wide spread, and count the negative targets in the real
+# batches of section 3.
 
 # %%
 many = torch.linspace(-0.2, 1, 13)
@@ -763,11 +773,13 @@ page.figure(
 # %% [markdown]
 # ### Exercise 3 · Other weights, the same consequence
 #
-# Someone proposes simpler weights: $w_p = (1 - c_p) / S$ with $S = \sum_{p'} (1 - c_{p'})$. They too sum to 1 and grow with
-# hardness. Derive the target $\hat w$ that takes their place if they are *not* detached, as in equation 6, and write it
-# without automatic differentiation. Start from $L = -\sum_p w_p\, c_p / \tau + \log \sum_a e^{c_a / \tau}$ and use that the
-# derivative of $w_{p'}$ with respect to $c_p$ is $(w_{p'} - \delta_{pp'}) / S$, with the $\delta$ of section 6. From which
-# cosine on is the target negative?
+# Someone proposes simpler weights: $w_p = (1 - c_p) / S$ with $S = \sum_{p'} (1 - c_{p'})$. They too sum to 1 and grow
+# with hardness.
+#
+# Derive the target $\hat w$ that takes their place if they are *not* detached, as in equation 6, and write it without
+# automatic differentiation. Start from $L = -\sum_p w_p\, c_p / \tau + \log \sum_a e^{c_a / \tau}$ and use that the
+# derivative of $w_{p'}$ with respect to $c_p$ is $(w_{p'} - \delta_{pp'}) / S$, with the $\delta$ of section 6. From
+# which cosine on is the target negative?
 
 
 # %% tags=["exercise"]
@@ -800,16 +812,19 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# The extra term is $\sum_{p'} \frac{\partial w_{p'}}{\partial c_p} c_{p'} = (\bar c - c_p) / S$, so $\hat w_p = w_p + (\bar c - c_p) / S
-# = (1 + \bar c - 2 c_p) / S$, which is negative from $c_p > (1 + \bar c) / 2$ on. So it does not lie in the softmax: weights
-# that fall with the cosine pay the loss for pushing easy positives away, if the gradient may run through them. Here the
-# targets do not even sum to 1: a softmax ignores a common shift of all cosines, these weights do not.
+# The extra term is $\sum_{p'} \frac{\partial w_{p'}}{\partial c_p} c_{p'} = (\bar c - c_p) / S$, so $\hat w_p = w_p +
+# (\bar c - c_p) / S = (1 + \bar c - 2 c_p) / S$, which is negative from $c_p > (1 + \bar c) / 2$ on.
+#
+# So it does not lie in the softmax: weights that fall with the cosine pay the loss for pushing easy positives away, if
+# the gradient may run through them. Here the targets do not even sum to 1: a softmax ignores a common shift of all
+# cosines, these weights do not.
 
 # %% [markdown]
 # ## 7 Does it matter? Free points on a circle
 #
-# A wrong sign in one moment may be harmless in the long run. So we let points move, as in notebook 03: three classes, eight
-# points each, at many random starts. Every version begins at the *same* starts, so they can be compared start by start.
+# A wrong sign in one moment may be harmless in the long run. So we let points move, as in notebook 03: three classes,
+# eight points each, at many random starts. Every version begins at the *same* starts, so they can be compared start by
+# start.
 
 # %%
 groups = torch.arange(3).repeat_interleave(8)
@@ -839,8 +854,8 @@ def in_one_group(points):
 
 
 # %% [markdown]
-# For the animation we pick an example: the first start that SupCon and the detached weights gather, every class in one group,
-# and the other version does not. The figure after it counts all starts.
+# For the animation we pick an example: the first start that SupCon and the detached weights gather, every class in one
+# group, and the other version does not. The figure after it counts all starts.
 
 # %% tags=["fold"]
 # @title Find the example, and the star: its point with the most negative targets
@@ -902,9 +917,10 @@ page.animation(
 )
 
 # %% [markdown]
-# One start is an anecdote, and this one was picked, so we count. Because the starts are paired, only those tell something that
-# *one* version gathers and the other does not. If both versions were equally good, each of these would fall to either side
-# like a coin: that is McNemar's exact test.
+# One start is an anecdote, and this one was picked, so we count. Because the starts are paired, only those tell
+# something that *one* version gathers and the other does not. If both versions were equally good, each of these would
+# fall to either side like a coin: that is McNemar's exact test. Only the pair at $\beta = 2$ belongs to the claim; the
+# other pairs are findings.
 #
 # > **Predict, then see.** If not detaching is like doubling beta, then detached weights at $2\beta$ should gather as many starts
 # > as the others at $\beta$. At which $\beta$ does that hold, at small or at large ones?
@@ -942,8 +958,8 @@ success = {
 }
 intervals = {k: [results.wilson(round(v * count), count) for v in values] for k, values in success.items()}
 bands = {name: tuple(zip(*ends, strict=True)) for name, ends in intervals.items()}
-pairs = [(f"beta {b}, both", *found) for b, found in at_equal_beta.items()]
-pairs += [(f"beta {2 * b} detached, {b} not", *found) for b, found in at_double_beta.items()]
+pairs = [(f"both at beta {b}", *found) for b, found in at_equal_beta.items()]
+pairs += [(f"detached at {2 * b}, not at {b}", *found) for b, found in at_double_beta.items()]
 two = at_equal_beta[2]
 holds = [str(b) for b, (_, _, p) in at_double_beta.items() if p >= 0.05]
 fails = [str(b) for b, (_, _, p) in at_double_beta.items() if p < 0.05]
@@ -953,7 +969,7 @@ page.figure(
     "Right: for pairs of versions, how many starts only one of them gathers.",
     f"At beta = 2 detached weights gather {two[0]} of {count} starts that the others do not, the others {two[1]} (p = {two[2]:.1g}). "
     f"Against detached weights at twice beta, a difference shows at beta = {' and '.join(fails) or 'none'}, none at "
-    f"{' and '.join(holds) or 'no beta'}. Bars count unlike starts. Caution: a large p proves no equality.",
+    f"{' and '.join(holds) or 'no beta'}. Caution: {len(pairs)} tests without correction, and a large p proves no equality.",
     svg=True,
 )
 doubling_gap = max(
@@ -965,8 +981,12 @@ lesson.say(
 )
 
 # %% [markdown]
-# Where a curve on the left falls, hardness tears classes: hard positives on opposite sides pull a point both ways. That happens
-# to detached weights too, at a larger $\beta$. The circle shows the *mechanism*; that a real network must fail it does not show.
+# Where a curve on the left falls, hardness tears classes: hard positives on opposite sides pull a point both ways. That
+# happens to detached weights too, at a larger $\beta$. Doubling is an approximation for a small spread: at a larger
+# $\beta$ the negative targets come on top, which no softmax has. So that is where a difference on the right should show
+# first.
+#
+# The circle shows the *mechanism*. That a real network must fail it does not show; 16 dimensions are a warning against it.
 #
 # ## What can go wrong
 #
@@ -1047,14 +1067,14 @@ lesson.finish(
 )
 
 # %% [markdown]
-# **Limits.** Equations 1 and 2 are a reconstruction from the summary of the ANCHOR paper; the authors' weights may differ. All
-# batches come from one network of one training seed, which was never trained on adversarial images or on wrong labels. The
-# circle is the narrowest of all spheres and exaggerates. Nothing here trains with the weights.
+# **Limits.** Equations 1 and 2 are a reconstruction from the summary of the ANCHOR paper; the authors' weights may
+# differ. All batches come from one network of one training seed, which was never trained on adversarial images or on
+# wrong labels. The circle is the narrowest of all spheres and exaggerates. No network here is trained with the weights.
 #
 # **References.** Bhattacharya, Bhattacharya and Chakraborty, *ANCHOR*, arXiv 2510.27599 · Khosla et al., *Supervised
 # contrastive learning*, arXiv 2004.11362 · Robinson et al., *Contrastive learning with hard negative samples*, arXiv
-# 2010.04592 · Schroff et al., *FaceNet*, arXiv 1503.03832 (semi-hard negatives) · Hermans et al., *In defense of the triplet
-# loss for person re-identification*, arXiv 1703.07737 (batch-hard) · McNemar, *Psychometrika* 12, 1947.
+# 2010.04592 · Schroff et al., *FaceNet*, arXiv 1503.03832 (semi-hard negatives) · Hermans et al., *In defense of the
+# triplet loss for person re-identification*, arXiv 1703.07737 (batch-hard) · McNemar, *Psychometrika* 12, 1947.
 #
-# **Next:** [05 · ANCHOR training](05_anchor_training.ipynb) puts the loss to work on adversarial views, and measures how much
-# beta adds to what SupCon mines by itself.
+# **Next:** [05 · ANCHOR training](05_anchor_training.ipynb) puts the loss to work on adversarial views, and measures
+# how much beta adds to what SupCon mines by itself.
