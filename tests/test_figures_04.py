@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from drawings import hexes, quivers, texts
+from drawings import drawn, hexes, quivers, rows, texts
 
 from course.figures import lesson_04 as figures
 from course.figures.lesson_03 import BLUE, ORANGE
@@ -20,41 +20,14 @@ def test_chords_of_a_circle_are_as_thick_as_the_pulls():
     axis.figure.canvas.draw()
 
 
-def test_weights_on_a_circle_are_chords_and_a_number():
-    angles = np.deg2rad([90.0, 100, 180, 270])
-    weights = {0.0: np.full(3, 1 / 3), 2.0: np.array([0.1, 0.2, 0.7])}
-    figure = figures.weights_on_a_circle(angles, weights, {0.0: 3.0, 2.0: 2.23})
-    assert [axis.get_title() for axis in figure.axes] == ["beta = 0: SupCon", "beta = 2"]
-    assert texts(figure.axes[1]) == ["anchor", "as many as 2.2 of 3 positives count"]
-    for axis, w in zip(figure.axes, weights.values(), strict=True):
-        np.testing.assert_allclose([line.get_linewidth() for line in axis.lines], 18 * w)
-    np.testing.assert_allclose(figure.axes[1].lines[2].get_xydata(), [[0, 1], [0, -1]], atol=1e-12)
-
-
-def test_weights_and_ratios_are_those_given():
-    cosines, widths = np.array([0.0, 0.5, 1.0]), np.array([0.0, 1.0, 2.0])
-    multiples = {"beta = 0": np.ones(3), "beta = 2": np.array([1.8, 0.8, 0.4])}
-    ratios = {"beta = 0": np.ones(3), "beta = 2": np.exp(2 * widths)}
-    figure = figures.weights_and_ratios(cosines, multiples, widths, ratios)
-    left, right = figure.axes
-    assert [line.get_ydata().tolist() for line in left.lines] == [values.tolist() for values in multiples.values()]
-    assert [line.get_ydata().tolist() for line in right.lines] == [values.tolist() for values in ratios.values()]
-    assert right.get_yscale() == "log"
-    assert [(text.get_text(), text.xy) for text in right.texts] == [
-        ("beta = 0", (2.04, 1)),
-        ("beta = 2", (2.04, np.exp(4))),
-    ]
-    figure.canvas.draw()
-
-
 def test_gallery_has_bars_on_one_scale_and_warnings_in_words(random):
-    rows = [random.random((4, 1, 5, 5)), random.random((4, 3, 5, 5))]
+    images = [random.random((4, 1, 5, 5)), random.random((4, 3, 5, 5))]
     figure = figures.gallery(
-        rows,
+        images,
         ["one", "two"],
         [[None, 2.0, 1.0, 0.5], [None, 4.0, 1.0, 1.0]],
         titles=[[""] + 3 * ["cos 0.5"]] * 2,
-        notes=[["", "read as 3", "", ""], 4 * [""]],
+        notes=[["", "classified as 3", "", ""], 4 * [""]],
         groups={"anchor": 1, "hard": 2, "easy": 1},
     )
     assert len(figure.axes) == 8
@@ -62,20 +35,10 @@ def test_gallery_has_bars_on_one_scale_and_warnings_in_words(random):
     widths = [patch.get_width() for axis in figure.axes for patch in axis.patches]
     assert np.allclose(np.array(widths) / max(widths), np.array([2, 1, 0.5, 4, 1, 1]) / 4)
     words = [text for axis in figure.axes for text in texts(axis)]
-    assert words.count("read as 3") == 1
+    assert words.count("classified as 3") == 1
     assert {"anchor", "hard", "easy", "weight x0.50"} <= set(words)
     assert ["easy" in texts(axis) for axis in figure.axes] == [False] * 3 + [True] + [False] * 4
     assert [figure.axes[k].get_ylabel() for k in (0, 4)] == ["one", "two"]
-
-
-def test_accuracy_by_tenth_has_intervals_and_weights():
-    figure = figures.accuracy_by_tenth([0.5, 1.0], [(0.4, 0.7), (0.9, 0.99999)], [2.0, 0.5], 0.75)
-    (axis,) = figure.axes
-    assert axis.lines[0].get_ydata() == [0.75, 0.75]
-    ends = [bar.get_segments()[0][:, 1] for bar in axis.collections]
-    np.testing.assert_allclose(ends, [[0.4, 0.7], [0.9, 1.0]])
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["1\nx2.00", "2\nx0.50"]
-    figure.canvas.draw()
 
 
 def test_adversarial_positives_and_the_preset_are_marked():
@@ -109,19 +72,6 @@ def test_wrong_label_has_the_band_the_formula_and_supcon():
         at = corners[corners[:, 0] == beta, 1]
         assert (at.min(), at.max()) == (low, high)
     figure.canvas.draw()
-
-
-def test_forces_say_in_words_what_happens_to_the_easy_positive():
-    angles, labels = np.deg2rad([90.0, 45, 190, 100]), np.array([0, 0, 0, 1])
-    forces = {"pull": np.array([0, 0.2, -0.4, 0.1]), "push": np.array([0, -0.31, -0.4, 0.1])}
-    figure = figures.forces_of_an_anchor(angles, labels, forces)
-    assert [axis.get_title() for axis in figure.axes] == ["pull", "push"]
-    assert texts(figure.axes[0])[:3] == ["anchor", "easy", "hard"]
-    said = [{text.get_text(): text.get_color() for text in axis.texts} for axis in figure.axes]
-    assert (said[0]["pulled in"], said[1]["pushed away"]) == (BLUE, ORANGE)
-    assert ("with a force of 0.20" in said[0], "with a force of 0.31" in said[1]) == (True, True)
-    arrows = quivers(figure.axes[1])[0]
-    np.testing.assert_allclose(np.hypot(arrows.U, arrows.V), 1.5 * np.abs(forces["push"]))
 
 
 def test_walking_positive_leads_to_the_anchor_or_away_from_it():
@@ -192,26 +142,43 @@ def test_frames_show_the_anchor_and_its_targets_at_a_step(paths, anchor):
             check_circle(axis, angles[step], targets[step], anchor)
 
 
-def test_filmstrip_has_a_row_a_version_and_a_column_a_step(paths):
-    figure = figures.descent_filmstrip(paths, LABELS, 2, [0, 1, 3])
-    axes = np.reshape(figure.axes, (2, 3))
-    assert [axis.get_title() for axis in axes.flat] == ["step 0", "step 1", "step 3", "", "", ""]
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["SupCon", "beta = 2,\ndetached"]
-    for row, (angles, targets) in zip(axes, paths.values(), strict=True):
-        for axis, step in zip(row, [0, 1, 3], strict=True):
-            check_circle(axis, angles[step], targets[step], 2)
+def test_bars_are_target_guess_and_pull_on_one_scale(random):
+    target, guess = np.array([0.1, 0.9, 0.0]), np.array([0.6, 0.3, 0.001])
+    figure = figures.target_and_guess(random.random((3, 1, 5, 5)), ["a", "b", "c"], target, guess, top=0.9)
+    images, *bars = figure.axes[:4]
+    assert [inset.get_title() for inset in images.child_axes] == ["a", "b", "c"]
+    for axis, values in zip(bars, (target, guess, target - guess), strict=True):
+        np.testing.assert_allclose([patch.get_height() for patch in axis.patches], values)
+        assert axis.get_ylim()[1] == pytest.approx(1.125)
+    assert hexes([patch.get_facecolor() for patch in bars[2].patches]) == [ORANGE, BLUE, ORANGE]
+    assert texts(bars[2]) == ["\N{MINUS SIGN}0.50", "0.60"]
+    drawn(figure)
 
 
-def test_gathering_is_drawn_at_twice_its_beta_as_far_as_the_axis_goes():
-    success = {"detached": [1.0, 0.9, 0.8, 0.5], "not detached": [1.0, 0.8, 0.4, 0.1]}
+def test_dots_of_a_rule_have_the_area_of_its_shares():
+    positives = np.array([0.1, 0.9]), {"alike": np.array([0.5, 0.5]), "hardest": np.array([1.0, 0.0])}
+    negatives = np.array([-0.2, 0.2, 0.4]), {"all": np.array([0.2, 0.3, 0.5])}
+    figure = figures.attention_of_rules(positives, negatives, (0.0, 0.1))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["positives", "negatives"]
+    for axis, (cosines, rules) in zip(figure.axes, (positives, negatives), strict=True):
+        assert rows(axis) == [*rules]
+        areas = [dots for dots in axis.collections if len(dots.get_offsets()) and dots.get_alpha() == 0.6]
+        for row, (dots, shares) in enumerate(zip(areas, rules.values(), strict=True)):
+            np.testing.assert_allclose(dots.get_sizes(), 800 * shares)
+            np.testing.assert_allclose(dots.get_offsets(), [(c, -row) for c in cosines])
+    drawn(figure)
+
+
+def test_gathering_counts_the_starts_that_only_one_version_gathers():
+    success = {"detached": [1.0, 0.9, 0.8], "not detached": [1.0, 0.8, 0.4]}
     bands = {name: ([v - 0.05 for v in values], [v + 0.05 for v in values]) for name, values in success.items()}
-    figure = figures.gathering([0, 1, 2, 4], success, bands, 40)
-    left, right = figure.axes
+    pairs = [("one", 12, 0, 0.0004), ("two", 3, 5, 0.73)]
+    left, right = figures.gathering([0, 1, 2], success, bands, 40, pairs).axes
     assert "of 40 random starts" in left.get_ylabel()
     assert [line.get_ydata().tolist() for line in left.lines] == [*success.values()]
-    detached, doubled = right.lines
-    assert (list(detached.get_xdata()), list(doubled.get_xdata())) == ([0, 1, 2, 4], [0, 2, 4])
-    assert list(doubled.get_ydata()) == success["not detached"][:3]
-    assert [detached.get_color(), doubled.get_color()] == [BLUE, ORANGE]
-    assert len(left.collections) == len(right.collections) == 2
-    figure.canvas.draw()
+    assert len(left.collections) == 2
+    assert [bar.get_width() for bar in right.patches] == [12, 3, 0, -5]
+    assert hexes([bar.get_facecolor() for bar in right.patches]) == [BLUE, BLUE, ORANGE, ORANGE]
+    assert texts(right) == ["12 : 0,  p < 0.001", "3 : 5,  p = 0.73"]
+    assert rows(right) == ["one", "two"]
+    drawn(left)

@@ -46,51 +46,6 @@ def mark_preset(axis: Axes, beta: float) -> None:
     axis.text(beta + 0.12, 0, f"beta = {beta:g}\nof this preset", fontsize=9)
 
 
-def weights_on_a_circle(
-    angles: np.ndarray, weights: Mapping[float, np.ndarray], counted: Mapping[float, float]
-) -> Figure:
-    """One circle a beta: lines from the anchor to its positives, as thick as the weights.
-
-    Args:
-        angles: (1 + P,) in radians, of the anchor, at the top, and of its positives.
-        weights: for each beta those of the positives (P,), which sum to 1.
-        counted: for each beta the effective number of positives, in 1 to P.
-    """
-    layout = ConstrainedLayoutEngine(h_pad=0.15)
-    figure, axes = plt.subplots(1, len(weights), figsize=(9.6, 3.8), layout=layout)
-    for axis, (beta, w) in zip(axes, weights.items(), strict=True):
-        circle(axis, angles, np.zeros(len(angles), int), title=f"beta = {beta:g}" + (": SupCon" if not beta else ""))
-        chords(axis, angles, 0, np.append(0, w), width=18)
-        axis.text(0, 1.15, "anchor", ha="center", fontsize=10)
-        words = f"as many as {counted[beta]:.1f} of {len(w)} positives count"
-        axis.text(0, -1.3, words, ha="center", va="top", fontsize=10)
-    return figure
-
-
-def weights_and_ratios(
-    cosines: np.ndarray, multiples: Mapping[str, np.ndarray], widths: np.ndarray, ratios: Mapping[str, np.ndarray]
-) -> Figure:
-    """Left: weights (P,), as multiples of SupCon's, against the cosines (P,) of the positives.
-
-    Right: ratios (W,) of the largest to the smallest weight, on a log scale, against the spread of the cosines (W,).
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6))
-    xlabel = "cosine with the anchor (left: hard, right: easy)"
-    plotting.curves(
-        left, cosines.tolist(), multiples, xlabel=xlabel, ylabel="weight, multiple of SupCon's", percent=False
-    )
-    right.set_yscale("log")
-    for name, ratio in ratios.items():
-        (line,) = right.plot(widths, ratio)
-        end = (widths[-1] + 0.04, ratio[-1])
-        right.annotate(name, end, color=line.get_color(), va="center", fontsize=10, annotation_clip=False)
-    right.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
-    right.minorticks_off()
-    right.set(xlabel="spread: highest minus lowest cosine", xlim=(0, widths[-1]))
-    right.set_ylabel("weight of the hardest positive\nover that of the easiest")
-    return figure
-
-
 def gallery(
     rows: Sequence[np.ndarray],
     row_labels: Sequence[str],
@@ -154,27 +109,6 @@ def _bar_and_note(axis: Axes, length: float | None, note: str, longest: float, r
     axis.set(xlim=(low, high))
 
 
-def accuracy_by_tenth(
-    accuracies: Sequence[float], intervals: Sequence[tuple[float, float]], weights: Sequence[float], overall: float
-) -> Figure:
-    """Accuracies in [0, 1] with their intervals (low, high), of groups of images from the hardest to the easiest.
-
-    Below each group its mean weight, a multiple of SupCon's. The dotted line is the accuracy `overall`.
-    """
-    figure, axis = plt.subplots(figsize=(8, 3.6))
-    groups = range(1, len(accuracies) + 1)
-    axis.axhline(overall, color="0.5", linestyle=":")
-    axis.text(groups[-1] + 0.4, overall - 0.012, "all images", ha="right", va="top", fontsize=10, color="0.35")
-    for k, value, (low, high) in zip(groups, accuracies, intervals, strict=True):
-        errors = [[max(value - low, 0)], [max(high - value, 0)]]  # at 0% or 100% rounding may put an end past the point
-        axis.errorbar(k, value, yerr=errors, fmt="o", color=BLUE, capsize=3)
-    axis.set_xticks(groups, [f"{k}\nx{w:.2f}" for k, w in zip(groups, weights, strict=True)])
-    axis.set(xlabel="tenth of the test images, 1 = hardest; below: mean weight received, multiple of SupCon's")
-    axis.set_ylabel("read correctly, clean")
-    in_percent(axis)
-    return figure
-
-
 def adversarial_positives(
     to_augmented: np.ndarray, to_adversarial: np.ndarray, betas: Sequence[float], shares: Sequence[float], preset: float
 ) -> Figure:
@@ -187,7 +121,7 @@ def adversarial_positives(
     for values, color in ((to_augmented, BLUE), (to_adversarial, ORANGE)):
         share_histogram(left, values, 40, color)
     in_percent(left)
-    left.set_xlabel("cosine with an augmented anchor\n(left: hard, right: easy)")
+    left.set_xlabel("cosine with an augmented anchor image\n(left: hard, right: easy)")
     left.set_ylabel("share of the positives of its kind")
     left.text(0.05, 0.92, "augmented positives", color=BLUE, transform=left.transAxes)
     left.text(0.05, 0.83, "adversarial positives", color=ORANGE, transform=left.transAxes)
@@ -213,7 +147,7 @@ def wrong_label(
     Args:
         betas: B values, the first of which is 0 (SupCon).
         median, band: measured, B values each; the band is (low, high).
-        smooth, formula: (S,), betas and the shares of equation 4 there.
+        smooth, formula: (S,), betas and the shares of equation 5 there.
         preset: the beta that a vertical line marks.
     """
     figure, axis = plt.subplots(figsize=(7.8, 3.8))
@@ -223,33 +157,10 @@ def wrong_label(
     ylabel, ylim = "share of the anchor's weight", (-0.03, 1.05)
     plotting.curves(axis, betas, lines, bands=bands, xlabel="beta", ylabel=ylabel, ylim=ylim)
     axis.plot(smooth, formula, color="black", linestyle=":", linewidth=1.4)
-    place, words = (3 * len(smooth)) // 10, "equation 4 with\nthe median gap"
+    place, words = (3 * len(smooth)) // 10, "equation 5 with\nthe median gap"
     axis.annotate(words, (smooth[place], formula[place]), xytext=(14, -34), textcoords="offset points", fontsize=10)
     axis.axhline(median[0], color="0.5", linewidth=1)
     axis.annotate("SupCon", (max(betas), median[0]), xytext=(0, 4), textcoords="offset points", ha="right")
-    return figure
-
-
-def forces_of_an_anchor(angles: np.ndarray, labels: np.ndarray, forces: Mapping[str, np.ndarray]) -> Figure:
-    """One circle a version of the loss; arrows show where a step moves each point, and words what happens to point 1.
-
-    Args:
-        angles: (N,) in radians: the anchor, its easy positive, its hard positive, the negatives. The anchor lies
-            counter-clockwise of the easy one.
-        labels: (N,), 0 for the anchor's class and 1 for the other one.
-        forces: for each version the forces along the circle (N,), counter-clockwise if above 0.
-    """
-    figure, axes = plt.subplots(1, len(forces), figsize=(10, 3.9))
-    for axis, (name, force) in zip(axes, forces.items(), strict=True):
-        circle(axis, angles, labels, title=name, moves=1.5 * force)
-        words = (("anchor", "center", 0.0), ("easy", "left", 0.04), ("hard", "right", 0.04))
-        for angle, (word, side, lower) in zip(angles.tolist(), words, strict=False):
-            x, y = 1.12 * math.cos(angle), 1.15 * math.sin(angle) - lower
-            axis.text(x, y, word, ha=side, fontsize=10, color=BLUE)
-        word, color = ("pulled in", BLUE) if force[1] > 0 else ("pushed away", ORANGE)
-        axis.text(0, 0.1, "the easy positive is", ha="center", fontsize=10)
-        axis.text(0, -0.34, f"with a force of {abs(force[1]):.2f}", ha="center", fontsize=10)
-        axis.text(0, -0.12, word, ha="center", fontweight="bold", color=color)
     return figure
 
 
@@ -353,17 +264,66 @@ def descent_frames(
         yield figure
 
 
-def descent_filmstrip(
-    paths: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: np.ndarray, anchor: int, shown: Sequence[int]
+def target_and_guess(
+    images: np.ndarray, names: Sequence[str], target: np.ndarray, guess: np.ndarray, *, top: float
 ) -> Figure:
-    """The circles of `descent_frames` standing still: one row a version of the loss, one column a step `shown`."""
-    figure, axes = plt.subplots(len(paths), len(shown), figsize=(9.4, 6))
-    for row, (name, (angles, targets)) in zip(axes, paths.items(), strict=True):
-        for axis, step in zip(row, shown, strict=True):
-            _circle_with_targets(axis, angles[step], targets[step], labels, anchor)
-        row[0].set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center")
-    for axis, step in zip(axes[0], shown, strict=True):
-        axis.set_title(f"step {step}")
+    """Images in a row, each over three bars: its target w, its guess q, and the pull w - q, orange where it pushes.
+
+    Args:
+        images: (N, C, H, W), in [0, 1].
+        names: N short texts, that stand above the images.
+        target, guess: (N,), each of sum 1.
+        top: the largest bar that must fit, one scale for all bars and for all frames of a slider.
+    """
+    figure, axes = plt.subplots(4, 1, figsize=(7.4, 4.3), sharex=True, height_ratios=[1.25, 1, 1, 1.6], layout="none")
+    figure.subplots_adjust(left=0.12, right=0.99, bottom=0.02, top=0.91, hspace=0.06)
+    for k, (image, name) in enumerate(zip(images, names, strict=True)):
+        inset = axes[0].inset_axes((k - 0.45, 0.0, 0.9, 1.0), transform=axes[0].transData)
+        plotting.draw_image(inset, image)
+        inset.set_title(name, fontsize=8, fontweight="normal", pad=2)
+    rows = (("target\nw", target, "0.35"), ("guess\nq", guess, "0.65"), ("pull\nw - q", target - guess, BLUE))
+    for axis, (name, values, color) in zip(axes[1:], rows, strict=True):
+        colors = [ORANGE if value < 0 else color for value in values]
+        axis.bar(range(len(values)), values, width=0.5, color=colors)
+        for k, (value, shade) in enumerate(zip(values.tolist(), colors, strict=True)):
+            if abs(value) >= 0.005:
+                side, text = ("bottom", f"{value:.2f}") if value > 0 else ("top", f"\N{MINUS SIGN}{-value:.2f}")
+                axis.text(k, value, text, ha="center", va=side, fontsize=8, color="0.35" if shade == "0.65" else shade)
+        axis.axhline(0, color="0.4", linewidth=0.8)
+        axis.set_ylim(-1.4 * guess.max() if axis is axes[-1] else 0, 1.25 * top)  # a pull is at least -q
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+    axes[0].set(xlim=(-0.55, len(images) - 0.45), ylim=(0, 1))
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+    return figure
+
+
+def attention_of_rules(
+    positives: tuple[np.ndarray, Mapping[str, np.ndarray]],
+    negatives: tuple[np.ndarray, Mapping[str, np.ndarray]],
+    band: tuple[float, float],
+) -> Figure:
+    """Whom rules of weighting and of selecting attend to: a row a rule, a dot an image, its area the share it gets.
+
+    Args:
+        positives, negatives: cosines (N,) with the anchor, and for each rule the shares (N,), of sum 1 or all 0.
+        band: the cosines (low, high) between which a negative is semi-hard; shaded in the lower panel.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(9.6, 4.4), sharex=True)
+    low, high = band
+    axes[1].axvspan(low, high, color="#E69F00", alpha=0.25, linewidth=0)
+    axes[1].axvline(high, color=BLUE, linewidth=1.2)
+    panels = ((axes[0], "positives", positives, BLUE), (axes[1], "negatives", negatives, ORANGE))
+    for axis, name, (cosines, rules), color in panels:
+        for row, shares in enumerate(rules.values()):
+            axis.scatter(cosines, np.full(len(cosines), -row), s=9, facecolors="none", edgecolors="0.6", linewidths=0.7)
+            axis.scatter(cosines, np.full(len(cosines), -row), s=800 * shares, color=color, alpha=0.6, linewidths=0)
+        axis.set_yticks(-np.arange(len(rules)), list(rules))
+        axis.set_ylim(-len(rules) + 0.4, 0.6)
+        axis.set_title(name, loc="left", color=color)
+    axes[1].set_xlabel("cosine with the anchor image (positives: hard at the left; negatives: hard at the right)")
     return figure
 
 
@@ -372,27 +332,34 @@ def gathering(
     success: Mapping[str, Sequence[float]],
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     count: int,
+    pairs: Sequence[tuple[str, int, int, float]],
 ) -> Figure:
-    """The share of `count` starts that gather every class, with 95% intervals: left against beta.
+    """Left: the share of `count` starts that gather every class, against beta, with 95% intervals.
 
-    Right the same, with "not detached" drawn at twice its beta, as far as the axis of the left panel goes.
+    Right: a row a pair of versions that began at the same starts; bars count those that only one of them gathers.
 
     Args:
         betas: B values.
         success, bands: of "detached" and "not detached": B shares in [0, 1], and their (low, high).
+        pairs: for each a name, how many starts only the detached version gathers, how many only the other, and the p
+            of their exact test.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12.2, 3.8), sharey=True)
-    ylabel = f"share of {count} random starts on a circle\nthat end with every class in one group"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.4, 4), width_ratios=[1, 1.05])
     lines = {name: np.asarray(shares) for name, shares in success.items()}
     intervals = {name: (np.asarray(low), np.asarray(high)) for name, (low, high) in bands.items()}
-    plotting.curves(left, betas, lines, bands=intervals, xlabel="beta", ylabel=ylabel)
-    for name, factor, color in (("detached", 1, BLUE), ("not detached", 2, ORANGE)):
-        x = [factor * beta for beta in betas if factor * beta <= max(betas)]
-        right.plot(x, success[name][: len(x)], marker="o", color=color)
-        low, high = bands[name]
-        right.fill_between(x, low[: len(x)], high[: len(x)], color=color, alpha=0.15, linewidth=0)
-    right.text(0.04, 0.14, "detached, at beta", color=BLUE, transform=right.transAxes)
-    right.text(0.04, 0.05, "not detached, drawn at 2 beta", color=ORANGE, transform=right.transAxes)
-    right.set_xlabel("beta (detached) or 2 beta (not detached)")
-    left.set_ylim(-0.03, 1.05)
+    ylabel = f"share of {count} random starts that\nend with every class in one group"
+    plotting.curves(left, betas, lines, bands=intervals, xlabel="beta", ylabel=ylabel, ylim=(-0.03, 1.05))
+    rows = -np.arange(len(pairs))
+    only = np.array([(detached, other) for _, detached, other, _ in pairs])
+    right.barh(rows, only[:, 0], color=BLUE, height=0.6)
+    right.barh(rows, -only[:, 1], color=ORANGE, height=0.6)
+    widest = max(1, int(only.max()))
+    for row, (_, detached, other, p) in zip(rows, pairs, strict=True):
+        words = f"{detached} : {other},  p " + (f"= {p:.2g}" if p >= 0.001 else "< 0.001")
+        right.text(detached + 0.03 * widest, row, words, va="center", fontsize=9)
+    right.axvline(0, color="0.3", linewidth=1)
+    right.set_yticks(rows, [name for name, *_ in pairs])
+    right.grid(axis="y", visible=False)
+    right.set(xlim=(-max(1.15 * int(only[:, 1].max()), 0.12 * widest), 1.75 * widest), xticks=[])
+    right.set_xlabel("starts that only one version gathers\n(orange: not detached; blue: detached)")
     return figure
