@@ -142,7 +142,7 @@ def test_hardness_sweep_shows_quantiles_entropy_and_the_change_of_the_pulls():
         }
 
     sweep = {"standard": result(0), "anchor": result(1) | {"change": np.linspace(0, 1.5, 5)}}
-    figure = figures.hardness_sweep(hardnesses, sweep, beta=2.0, temperature=0.1)
+    figure = figures.hardness_sweep(hardnesses, sweep, beta=2.0, first_order=hardnesses / 8)
     left, middle, right = figure.axes
     figure.canvas.draw()
     assert rows(left) == ["ANCHOR", "standard"]  # the first on top
@@ -153,9 +153,9 @@ def test_hardness_sweep_shows_quantiles_entropy_and_the_change_of_the_pulls():
     assert thin.get_alpha() < left.lines[9].get_alpha() == 1
     np.testing.assert_array_equal(middle.lines[1].get_ydata(), sweep["anchor"]["entropy"])
     np.testing.assert_array_equal(middle.lines[2].get_ydata(), [1, 0, 0, 0, 0])  # clipped
-    change, first_order = right.lines[:2]  # of the network without a contrastive term there is none
+    change, line = right.lines[:2]  # of the network without a contrastive term there is none
     np.testing.assert_array_equal(change.get_ydata(), sweep["anchor"]["change"])
-    np.testing.assert_allclose(first_order.get_ydata(), hardnesses * 0.1)
+    np.testing.assert_array_equal(line.get_ydata(), hardnesses / 8)
     assert [axis.lines[-1].get_xdata()[0] for axis in (middle, right)] == [2, 2]
     assert texts(right) == ["ANCHOR"]
     names = {text.get_text(): text.xy[1] for text in middle.texts}
@@ -163,30 +163,27 @@ def test_hardness_sweep_shows_quantiles_entropy_and_the_change_of_the_pulls():
     assert names["standard"] - names["ANCHOR"] == pytest.approx(0.07)  # pushed apart
 
 
-def test_pulls_show_target_and_guess_of_each_pair_and_name_the_largest_weight():
-    offsets = np.linspace(-0.3, 0.2, 48)
-    target, guess = 1 - 2 * offsets, 1 + 5 * offsets
-    figure = figures.pulls(offsets, target, guess, beta=2.0, bins=4)
+def test_pulls_show_target_and_guess_of_one_anchor_and_name_the_largest_weight_of_all():
+    offsets = np.array([0.1, -0.3, 0.2])  # in any order
+    target, guess, weights = 1 - 2 * offsets, 1 + 5 * offsets, np.array([0.5, 1.0, 1.1, 1.6])
+    figure = figures.pulls(offsets, target, guess, weights, beta=2.0)
     figure.canvas.draw()
     left, right = figure.axes
-    supcon, guess_dots, guess_means, target_dots, target_means = left.lines
-    assert set(supcon.get_ydata()) == {1}
-    for dots, values in ((guess_dots, guess), (target_dots, target)):
-        np.testing.assert_array_equal(dots.get_xdata(), offsets)
-        np.testing.assert_array_equal(dots.get_ydata(), values)
-    groups = offsets.reshape(4, 12).mean(1)  # of equal numbers; of straight lines the means lie on the lines
-    for means, at_groups in ((guess_means, 1 + 5 * groups), (target_means, 1 - 2 * groups)):
-        np.testing.assert_allclose(means.get_xdata(), groups)
-        np.testing.assert_allclose(means.get_ydata(), at_groups)
-    colors = {text.get_text(): text.get_color() for text in left.texts}
-    assert colors["ANCHOR's target n w, beta = 2"] == target_means.get_color() == plotting.method_color("anchor")
-    assert colors["SupCon's target, 1"] == supcon.get_color()
-    assert texts(right) == ["largest: 1.60"]
-    assert sum(bar.get_height() for bar in right.patches) == 48
+    for line, values in zip(left.lines, (target, np.ones(3), guess), strict=True):
+        assert list(line.get_xdata()) == [-0.3, 0.1, 0.2]
+        np.testing.assert_array_equal(line.get_ydata(), values[[1, 0, 2]])
+    bars = left.collections[0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], np.stack([guess, target], axis=1)[[1, 0, 2]])
+    names = {text.get_text(): (text.xy[1], text.get_color()) for text in left.texts}
+    assert names["guess of both"] == (2, "0.25")
+    assert names["target, beta = 2"] == (pytest.approx(0.6), plotting.method_color("anchor"))
+    assert names["target, SupCon"][1] == left.lines[1].get_color() == plotting.method_color("supcon_at")
+    assert texts(right) == ["largest: 1.60", "SupCon: 1"]
+    assert sum(bar.get_height() for bar in right.patches) == 4
 
 
-def test_pulls_take_pairs_of_one_cosine():
-    figures.pulls(np.zeros(5), np.ones(5), np.full(5, 0.2), beta=2.0).canvas.draw()
+def test_pulls_take_a_single_positive():
+    figures.pulls(np.zeros(1), np.ones(1), np.full(1, 0.2), np.ones(3), beta=2.0).canvas.draw()
 
 
 def test_candidates_are_compared_alone_and_in_pairs():
@@ -196,7 +193,7 @@ def test_candidates_are_compared_alone_and_in_pairs():
         "anchor, new classifier": {"clean": (0.94, 0.9, 0.97), "pgd": (0.6, 0.5, 0.7)},
     }
     comparisons = {
-        "ANCHOR - PGD-AT": {"a": 30, "b": 10, "difference": 20.0, "low": 8.0, "high": 30.0, "p": 0.002},
+        "first\nminus second": {"a": 30, "b": 10, "difference": 20.0, "low": 8.0, "high": 30.0, "p": 0.002},
         "other pair": {"a": 3, "b": 2, "difference": 1.0, "low": -9.0, "high": 11.0, "p": 0.9},
     }
     figure = figures.candidates(accuracies, comparisons, images=100, attack="PGD-20")
@@ -209,7 +206,7 @@ def test_candidates_are_compared_alone_and_in_pairs():
     assert list(bars[-1].get_xdata()) == [0.4, 0.6]
     assert {dot.get_markerfacecolor() for dot in dots[::2]} == {"white"}
     assert dots[1].get_markerfacecolor() == plotting.method_color("anchor")
-    assert rows(right) == ["other pair", "ANCHOR - PGD-AT"]
+    assert rows(right) == ["other pair", "first\nminus second"]
     assert texts(right) == ["3 : 2 images, p = 0.9", "30 : 10 images, p = 0.002"]
     assert [line.get_color() for line in right.lines[:4:2]] == ["0.5", "black"]
     assert [list(line.get_xdata()) for line in right.lines[:4:2]] == [[-9, 11], [8, 30]]

@@ -257,7 +257,7 @@ def _hardness_entropy(
 
 
 def hardness_sweep(
-    hardnesses: np.ndarray, sweep: Mapping[str, Mapping[str, Any]], beta: float, temperature: float
+    hardnesses: np.ndarray, sweep: Mapping[str, Mapping[str, Any]], beta: float, first_order: np.ndarray
 ) -> Figure:
     """What the hardness weights of several networks would do at other values of beta.
 
@@ -270,7 +270,7 @@ def hardness_sweep(
             `entropy` (B,) in [0, 1]; for `anchor` also `approximation` (B,), the entropy by equation 7; for networks
             with a contrastive term `change` (B,), the length of the change of the pulls by that of SupCon's pulls.
         beta: the value of the run, which is marked.
-        temperature: tau, for the line beta tau.
+        first_order: what equation 9 says of the change, beta tau / Q (B,).
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.1), width_ratios=[1, 1.15, 1.15])
     _cosine_quantiles(left, {method: result["cosines"] for method, result in sweep.items()})
@@ -282,8 +282,8 @@ def hardness_sweep(
     middle.plot(hardnesses, approximation, color="black", linestyle=(0, (2, 3)), linewidth=1.4)
     middle.set_title("entropy (dashed: eq. 7 for ANCHOR)", fontsize=10.5, fontweight="normal")
     middle.set(ylabel="hardness entropy (eq. 6)", ylim=(0, 1.02))
-    right.plot(hardnesses, hardnesses * temperature, color="0.35", linestyle=":")
-    right.set_title("gradient (dotted: beta times tau)", fontsize=10.5, fontweight="normal")
+    right.plot(hardnesses, first_order, color="0.35", linestyle=":")
+    right.set_title("gradient (dotted: beta tau / Q)", fontsize=10.5, fontweight="normal")
     right.set(ylabel="change of SupCon's pulls", ylim=(0, None))
     right.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
     for axis in (middle, right):
@@ -298,20 +298,24 @@ def hardness_sweep(
         fontsize=10,
         color="0.35",
     )
-    _names_at_the_right(middle, {method: result["entropy"][-1] for method, result in sweep.items()}, 0.07)
-    changes = {method: result["change"][-1] for method, result in sweep.items() if "change" in result}
-    _names_at_the_right(right, changes, 0.07 * right.get_ylim()[1])
+    for axis, key, gap in ((middle, "entropy", 0.07), (right, "change", 0.07 * right.get_ylim()[1])):
+        ends = {
+            plotting.method_name(method): (result[key][-1], plotting.method_color(method))
+            for method, result in sweep.items()
+            if key in result
+        }
+        _names_at_the_right(axis, ends, gap)
     return figure
 
 
-def _names_at_the_right(axis: Axes, ends: Mapping[str, float], gap: float) -> None:
-    """Names of methods beside the ends of their lines; those that would overlap are pushed apart."""
+def _names_at_the_right(axis: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
+    """Names beside the ends of their lines, each a height and a colour; those that would overlap are pushed apart."""
     place = -np.inf
-    for method in sorted(ends, key=lambda method: ends[method]):
-        place = max(place + gap, ends[method])
+    for name, (height, color) in sorted(ends.items(), key=lambda item: item[1][0]):
+        place = max(place + gap, height)
         axis.annotate(
-            plotting.method_name(method), (1.02, place), xycoords=axis.get_yaxis_transform(), va="center", fontsize=10,
-            color=plotting.method_color(method), annotation_clip=False,
+            name, (1.02, place), xycoords=axis.get_yaxis_transform(), va="center", fontsize=10, color=color,
+            annotation_clip=False,
         )  # fmt: skip
 
 
@@ -330,43 +334,38 @@ def _cosine_quantiles(axis: Axes, cosines: Mapping[str, Sequence[np.ndarray]]) -
     axis.set_title("pale: augmented positives,\nfull colour: adversarial ones", fontsize=10.5, fontweight="normal")
 
 
-def pulls(offsets: np.ndarray, target: np.ndarray, guess: np.ndarray, *, beta: float, bins: int = 12) -> Figure:
-    """Left target and guess of every positive against its cosine, right how far the targets are from SupCon's.
+def pulls(offsets: np.ndarray, target: np.ndarray, guess: np.ndarray, weights: np.ndarray, *, beta: float) -> Figure:
+    """Left target and guess of one anchor's positives against their cosines, right the weights of a whole batch.
 
     Args:
-        offsets: cosine of each of P pairs of an anchor and a positive, minus the mean of its anchor (P,).
-        target, guess: w and q of each pair, as multiples of SupCon's target 1 / |P(i)| (P,).
-        beta: the hardness of the targets.
-        bins: of equal numbers of pairs, for the lines through their means.
+        offsets: cosine of each of P positives, minus their mean (P,).
+        target, guess: w and q of each, as multiples of SupCon's target 1 / P (P,); a bar between them is the pull.
+        weights: of all pairs of a batch, as multiples of SupCon's (M,).
+        beta: the hardness.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9), width_ratios=[1.25, 1])
-    edges = np.quantile(offsets, np.linspace(0, 1, bins + 1))
-    place = np.clip(np.searchsorted(edges, offsets, side="right") - 1, 0, bins - 1)
-    filled = [k for k in range(bins) if (place == k).any()]
-    centres = [offsets[place == k].mean() for k in filled]
-    left.axhline(1, color=plotting.method_color("supcon_at"), linewidth=1.8)
-    for values, color in ((guess, "0.3"), (target, ORANGE)):
-        left.plot(offsets, values, ".", color=color, markersize=3, alpha=0.25)
-        left.plot(centres, [values[place == k].mean() for k in filled], color=color, linewidth=2.2)
-    top = max(2.0, 1.1 * float(np.quantile(guess, 0.99)))
-    left.margins(x=0)
-    left.set_ylim(-0.05 * top, top)
-    for height, text, color in (
-        (0.92, f"ANCHOR's target n w, beta = {beta:g}", ORANGE),
-        (0.83, "SupCon's target, 1", plotting.method_color("supcon_at")),
-        (0.74, "the guess n q of both", "0.3"),
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9), width_ratios=[1.1, 1])
+    order = np.argsort(offsets)
+    x, target, guess = offsets[order], target[order], guess[order]
+    supcon = plotting.method_color("supcon_at")
+    left.vlines(x, guess, target, color="0.8", linewidth=5, zorder=1)
+    ends: dict[str, tuple[float, str]] = {}
+    for name, values, color in (
+        (f"target, beta = {beta:g}", target, ORANGE),
+        ("target, SupCon", np.ones_like(x), supcon),
+        ("guess of both", guess, "0.25"),
     ):
-        left.text(0.03, height, text, color=color, transform=left.transAxes, fontsize=10)
-    left.set(xlabel="cosine of a positive, minus its anchor's mean", ylabel="multiple of 1 / |P|")
-    left.set_title("the pull is target minus guess", fontsize=10.5, fontweight="normal")
-    right.hist(target, bins=30, color=ORANGE, log=True)
-    right.axvline(1, color=plotting.method_color("supcon_at"), linewidth=1.8)
-    right.annotate(
-        f"largest: {target.max():.2f}", (target.max(), 1), xytext=(0, 14), textcoords="offset points", ha="right",
-        color=ORANGE, fontsize=10,
-    )  # fmt: skip
+        left.plot(x, values, "o-", color=color, markersize=5)
+        ends[name] = float(values[-1]), color
+    left.set(xlabel="cosine of a positive, minus the anchor's mean", ylabel="multiple of 1 / |P|")
+    left.set_ylim(min(0.0, *left.get_ylim()), None)
+    left.set_title("one anchor: a bar is the pull, target minus guess", fontsize=10.5, fontweight="normal")
+    _names_at_the_right(left, ends, 0.08 * left.get_ylim()[1])
+    right.hist(weights, bins=30, color=ORANGE, log=True)
+    right.axvline(1, color=supcon, linewidth=1.8)
+    right.text(0.97, 0.93, f"largest: {weights.max():.2f}", color=ORANGE, ha="right", transform=right.transAxes)
+    right.text(0.97, 0.85, "SupCon: 1", color=supcon, ha="right", transform=right.transAxes)
     right.set(xlabel="weight of a positive, as a multiple of SupCon's", ylabel="pairs (log scale)")
-    right.set_title("the tail of the weights", fontsize=10.5, fontweight="normal")
+    right.set_title("all pairs of the batch: the tail of the weights", fontsize=10.5, fontweight="normal")
     return figure
 
 

@@ -73,7 +73,7 @@ multiple = losses.hardness_weights(z, both, config.beta) * positive.sum(1, keepd
 multiple = multiple.masked_fill(~positive, torch.nan)
 crossed, same = cosine[:n, n:], both[:n, None] == both[:n]
 inside, outside = crossed[same].mean().item(), crossed[~same].mean().item()
-lightest, heaviest = (np.nan_to_num(multiple.cpu().numpy(), nan=1.0).__getattribute__(end)() for end in ("min", "max"))
+lightest, heaviest = (end.item() for end in multiple.nan_to_num(1.0).aminmax())
 
 # %% tags=["fold"]
 # @title Drawing: one step, tensor by tensor
@@ -357,8 +357,9 @@ page.figure(
 # $$n\,(w_{ip} - q_{ip}) \;\approx\; (1 - Q_i) \;-\; \Bigl(\beta + \frac{Q_i}{\tau}\Bigr)\, \delta_{ip} \tag{9}$$
 #
 # The first part pulls all positives alike, and fades as training succeeds ($Q_i \to 1$). The second mines: its
-# **hardness slope** is $\beta + Q_i / \tau$. **SupCon mines by itself, at the rate $Q/\tau$**; $\beta$ adds to that. Near
-# convergence it changes the gradient by about $\beta\tau$. That, and not the entropy, is the yardstick for $\beta$.
+# **hardness slope** is $\beta + Q_i / \tau$. So **SupCon mines by itself**, at the rate $Q_i / \tau$, and $\beta$ adds the
+# share $\beta\tau / Q_i$ to that. Near convergence this is about $\beta\tau$. That, and not the entropy, is the yardstick for
+# $\beta$.
 #
 # ### Exercise 1 · The slope without approximation
 #
@@ -425,9 +426,10 @@ def target_guess(z, labels, beta):
 
 
 def slope(pull, delta, positive):
-    """Of n times the pull, by least squares: how much more a positive is pulled per unit that it lies farther away."""
-    n = positive.sum(1, keepdim=True)
-    return -((n * pull * delta)[positive].sum() / (delta**2)[positive].sum()).item()
+    """Least squares over positives near the mean: by how much n times the pull grows as the cosine falls."""
+    near = positive & (delta.abs() < config.temperature / 2)
+    y, x = (positive.sum(1, keepdim=True) * pull)[near], delta[near]
+    return -(y @ (x - x.mean()) / (x - x.mean()).square().sum()).item()
 
 
 def length(pulls):
@@ -460,16 +462,19 @@ change_of_pulls = length(pull - supcon_pull) / length(supcon_pull)
 # %% tags=["fold"]
 # @title Drawing: target and guess of every positive, and the tail of the weights
 multiples = (n * w)[positive].cpu().numpy()
-offsets, guesses = delta[positive].cpu().numpy(), (n * q)[positive].cpu().numpy()
+Q_of = (q * positive).sum(1)
+typical = torch.where(positive.sum(1) > 1, (Q_of - Q).abs(), torch.inf).argmin()  # an anchor with about the mean Q
+own = positive[typical]
+shown = (values[typical][own].cpu().numpy() for values in (delta, n * w, n * q))
 page.figure(
-    figures.pulls(offsets, multiples, guesses, beta=config.beta),
-    "Left: target and guess of every positive of a batch against its cosine: the guess rises steeply, ANCHOR's target falls a "
-    "little, SupCon's is level. Right: histogram of the hardness weights as multiples of SupCon's.",
-    f"Measured slopes of the pull: SupCon **{slopes['SupCon']:.1f}**, ANCHOR **{slopes['ANCHOR']:.1f}** (eq. 9: "
-    f"{expected['SupCon']:.1f} and {expected['ANCHOR']:.1f}, with Q = {Q:.2f}). The pull is the gap between a target and the "
-    f"guess. Right: most weights are near SupCon's, the largest is {multiples.max():.2f} times it. Equation 9 is first order; "
-    "these cosines spread too widely for more.",
-    colors=96,
+    figures.pulls(*shown, multiples, beta=config.beta),
+    "Left: target and guess of the positives of one anchor against their cosines: the guess rises steeply, ANCHOR's target "
+    "falls, SupCon's is level. Right: histogram of the hardness weights of a batch as multiples of SupCon's.",
+    f"Near the mean, over the batch, the pull's slope is **{slopes['SupCon']:.1f}** for SupCon and **{slopes['ANCHOR']:.1f}** for "
+    f"ANCHOR; equation 9 says {expected['SupCon']:.1f} and {expected['ANCHOR']:.1f} (Q = {Q:.2f}). Left: the farther a positive, "
+    f"the stronger it is pulled, with either target. Right: the largest weight is {multiples.max():.2f} times SupCon's. Equation 9 "
+    "is first order; far out the guess bends.",
+    svg=True,
 )
 half = len(batch)
 adversarial_share = {
@@ -478,7 +483,8 @@ adversarial_share = {
 }
 lesson.say(
     f"**Answers.** (a) The pulls on the cosines change by **{change_of_pulls:.0%}** of their length, the gradient of the "
-    f"encoder by **{changed['after training']:.0%}**; beta tau is {config.beta * config.temperature:.0%}. (b) "
+    f"encoder by **{changed['after training']:.0%}**; beta tau is {config.beta * config.temperature:.0%}, and with this run's "
+    f"Q, beta tau / Q is {config.beta * config.temperature / Q:.0%}. (b) "
     f"**{multiples.max():.2f}** times, the lightest {multiples.min():.2f} times. (c) An augmented anchor gives "
     f"{adversarial_share['anchor']:.1%} of its weight to adversarial positives; SupCon would give {adversarial_share['supcon']:.1%}."
 )
@@ -529,9 +535,9 @@ anchors = sweep["anchor"]
 # @title Drawing: what the entropy shows and what the gradient shows
 sigmas = ", ".join(f"{plotting.method_name(method)} {result['sigma']:.2f}" for method, result in sweep.items())
 page.figure(
-    figures.hardness_sweep(hardnesses, sweep, config.beta, config.temperature),
+    figures.hardness_sweep(hardnesses, sweep, config.beta, hardnesses * config.temperature / Q),
     "Left: quantiles of the cosines between augmented anchors and their positives in four networks. Middle: hardness entropy "
-    "against beta from 0 to 16. Right: change of SupCon's pulls against beta, near the line beta times tau.",
+    "against beta from 0 to 16. Right: change of SupCon's pulls against beta, beside the line beta tau / Q.",
     f"At beta = {hardnesses[here]:g} ANCHOR's entropy is {anchors['entropy'][here]:.3f}; its pulls change by "
     f"**{anchors['change'][here]:.0%}**. Left: bars are the middle half of the cosines, thin lines 90%, white "
     f"marks medians; sigma is {sigmas}. One training each cannot tell a method from its luck.",
@@ -648,9 +654,9 @@ def in_words(found):
 one_or_two = paired(short_by, "anchor", "anchor_two_passes")
 second_view = paired(short_by, "anchor_two_passes", "pgd_at_two_passes")
 pairs = {
-    "ANCHOR, one pass\n- two passes": one_or_two,
-    "two passes:\nANCHOR - PGD-AT": second_view,
-    "PGD-AT, one view\n- two views": paired(short_by, "pgd_at", "pgd_at_two_passes"),
+    "ANCHOR: one pass\nminus two passes": one_or_two,
+    "two passes: ANCHOR\nminus PGD-AT": second_view,
+    "PGD-AT: one view\nminus two views": paired(short_by, "pgd_at", "pgd_at_two_passes"),
 }
 page.figure(
     figures.candidates(accuracies(short_by), pairs, images=300, attack="PGD-10"),
@@ -776,11 +782,11 @@ candidates = networks | {f"{method}, new classifier": network for method, networ
 compared = test[:500]
 by = measure(candidates, compared, **config.evaluation(), restarts=config.eval_restarts)
 comparisons = {
-    "ANCHOR - PGD-AT": paired(by, "anchor", "pgd_at"),
-    "ANCHOR - SupCon-AT": paired(by, "anchor", "supcon_at"),
-    "ANCHOR - the same,\nnew classifier": paired(by, "anchor", "anchor, new classifier"),
-    "PGD-AT - the same,\nnew classifier": paired(by, "pgd_at", "pgd_at, new classifier"),
-    "new classifiers:\nANCHOR - PGD-AT": paired(by, "anchor, new classifier", "pgd_at, new classifier"),
+    "ANCHOR\nminus PGD-AT": paired(by, "anchor", "pgd_at"),
+    "ANCHOR\nminus SupCon-AT": paired(by, "anchor", "supcon_at"),
+    "ANCHOR, classifiers:\nold minus new": paired(by, "anchor", "anchor, new classifier"),
+    "PGD-AT, classifiers:\nold minus new": paired(by, "pgd_at", "pgd_at, new classifier"),
+    "new classifiers:\nANCHOR minus PGD-AT": paired(by, "anchor, new classifier", "pgd_at, new classifier"),
 }
 
 # %% tags=["fold"]
@@ -861,9 +867,8 @@ lesson.say(
     f"- *The hardness weights.* In this run {verdict(against_supcon, 'ANCHOR', 'SupCon-AT')}. SupCon mines by itself: the measured "
     f"hardness slope is {slopes['SupCon']:.1f} without and {slopes['ANCHOR']:.1f} with beta. The weights change the contrastive "
     f"gradient of the encoder by {changed['after training']:.0%}, although they use {effective[-1] / positives:.1%} of the positives.\n"
-    f"- *The contrastive term.* In this run {verdict(against_pgd, 'ANCHOR', 'PGD-AT')}. In the short trainings with two passes "
-    f"each, ANCHOR against PGD-AT: {in_words(second_view)} (uncorrected), so seeing the second view was "
-    f"{'not' if second_view['difference'] > 0 and second_view['p'] < 0.05 else 'perhaps'} the whole reason.\n"
+    f"- *The contrastive term.* In this run {verdict(against_pgd, 'ANCHOR', 'PGD-AT')}. In the short trainings with the same two "
+    f"views and passes, ANCHOR against PGD-AT: {in_words(second_view)} (uncorrected).\n"
     f"- *One pass or two.* Short trainings, one pass against two: {in_words(one_or_two)} (uncorrected).\n"
     f"- *Features.* With a new classifier PGD-AT {more} ({kept['pgd_at']:.0%}; ANCHOR {kept['anchor']:.0%}). With new "
     f"classifiers {verdict(features_against, 'ANCHOR', 'PGD-AT')}.\n\n"
