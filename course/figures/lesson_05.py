@@ -358,7 +358,7 @@ def pulls(offsets: np.ndarray, target: np.ndarray, guess: np.ndarray, weights: n
         ends[name] = float(values[-1]), color
     left.set(xlabel="cosine of a positive, minus the anchor's mean", ylabel="multiple of 1 / |P|")
     left.set_ylim(min(0.0, *left.get_ylim()), None)
-    left.set_title("one anchor: a bar is the pull, target minus guess", fontsize=10.5, fontweight="normal")
+    left.set_title("one anchor: a bar is ANCHOR's pull, target minus guess", fontsize=10.5, fontweight="normal")
     _names_at_the_right(left, ends, 0.08 * left.get_ylim()[1])
     right.hist(weights, bins=30, color=ORANGE, log=True)
     right.axvline(1, color=supcon, linewidth=1.8)

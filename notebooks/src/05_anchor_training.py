@@ -132,8 +132,8 @@ page.figure(
 # $$L_i = - \sum_{p \in P(i)} w_{ip} \log q_{ip}, \qquad q_{ia} = \frac{e^{c_{ia} / \tau}}{\sum_{a' \in A(i)} e^{c_{ia'} / \tau}},
 # \qquad L_{\text{HP}} = \operatorname{mean}_{i:\, P(i) \ne \emptyset} L_i \tag{2}$$
 #
-# New is the sum. The classifier learns from the adversarial half, the contrastive term from both halves, and $\lambda$
-# weighs them:
+# New is the sum with the cross-entropy CE of a classifier. The classifier learns from the adversarial half, the contrastive
+# term from both halves, and $\lambda$ weighs them:
 #
 # $$L = \mathrm{CE}\bigl(\text{classifier}(\text{encoder}(x_{\text{adv}})), y\bigr)
 # + \lambda \, L_{\text{HP}}\bigl(\text{projection}(\text{encoder}([x_{\text{aug}}; x_{\text{adv}}]))\bigr) \tag{3}$$
@@ -339,8 +339,8 @@ page.figure(
 #
 # $$- \sum_{p} w_{ip} \log w_{ip} \;\approx\; \log |P(i)| - \tfrac{1}{2} \beta^2 \sigma_i^2 \tag{7}$$
 #
-# $\beta\sigma$ enters *squared*. Weights that are off by a tenth take half a hundredth of a nat from the entropy. So an
-# entropy near its maximum is no proof that the weights do nothing: it is a blunt instrument.
+# $\beta\sigma$ enters *squared*. Weights that are off by a tenth take only $0.1^2 / 2$ from the entropy. So an entropy near
+# its maximum is no proof that the weights do nothing: it is a blunt instrument.
 #
 # ### Its trace in the gradient
 #
@@ -359,7 +359,8 @@ page.figure(
 # The first part pulls all positives alike, and fades as training succeeds ($Q_i \to 1$). The second mines: its
 # **hardness slope** is $\beta + Q_i / \tau$. So **SupCon mines by itself**, at the rate $Q_i / \tau$, and $\beta$ adds the
 # share $\beta\tau / Q_i$ to that. Near convergence this is about $\beta\tau$. That, and not the entropy, is the yardstick for
-# $\beta$.
+# $\beta$. (Khosla et al. find a second source of mining in SupCon: the normalisation of the embeddings. It acts on both
+# losses alike.)
 #
 # ### Exercise 1 · The slope without approximation
 #
@@ -437,14 +438,13 @@ def length(pulls):
 
 
 # %%
-@torch.no_grad()
 def embeddings_of(network, contrastive=True):
-    """Embeddings of both views of the batch, in train mode as in training; else normalised features."""
+    """Embeddings of both views of the batch, in train mode as in training; else the normalised features."""
     network = copy.deepcopy(network).train()
-    with torch.enable_grad():
-        x_aug, x_adv = two_views(network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
-    features = network.encode(torch.cat([x_aug, x_adv]))
-    return network.project(features) if contrastive else F.normalize(features, dim=1)
+    x_aug, x_adv = two_views(network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        features = network.encode(torch.cat([x_aug, x_adv]))
+        return network.project(features) if contrastive else F.normalize(features, dim=1)
 
 
 z, both = embeddings_of(networks["anchor"]), batch.labels.repeat(2)
@@ -460,7 +460,7 @@ expected = {"SupCon": Q / config.temperature, "ANCHOR": config.beta + Q / config
 change_of_pulls = length(pull - supcon_pull) / length(supcon_pull)
 
 # %% tags=["fold"]
-# @title Drawing: target and guess of every positive, and the tail of the weights
+# @title Drawing: target and guess of the positives of one anchor, and the tail of the weights
 multiples = (n * w)[positive].cpu().numpy()
 Q_of = (q * positive).sum(1)
 typical = torch.where(positive.sum(1) > 1, (Q_of - Q).abs(), torch.inf).argmin()  # an anchor with about the mean Q
@@ -558,10 +558,10 @@ lesson.say(
 # BatchNorm normalises each batch with the batch's own statistics. In one pass, both views share them. In **two passes**,
 # one for each view, each view is normalised by itself, although at test time there is only one set of running statistics.
 # (AdvProp keeps two sets on purpose.) Does it matter? And does the contrastive term help, or only the second view? That
-# takes two control arms:
+# takes two **control arms**, trainings that differ in one thing only:
 #
 # - **ANCHOR, two passes**: the same loss, one view at a time;
-# - **PGD-AT, two passes**: the same two views and passes, but cross-entropy on both and no contrastive term.
+# - **PGD-AT, two passes**: the same two views and passes, but no contrastive term; the cross-entropy is the mean over both.
 #
 # A method of the package is a row in a table and a function:
 
@@ -587,8 +587,7 @@ for function, like in ((anchor_two_passes, "anchor"), (pgd_at_two_passes, "pgd_a
     objectives.OBJECTIVES[function.__name__] = function
 
 # %% [markdown]
-# Full trainings of all arms would double the time of this notebook. We take a **short form**, and the same one for all four
-# arms: one epoch, a third of epsilon (so that one epoch suffices to learn something), three attack steps. It can show that
+# Full trainings of all arms would take too long here. We take a **short form**, the same for all four arms: one epoch, a third of epsilon (so that one epoch suffices to learn something), three attack steps. It can show that
 # an arm fails or that a lead has another cause. It cannot rank arms that are close.
 #
 # > **Predict, then see.** Will two passes be better than one, worse, or can these images not tell? And does PGD-AT catch up
