@@ -288,7 +288,7 @@ page.figure(
 # its weight.
 #
 # > **Predict, then see.** The contrastive term is a cross-entropy with the soft target $w$, and a cross-entropy never falls
-# > below the entropy of its target. So: will it approach zero? And at $\beta = 2$, over how many of its dozen positives
+# > below the entropy of its target. So: will it approach zero? And at $\beta = 2$, over how many of its positives
 # > will an anchor spread its weight: two, half of them, or nearly all?
 
 # %%
