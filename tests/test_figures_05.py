@@ -131,19 +131,19 @@ def test_training_curves_take_one_epoch():
     figure.canvas.draw()
 
 
-def test_hardness_sweep_shows_quantiles_entropy_and_share(random):
+def test_hardness_sweep_shows_quantiles_entropy_and_the_change_of_the_pulls():
     hardnesses = np.linspace(0, 16, 5)
 
     def result(k):
         return {
             "cosines": [np.linspace(0, 1, 101) - k, np.linspace(0, 1, 101) - k - 0.5],
-            "entropy": np.linspace(1, 0.5, 5) - k / 10,
-            "share": np.linspace(0.5, 0.9, 5) - k / 100,
+            "entropy": np.linspace(1, 0.5, 5) - k / 100,
             "approximation": np.linspace(1, -3, 5),
         }
 
-    sweep = {"standard": result(0), "anchor": result(1)}
-    left, middle, right = (figure := figures.hardness_sweep(hardnesses, sweep, 2.0)).axes
+    sweep = {"standard": result(0), "anchor": result(1) | {"change": np.linspace(0, 1.5, 5)}}
+    figure = figures.hardness_sweep(hardnesses, sweep, beta=2.0, first_order=hardnesses / 8)
+    left, middle, right = figure.axes
     figure.canvas.draw()
     assert rows(left) == ["ANCHOR", "standard"]  # the first on top
     thin, thick, median = left.lines[6:9]  # the augmented positives of the network on top
@@ -152,37 +152,69 @@ def test_hardness_sweep_shows_quantiles_entropy_and_share(random):
     np.testing.assert_allclose(median.get_xdata(), [0.5])
     assert thin.get_alpha() < left.lines[9].get_alpha() == 1
     np.testing.assert_array_equal(middle.lines[1].get_ydata(), sweep["anchor"]["entropy"])
-    np.testing.assert_array_equal(middle.lines[-1].get_ydata(), [1, 0, 0, 0, 0])
-    np.testing.assert_array_equal(right.lines[0].get_ydata(), sweep["standard"]["share"])
-    names = {text.get_text(): text.xy[1] for text in right.texts[1:]}
-    assert list(names) == ["ANCHOR", "standard"]
+    np.testing.assert_array_equal(middle.lines[2].get_ydata(), [1, 0, 0, 0, 0])  # clipped
+    change, line = right.lines[:2]  # of the network without a contrastive term there is none
+    np.testing.assert_array_equal(change.get_ydata(), sweep["anchor"]["change"])
+    np.testing.assert_array_equal(line.get_ydata(), hardnesses / 8)
+    assert [axis.lines[-1].get_xdata()[0] for axis in (middle, right)] == [2, 2]
+    assert texts(right) == ["ANCHOR"]
+    names = {text.get_text(): text.xy[1] for text in middle.texts}
+    assert list(names) == ["beta = 2,\nthis run", "ANCHOR", "standard"]
     assert names["standard"] - names["ANCHOR"] == pytest.approx(0.07)  # pushed apart
-    assert texts(middle) == ["beta = 2,\nthis run"]
+
+
+def test_pulls_show_target_and_guess_of_one_anchor_and_name_the_largest_weight_of_all():
+    offsets = np.array([0.1, -0.3, 0.2])  # in any order
+    target, guess, weights = 1 - 2 * offsets, 1 + 5 * offsets, np.array([0.5, 1.0, 1.1, 1.6])
+    figure = figures.pulls(offsets, target, guess, weights, beta=2.0)
+    figure.canvas.draw()
+    left, right = figure.axes
+    for line, values in zip(left.lines, (target, np.ones(3), guess), strict=True):
+        assert list(line.get_xdata()) == [-0.3, 0.1, 0.2]
+        np.testing.assert_array_equal(line.get_ydata(), values[[1, 0, 2]])
+    bars = left.collections[0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], np.stack([guess, target], axis=1)[[1, 0, 2]])
+    names = {text.get_text(): (text.xy[1], text.get_color()) for text in left.texts}
+    assert names["guess of both"] == (2, "0.25")
+    assert names["target, beta = 2"] == (pytest.approx(0.6), plotting.method_color("anchor"))
+    assert names["target, SupCon"][1] == left.lines[1].get_color() == plotting.method_color("supcon_at")
+    assert texts(right) == ["largest: 1.60", "SupCon: 1"]
+    assert sum(bar.get_height() for bar in right.patches) == 4
+
+
+def test_pulls_take_a_single_positive():
+    figures.pulls(np.zeros(1), np.ones(1), np.full(1, 0.2), np.ones(3), beta=2.0).canvas.draw()
 
 
 def test_candidates_are_compared_alone_and_in_pairs():
     accuracies = {
         "pgd_at": {"clean": (0.9, 0.85, 0.94), "pgd": (0.5, 0.4, 0.6)},
         "anchor": {"clean": (0.95, 0.9, 0.97), "pgd": (0.7, 0.6, 0.8)},
-        "anchor, fine-tuned": {"clean": (0.94, 0.9, 0.97), "pgd": (0.6, 0.5, 0.7)},
+        "anchor, new classifier": {"clean": (0.94, 0.9, 0.97), "pgd": (0.6, 0.5, 0.7)},
     }
     comparisons = {
-        "pgd_at": {"a": 30, "b": 10, "difference": 20.0, "low": 8.0, "high": 30.0, "p": 0.002},
-        "anchor, fine-tuned": {"a": 3, "b": 2, "difference": 1.0, "low": -9.0, "high": 11.0, "p": 0.9},
+        "first\nminus second": {"a": 30, "b": 10, "difference": 20.0, "low": 8.0, "high": 30.0, "p": 0.002},
+        "other pair": {"a": 3, "b": 2, "difference": 1.0, "low": -9.0, "high": 11.0, "p": 0.9},
     }
     figure = figures.candidates(accuracies, comparisons, images=100, attack="PGD-20")
     figure.canvas.draw()
     left, right = figure.axes
-    assert rows(left) == ["ANCHOR,\n fine-tuned", "ANCHOR", "PGD-AT"]  # the first on top
+    assert rows(left) == ["ANCHOR,\nnew classifier", "ANCHOR", "PGD-AT"]  # the first on top
     assert texts(left) == ["clean", "PGD-20"]
     bars, dots = left.lines[::2], left.lines[1::2]
     assert [float(dot.get_xdata()[0]) for dot in dots] == [0.94, 0.6, 0.95, 0.7, 0.9, 0.5]
     assert list(bars[-1].get_xdata()) == [0.4, 0.6]
     assert {dot.get_markerfacecolor() for dot in dots[::2]} == {"white"}
     assert dots[1].get_markerfacecolor() == plotting.method_color("anchor")
-    assert rows(right) == ["against fine-tuned", "against PGD-AT"]
+    assert rows(right) == ["other pair", "first\nminus second"]
     assert texts(right) == ["3 : 2 images, p = 0.9", "30 : 10 images, p = 0.002"]
     assert [line.get_color() for line in right.lines[:4:2]] == ["0.5", "black"]
     assert [list(line.get_xdata()) for line in right.lines[:4:2]] == [[-9, 11], [8, 30]]
     assert right.get_xlim() == pytest.approx((-63, 63))
     assert "100 test images" in left.get_xlabel()
+
+
+def test_a_network_is_shown_with_the_label_of_its_method():
+    assert figures.shown_name("pgd_at, new classifier") == "PGD-AT, new classifier"
+    assert figures.shown_name("anchor") == "ANCHOR"
+    assert figures.shown_name("of no method") == "of no method"

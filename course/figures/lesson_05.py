@@ -166,7 +166,7 @@ def contrastive_shares(groups: Sequence[str], before: Sequence[float], after: Se
     axis.axhline(0.5, color="0.6", linestyle=":")
     axis.annotate("equal pulls", (1.5, 0.5), xytext=(0, -12), textcoords="offset points", color="0.4", fontsize=10)
     axis.set_xticks(range(len(groups)), groups)
-    axis.set(ylim=(0, 1.02), ylabel="share of the contrastive\nterm in the pull (eq. 6)")
+    axis.set(ylim=(0, 1.02), ylabel="share of the contrastive\nterm in the pull (eq. 5)")
     axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
     return figure
 
@@ -240,7 +240,7 @@ def _hardness_entropy(
         )  # fmt: skip
     inset.tick_params(labelsize=9)
     inset.ticklabel_format(axis="y", useOffset=False)
-    axis.set(ylim=(0, 1.05), xlabel="epoch", ylabel="hardness entropy (eq. 7)")
+    axis.set(ylim=(0, 1.05), xlabel="epoch", ylabel="hardness entropy (eq. 6)")
     axis.set_title("spread of the weights, training")
 
     def effective_positives(entropy: ArrayLike) -> ArrayLike:
@@ -256,46 +256,67 @@ def _hardness_entropy(
     return inset
 
 
-def hardness_sweep(hardnesses: np.ndarray, sweep: Mapping[str, Mapping[str, Any]], beta: float) -> Figure:
+def hardness_sweep(
+    hardnesses: np.ndarray, sweep: Mapping[str, Mapping[str, Any]], beta: float, first_order: np.ndarray
+) -> Figure:
     """What the hardness weights of several networks would do at other values of beta.
 
-    Left the cosines of augmented anchors with their positives, middle the hardness entropy, right the weight on
-    adversarial positives.
+    Left the cosines of augmented anchors with their positives, middle the hardness entropy, right how far the weights
+    change what SupCon does to the cosines.
 
     Args:
-        hardnesses: values of beta (B,), from 0 to 16.
-        sweep: for each method `cosines`, two arrays, with the augmented and with the adversarial positives; `entropy`
-            and `share` (B,), both in [0, 1]; for `anchor` also `approximation` (B,), the entropy by equation 8.
+        hardnesses: values of beta (B,), from 0 to the last one.
+        sweep: for each method `cosines`, two arrays, with the augmented and with the adversarial positives, and
+            `entropy` (B,) in [0, 1]; for `anchor` also `approximation` (B,), the entropy by equation 7; for networks
+            with a contrastive term `change` (B,), the length of the change of the pulls by that of SupCon's pulls.
         beta: the value of the run, which is marked.
+        first_order: what equation 9 says of the change, beta tau / Q (B,).
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.1), width_ratios=[1, 1.15, 1.15])
     _cosine_quantiles(left, {method: result["cosines"] for method, result in sweep.items()})
-    for axis, key, ylabel in (
-        (middle, "entropy", "hardness entropy (eq. 7)"),
-        (right, "share", "weight on adversarial positives"),
-    ):
-        for method in sweep:
-            axis.plot(hardnesses, sweep[method][key], color=plotting.method_color(method))
-        axis.axvline(beta, color="0.6", linestyle=":", zorder=0)
-        axis.set(xlabel="beta", ylabel=ylabel, xlim=(0, 16), xticks=[0, 4, 8, 12, 16], ylim=(0, 1.02))
-        axis.annotate(
-            f"beta = {beta:g},\nthis run", (beta, 0.03), xytext=(4, 0), textcoords="offset points", fontsize=10,
-            color="0.35",
-        )  # fmt: skip
+    for method, result in sweep.items():
+        middle.plot(hardnesses, result["entropy"], color=plotting.method_color(method))
+        if "change" in result:
+            right.plot(hardnesses, result["change"], color=plotting.method_color(method))
     approximation = np.clip(sweep["anchor"]["approximation"], 0, 1)
     middle.plot(hardnesses, approximation, color="black", linestyle=(0, (2, 3)), linewidth=1.4)
-    middle.set_title("dashed black: eq. 8 for ANCHOR", fontsize=10.5, fontweight="normal")
-    right.axhline(sweep["anchor"]["share"][0], color="0.6", linestyle=":")
-    right.set_title("level dotted line: SupCon's share", fontsize=10.5, fontweight="normal")
+    middle.set_title("entropy (dashed: eq. 7 for ANCHOR)", fontsize=10.5, fontweight="normal")
+    middle.set(ylabel="hardness entropy (eq. 6)", ylim=(0, 1.02))
+    right.plot(hardnesses, first_order, color="0.35", linestyle=":")
+    right.set_title("gradient (dotted: beta tau / Q)", fontsize=10.5, fontweight="normal")
+    right.set(ylabel="change of SupCon's pulls", ylim=(0, None))
     right.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
-    place = -1.0  # names that would overlap are pushed apart, from the lowest up
-    for method in sorted(sweep, key=lambda m: sweep[m]["share"][-1]):
-        place = max(place + 0.07, sweep[method]["share"][-1])
-        right.annotate(
-            plotting.method_name(method), (16.3, place), color=plotting.method_color(method), va="center",
+    for axis in (middle, right):
+        axis.axvline(beta, color="0.6", linestyle=":", zorder=0)
+        axis.set(xlabel="beta", xlim=(0, hardnesses[-1]))
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
+    middle.annotate(
+        f"beta = {beta:g},\nthis run",
+        (beta, 0.03),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=10,
+        color="0.35",
+    )
+    for axis, key, gap in ((middle, "entropy", 0.07), (right, "change", 0.07 * right.get_ylim()[1])):
+        ends = {
+            plotting.method_name(method): (result[key][-1], plotting.method_color(method))
+            for method, result in sweep.items()
+            if key in result
+        }
+        _names_at_the_right(axis, ends, gap)
+    return figure
+
+
+def _names_at_the_right(axis: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
+    """Names beside the ends of their lines, each a height and a colour; those that would overlap are pushed apart."""
+    place = -np.inf
+    for name, (height, color) in sorted(ends.items(), key=lambda item: item[1][0]):
+        place = max(place + gap, height)
+        axis.annotate(
+            name, (1.02, place), xycoords=axis.get_yaxis_transform(), va="center", fontsize=10, color=color,
             annotation_clip=False,
         )  # fmt: skip
-    return figure
 
 
 def _cosine_quantiles(axis: Axes, cosines: Mapping[str, Sequence[np.ndarray]]) -> None:
@@ -313,6 +334,41 @@ def _cosine_quantiles(axis: Axes, cosines: Mapping[str, Sequence[np.ndarray]]) -
     axis.set_title("pale: augmented positives,\nfull colour: adversarial ones", fontsize=10.5, fontweight="normal")
 
 
+def pulls(offsets: np.ndarray, target: np.ndarray, guess: np.ndarray, weights: np.ndarray, *, beta: float) -> Figure:
+    """Left target and guess of one anchor's positives against their cosines, right the weights of a whole batch.
+
+    Args:
+        offsets: cosine of each of P positives, minus their mean (P,).
+        target, guess: w and q of each, as multiples of SupCon's target 1 / P (P,); a bar between them is the pull.
+        weights: of all pairs of a batch, as multiples of SupCon's (M,).
+        beta: the hardness.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9), width_ratios=[1.1, 1])
+    order = np.argsort(offsets)
+    x, target, guess = offsets[order], target[order], guess[order]
+    supcon = plotting.method_color("supcon_at")
+    left.vlines(x, guess, target, color="0.8", linewidth=5, zorder=1)
+    ends: dict[str, tuple[float, str]] = {}
+    for name, values, color in (
+        (f"target, beta = {beta:g}", target, ORANGE),
+        ("target, SupCon", np.ones_like(x), supcon),
+        ("guess of both", guess, "0.25"),
+    ):
+        left.plot(x, values, "o-", color=color, markersize=5)
+        ends[name] = float(values[-1]), color
+    left.set(xlabel="cosine of a positive, minus the anchor's mean", ylabel="multiple of 1 / |P|")
+    left.set_ylim(min(0.0, *left.get_ylim()), None)
+    left.set_title("one anchor: a bar is ANCHOR's pull, target minus guess", fontsize=10.5, fontweight="normal")
+    _names_at_the_right(left, ends, 0.08 * left.get_ylim()[1])
+    right.hist(weights, bins=30, color=ORANGE, log=True)
+    right.axvline(1, color=supcon, linewidth=1.8)
+    right.text(0.97, 0.93, f"largest: {weights.max():.2f}", color=ORANGE, ha="right", transform=right.transAxes)
+    right.text(0.97, 0.85, "SupCon: 1", color=supcon, ha="right", transform=right.transAxes)
+    right.set(xlabel="weight of a positive, as a multiple of SupCon's", ylabel="pairs (log scale)")
+    right.set_title("all pairs of the batch: the tail of the weights", fontsize=10.5, fontweight="normal")
+    return figure
+
+
 def candidates(
     accuracies: Mapping[str, Mapping[str, Sequence[float]]],
     comparisons: Mapping[str, Mapping[str, float]],
@@ -320,42 +376,50 @@ def candidates(
     images: int,
     attack: str,
 ) -> Figure:
-    """Networks by themselves (left) and compared with ANCHOR image by image (right); the first on top.
+    """Networks by themselves (left) and compared in pairs, image by image (right); the first on top.
 
     Args:
-        accuracies: for each network `clean` and `pgd`, each accuracy, low and high end of its interval, in [0, 1].
-        comparisons: for each network that ANCHOR is compared with: `a` and `b`, the images that only ANCHOR and only
-            the other holds; `difference`, `low` and `high` in points of accuracy; `p` of McNemar's test.
+        accuracies: for each network, named by its method and perhaps ", " and more, `clean` and `pgd`, each accuracy,
+            low and high end of its interval, in [0, 1].
+        comparisons: for each pair, named as it is to be shown, `a` and `b`, the images that only the first and only the
+            second holds; `difference`, `low` and `high` in points of accuracy; `p` of McNemar's test.
         images: how many test images each network saw.
         attack: name of the attack behind `pgd`.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 3.6), sharey=False, width_ratios=[1.25, 1])
+    rows = max(len(accuracies), len(comparisons))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 1.3 + 0.62 * rows), width_ratios=[1.1, 1])
     _accuracy_rows(left, accuracies, attack)
     left.set_xlabel(f"accuracy on {images} test images, 95% intervals")
     _paired_rows(right, comparisons)
     return figure
 
 
+def shown_name(name: str) -> str:
+    """Of a network that is named by its method and perhaps ", " and more."""
+    method, *more = name.split(", ")
+    return ", ".join([plotting.method_name(method), *more])
+
+
 def _accuracy_rows(axis: Axes, accuracies: Mapping[str, Mapping[str, Sequence[float]]], attack: str) -> None:
     names = list(reversed(list(accuracies)))
     for row, name in enumerate(names):
-        color = plotting.method_color(name.split(",")[0])
+        color = plotting.method_color(name.split(", ")[0])
         for key, text, face in (("clean", "clean", "white"), ("pgd", attack, color)):
             value, low, high = accuracies[name][key]
             axis.plot([low, high], [row, row], color=color, linewidth=2)
             axis.plot(value, row, "o", color=color, markerfacecolor=face, markersize=9, markeredgewidth=2)
             if row == len(names) - 1:
                 axis.annotate(text, (value, row), xytext=(0, 10), textcoords="offset points", ha="center", color="0.3")
-    axis.set_yticks(range(len(names)), [plotting.method_name(name).replace("anchor,", "ANCHOR,\n") for name in names])
+    axis.set_yticks(range(len(names)), [shown_name(name).replace(", ", ",\n") for name in names])
     axis.set_ylim(-0.5, len(names) - 0.2)
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
 
 
 def _paired_rows(axis: Axes, comparisons: Mapping[str, Mapping[str, float]]) -> None:
     """Differences with their intervals, grey where p is 0.05 or more."""
-    others = list(reversed(list(comparisons)))
-    for row, other in enumerate(others):
-        found = comparisons[other]
+    pairs = list(reversed(list(comparisons)))
+    for row, pair in enumerate(pairs):
+        found = comparisons[pair]
         color = "black" if found["p"] < 0.05 else "0.5"
         axis.plot([found["low"], found["high"]], [row, row], color=color, linewidth=2)
         axis.plot(found["difference"], row, "s", color=color, markersize=8)
@@ -365,10 +429,8 @@ def _paired_rows(axis: Axes, comparisons: Mapping[str, Mapping[str, float]]) -> 
             bbox={"fc": "white", "ec": "none", "pad": 1},
         )  # fmt: skip
     axis.axvline(0, color="0.4", linewidth=1)
-    axis.set_yticks(
-        range(len(others)), [f"against {plotting.method_name(other).replace('anchor, ', '')}" for other in others]
-    )
+    axis.set_yticks(range(len(pairs)), pairs)
     reach = 2.1 * max(1, *(abs(found[end]) for found in comparisons.values() for end in ("low", "high")))
-    axis.set(ylim=(-0.5, len(others) - 0.2), xlim=(-reach, reach))
-    axis.set_xlabel("ANCHOR's PGD accuracy minus the other's\n(points, paired over images, 95% interval)")
-    axis.set_title("other better  |  ANCHOR better", fontsize=10.5, fontweight="normal")
+    axis.set(ylim=(-0.5, len(pairs) - 0.2), xlim=(-reach, reach))
+    axis.set_xlabel("first minus second, PGD accuracy\n(points, paired over images, 95% interval)")
+    axis.set_title("second better  |  first better", fontsize=10.5, fontweight="normal")
