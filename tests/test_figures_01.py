@@ -99,10 +99,10 @@ def test_the_last_iterate_is_drawn_only_where_it_differs_from_any():
     last = survives | {1: [1, 0.5, 0.6]}
     figure = figures.effort(survives, last, {3: [0.5, 0.4], 10: [0.3, 0.3]}, 100)
     steps, restarts = figure.axes
-    assert texts(steps) == ["α = ε / 20", "α = ε / 4", "α = ε", "α = ε,\nlast iterate"]
+    assert texts(steps) == ["α = ε", "α = ε / 4", "α = ε, last iterate", "α = ε / 20"]
     assert [line.get_ydata().tolist() for line in steps.lines] == [*survives.values(), last[1]]
     assert steps.lines[0].get_xdata().tolist() == [0, 1, 2]
-    assert texts(restarts) == ["3 steps", "10 steps"]
+    assert texts(restarts) == ["10 steps", "3 steps"]
     assert [line.get_xdata().tolist() for line in restarts.lines] == [[1, 2], [1, 2]]
     assert steps.get_ylabel() == "accuracy on 100 test images"
     figure.canvas.draw()
@@ -170,17 +170,17 @@ def test_of_many_classes_the_ten_likeliest_are_drawn_in_their_order():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == [name for name in names if name not in "56"]
 
 
-def test_planes_share_one_scale_and_only_those_with_errors_have_a_border():
-    losses = np.arange(9.0).reshape(3, 3)
-    crossing = np.array([[-1.0, -1, 1]] * 3)
-    figure = figures.loss_planes(
-        [(losses, crossing), (losses / 2, crossing - 5)], ["image 0", "image 1"], epsilon=0.2, extent=0.3
-    )
-    left, right, bar = figure.axes
-    assert [axis.get_title() for axis in (left, right)] == ["image 0", "image 1"]
-    assert left.images[0].get_clim() == right.images[0].get_clim() == (0, 8)
-    assert left.lines[0].get_xydata().tolist() == [[0.2, 0], [0, 0.2], [-0.2, 0], [0, -0.2], [0.2, 0]]
-    assert left.collections[0].get_paths()[0].vertices[:, 0] == pytest.approx(0.15)
-    assert not right.collections
-    assert bar.get_ylabel() == "cross-entropy"
+def test_the_dashes_go_on_as_the_first_step_began():
+    distances = np.array([0.0, 0.1, 0.2])
+    falling = np.array([[4.0, 5, 6], [2, 3, 4], [1, 2, 3]])  # medians 5, 3, 2
+    figure = figures.along_lines(distances, {"random": falling[:1].repeat(3, 0), "gradient": falling}, mark=0.1)
+    (axis,) = figure.axes
+    flat, flat_dashes, line, dashes, mark = axis.lines
+    assert [*flat.get_ydata()] == [*flat_dashes.get_ydata()] == [5, 5, 5]
+    assert [*line.get_ydata()] == [5, 3, 2]
+    assert dashes.get_ydata() == pytest.approx(np.array([5, 3, 1]))
+    assert line.get_color() == dashes.get_color() == figures.FGSM
+    assert mark.get_xdata()[0] == 0.1
+    assert axis.patches[0].get_bbox().y1 == 0  # the grey part, of errors
+    assert texts(axis) == ["gradient", "random"]
     figure.canvas.draw()

@@ -16,7 +16,6 @@ from anchor_utils import plotting
 # One colour an attack, the same in every figure of the lesson.
 FGSM, PGD, NOISE = "#D55E00", "#009E73", "#0072B2"
 TRUE, WRONG = "#0072B2", "#D55E00"  # classes
-_BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5, "va": "center", "annotation_clip": False}
 _BOXED: dict[str, Any] = {
     "ha": "center",
     "va": "center",
@@ -87,22 +86,15 @@ def growing_box(
     _arrow(axes[0], x, corner, FGSM)
     axes[0].plot(*corner, "s", color=FGSM, markersize=7)
     axes[0].plot(*path.T, "o-", color=PGD, lw=2, markersize=4)
-    colors = {"best in the box": "black", "PGD": PGD, "FGSM": FGSM}
-    ends = []
-    for name, reached in losses.items():
-        axes[1].plot(epsilons, reached, "--" if name == "best in the box" else "-", color=colors[name], zorder=2)
-        axes[1].plot(epsilons[at], reached[at], "o", color=colors[name], markersize=7, zorder=3)
-        ends.append((float(reached[-1]), name))
+    ends = [(boundary, "decision boundary", NOISE)]
+    for (name, reached), color in zip(losses.items(), ("black", PGD, FGSM), strict=True):
+        axes[1].plot(epsilons, reached, "--" if color == "black" else "-", color=color, zorder=2)
+        axes[1].plot(epsilons[at], reached[at], "o", color=color, markersize=7, zorder=3, clip_on=False)
+        ends.append((float(reached[-1]), name, color))
     axes[1].axhline(boundary, color=NOISE, lw=1, ls=":", zorder=1)
-    ends.append((boundary, "decision boundary"))
-    top = 1.1 * max(reached.max() for reached in losses.values())
-    position = -np.inf
-    for end, name in sorted(ends):  # labels that would overlap are pushed apart
-        position = max(end, position + 0.08 * top)
-        place = {"xycoords": axes[1].get_yaxis_transform(), "va": "center", "fontsize": 9.5, "annotation_clip": False}
-        axes[1].annotate(name, (1.03, position), color=colors.get(name, NOISE), **place)
-    axes[1].set(xlabel="epsilon (pixel intensity)", ylabel="loss that is reached", ylim=(0, top))
-    axes[1].set_xlim(0, epsilons[-1])
+    axes[1].set(xlabel="epsilon (pixel intensity)", ylabel="loss that is reached")
+    axes[1].set(xlim=(0, epsilons[-1]), ylim=(0, 1.1 * max(reached.max() for reached in losses.values())))
+    _name_ends(axes[1], ends)
     return figure
 
 
@@ -144,22 +136,28 @@ def effort(
         restarts: steps -> accuracy after 1, 2, ... restarts.
         images: how many there are.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8), sharey=True, width_ratios=[1.25, 1])
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=[1.3, 1])
+    ends = []
     for (fraction, line), color in zip(survives.items(), (NOISE, PGD, FGSM), strict=True):
-        steps = np.arange(len(line))
-        axes[0].plot(steps, line, "o-", color=color, markersize=3.5)
-        axes[0].annotate(f"α = {_fraction(fraction)}", (steps[-1], line[-1]), (6, 0), color=color, **_BESIDE)
+        name = f"α = {_fraction(fraction)}"
+        axes[0].plot(range(len(line)), line, "o-", color=color, markersize=3.5)
+        ends.append((line[-1], name, color))
         if not np.allclose(line, last[fraction]):
-            axes[0].plot(steps, last[fraction], ":", color=color, lw=1.4)
-            end = (steps[-1], last[fraction][-1])
-            axes[0].annotate(f"α = {_fraction(fraction)},\nlast iterate", end, (6, 6), color=color, **_BESIDE)
+            axes[0].plot(range(len(line)), last[fraction], ":", color=color, lw=1.4)
+            ends.append((last[fraction][-1], f"{name}, last iterate", color))
     axes[0].set(xlabel="steps", ylabel=f"accuracy on {images} test images", title="Steps of size α", ylim=(-0.03, 1.03))
-    for (steps_each, line), color in zip(restarts.items(), ("#CC79A7", "black"), strict=True):
-        tries = np.arange(1, len(line) + 1)
+    axes[0].set_xticks(range(0, len(next(iter(survives.values()))), 5))
+    _name_ends(axes[0], ends)
+    tries = range(1, 1 + max(map(len, restarts.values())))
+    ends = []
+    for (steps, line), color in zip(restarts.items(), ("#CC79A7", "black"), strict=True):
         axes[1].plot(tries, line, "o-", color=color, markersize=4)
-        axes[1].annotate(f"{steps_each} steps", (tries[0], line[0]), (0, 10), color=color, **_BESIDE)
-    axes[1].set(xlabel="restarts", title="Random starts", xticks=range(1, 1 + max(map(len, restarts.values()))))
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ends.append((line[-1], f"{steps} steps", color))
+    top = 1.4 * max(max(line) for line in restarts.values())
+    axes[1].set(xlabel="restarts", title="Random starts (another scale)", xticks=tries, ylim=(0, max(top, 0.05)))
+    _name_ends(axes[1], ends)
+    for axis in axes:
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
 
 
@@ -250,34 +248,37 @@ def before_and_after(
     return figure
 
 
-def loss_planes(
-    planes: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[str], *, epsilon: float, extent: float
-) -> Figure:
-    """Heat maps of the loss on a plane through each of some images, on one scale of colours.
+def along_lines(distances: np.ndarray, margins: Mapping[str, np.ndarray], *, mark: float, step: int = 1) -> Figure:
+    """How the margins of images change along a straight line, and where they would be if the first step went on.
 
     Args:
-        planes: for each image the losses (G, G) and, on the same grid, the best wrong logit minus the true one. The
-            columns go along the sign of the gradient, the rows, upwards, along a random sign vector.
-        titles: one an image.
-        epsilon: radius of the allowed changes, drawn as a diamond, in pixel intensity.
-        extent: the planes reach from -extent to extent, in pixel intensity.
+        distances: E distances that each pixel moves, from 0, in pixel intensity.
+        margins: for each of two directions, random signs first, the logit margins (E, N) of N images.
+        mark: a distance that the text speaks of.
+        step: the straight line is drawn through the medians at 0 and at this index.
     """
-    limit = max(losses.max() for losses, _ in planes)
-    figure, axes = plt.subplots(1, len(planes), figsize=(11, 4.3), sharey=True, squeeze=False)
-    for axis, (losses, lead), title in zip(axes[0], planes, titles, strict=True):
-        drawn = axis.imshow(losses, origin="lower", extent=(-extent, extent) * 2, cmap="magma", vmin=0, vmax=limit)
-        # At (a, b) the pixels in which the two signs agree change by |a + b|, the others by |a - b|: the larger is
-        # |a| + |b|.
-        axis.plot([epsilon, 0, -epsilon, 0, epsilon], [0, epsilon, 0, -epsilon, 0], "--", color="white", lw=1)
-        axis.plot(0, 0, "w+", markersize=10)
-        if lead.min() < 0 < lead.max():
-            ticks = np.linspace(-extent, extent, len(lead))
-            axis.contour(ticks, ticks, lead, [0], colors="#56B4E9", linewidths=1.6)
-        axis.set(xlabel="along the sign of the gradient", title=title)
-        axis.grid(False)
-    axes[0, 0].set_ylabel("along a random sign vector")
-    figure.colorbar(drawn, ax=axes, label="cross-entropy", shrink=0.75)
+    figure, axis = plt.subplots(figsize=(7.8, 3.9))
+    ends = []
+    for (name, values), color in zip(margins.items(), (NOISE, FGSM), strict=True):
+        low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
+        axis.fill_between(distances, low, high, color=color, alpha=0.15, lw=0)
+        axis.plot(distances, median, "o-", color=color, markersize=4)
+        straight = median[0] + (median[step] - median[0]) * distances / distances[step]
+        axis.plot(distances, straight, "--", color=color, lw=1.2)
+        ends.append((float(median[-1]), name, color))
+    lowest, highest = (float(edge(values)) for edge, values in zip((np.min, np.max), _quartiles(margins), strict=True))
+    room = 0.35 * (highest - min(lowest, 0))
+    axis.axhspan(min(lowest, 0) - room, 0, color="0.93", zorder=0)
+    axis.axvline(mark, color="0.5", lw=1, ls=":", zorder=1)
+    axis.set(xlim=(0, distances[-1]), ylim=(min(lowest, 0) - room, highest + 0.1 * room))
+    axis.set(xlabel="how far each pixel moves (pixel intensity)", ylabel="logit margin\n(below 0: misclassified)")
+    _name_ends(axis, ends)
     return figure
+
+
+def _quartiles(margins: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(np.stack([*margins.values()]), [0.25, 0.75], axis=2)
+    return low, high
 
 
 def _two_pixels(axis: Axes, loss: Plane, x: np.ndarray, epsilon: float, ball: str) -> None:
@@ -314,6 +315,16 @@ def _falling(
         ylabel=f"accuracy on {images} test images",
         ylim=(-0.03, 1.03),
     )
+
+
+def _name_ends(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names (height, name, colour) beside the right ends of lines; those that would overlap are pushed apart."""
+    low, high = axis.get_ylim()
+    position = -np.inf
+    for end, name, color in sorted(ends):
+        position = max(end, position + 0.075 * (high - low))
+        place: dict[str, Any] = {"xycoords": axis.get_yaxis_transform(), "va": "center", "annotation_clip": False}
+        axis.annotate(name, (1.04, position), color=color, fontsize=9.5, **place)
 
 
 def _fraction(part: float) -> str:
