@@ -1,17 +1,15 @@
 """Figures of lesson 01: each is drawn on small arrays, and what stands in it is read back."""
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from drawings import texts
+from matplotlib.colors import to_hex
 
+from anchor_utils import plotting
 from course.figures import lesson_01 as figures
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
-
-
-def ends(axis):
-    """The last point of each line."""
-    return [tuple(line.get_xydata()[-1]) for line in axis.lines]
 
 
 def on_plane(function, points=5):
@@ -39,65 +37,109 @@ def test_the_dashed_line_touches_the_ball_at_the_best_point():
     figure.canvas.draw()
 
 
-def curved(**changes):
-    path = np.array([[0.5, 0.5], [0.55, 0.55], [0.6, 0.55]])
-    other = path - 0.1
-    given = {
-        "x": path[0],
-        "epsilon": 0.1,
-        "one_step": np.array([0.6, 0.6]),
-        "paths": [path, other],
-        "unprojected": np.array([[0.55, 0.55], [0.65, 0.55]]),  # the second step is put back
-        "path_losses": [np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.3, 0.4])],
-        "references": {"best in the box": 1.0, "decision boundary": 0.7, "FGSM": 0.6},
-        "step_size": 0.05,
-    }
+EPSILONS = [0.1, 0.2, 0.3]
+LOSSES = {
+    "best in the box": np.array([0.5, 0.9, 1.4]),
+    "PGD": np.array([0.5, 0.8, 1.2]),
+    "FGSM": np.array([0.5, 0.4, 0.1]),
+}
+
+
+def box_frame(at):
+    x, path = np.array([0.5, 0.5]), np.array([[0.5, 0.5], [0.55, 0.55], [0.6, 0.55]])
     loss, lead = on_plane(lambda u, v: u + v), on_plane(lambda u, v: u - 0.55, 9)
-    return figures.curved_loss(loss, lead, **given | changes)
+    return figures.growing_box(loss, lead, x, EPSILONS, at, x + EPSILONS[at], path, LOSSES, 0.7)
 
 
-def test_only_steps_that_were_put_back_are_crossed():
-    figure = curved()
-    one, many, losses = figure.axes
-    assert many.get_title() == "2 steps of length α = 0.05"
-    crosses = [line.get_xydata()[0] for line in many.lines if line.get_marker() == "x"]
-    assert np.array(crosses) == pytest.approx(np.array([[0.65, 0.55]]))
-    assert ends(one)[-1] == (0.6, 0.6)
-    assert many.lines[-1].get_color() == figures.PGD
-    assert many.lines[-1].get_xydata()[-1] == pytest.approx([0.6, 0.55])
-    assert losses.lines[1].get_ydata().tolist() == [0.1, 0.5, 0.9]
-    assert [line.get_ydata()[0] for line in losses.lines[2:]] == [1.0, 0.7, 0.6]
-    assert texts(losses) == ["best in the box", "decision boundary", "FGSM"]
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_frame_shows_its_box_and_marks_its_losses_on_the_same_curves(at):
+    figure = box_frame(at)
+    plane, curves = figure.axes
+    assert plane.patches[0].get_bbox().extents == pytest.approx([0.5 - EPSILONS[at]] * 2 + [0.5 + EPSILONS[at]] * 2)
+    assert plane.collections[-1].get_paths()[0].vertices[:, 0] == pytest.approx(0.55)  # the boundary, where lead is 0
+    _, square, path = plane.lines
+    assert square.get_xydata()[0] == pytest.approx([0.5 + EPSILONS[at]] * 2)
+    assert (path.get_color(), path.get_xydata().tolist()[-1]) == (figures.PGD, [0.6, 0.55])
+    *reached, boundary = curves.lines
+    assert [*boundary.get_ydata()] == [0.7, 0.7]
+    for line, point, expected in zip(reached[::2], reached[1::2], LOSSES.values(), strict=True):
+        assert line.get_ydata().tolist() == expected.tolist()
+        assert point.get_xydata()[0] == pytest.approx([EPSILONS[at], expected[at]])
+    assert sorted(texts(curves)) == sorted([*LOSSES, "decision boundary"])
     figure.canvas.draw()
-    inside = curved(unprojected=np.array([[0.55, 0.55], [0.6, 0.55]])).axes[1]
-    assert not [line for line in inside.lines if line.get_marker() == "x"]
 
 
-def test_the_boundary_is_where_the_lead_is_zero():
-    boundary = curved().axes[0].collections[-1].get_paths()[0].vertices
-    assert boundary[:, 0] == pytest.approx(0.55)
+def test_frames_of_a_slider_have_one_scale():
+    assert len({tuple(axis.get_ylim()) for axis in (box_frame(k).axes[1] for k in range(3))}) == 1
 
 
-def test_a_line_stands_at_each_margin_and_the_grey_part_ends_at_zero():
-    random = np.linspace(2, 3, 30)
-    marks = {"clean": 4.0, "FGSM": -0.5, "PGD": -1.0}
-    figure = figures.margin_histograms({"linear": (random, marks), "network": (random + 1, marks)})
-    assert [axis.get_title() for axis in figure.axes] == ["linear", "network"]
-    for axis in figure.axes:
-        assert [line.get_xdata()[0] for line in axis.lines] == [4.0, -0.5, -1.0]
-        assert [line.get_color() for line in axis.lines] == ["black", figures.FGSM, figures.PGD]
-        *bars, grey = axis.patches
-        assert sum(bar.get_height() for bar in bars) == 30
-        assert grey.get_bbox().x1 == 0
-        low, high = axis.get_xlim()
-        assert low < -1
-        assert high > 4
-        assert texts(axis) == ["clean", "FGSM", "PGD", "30 × random signs"]
+def falling():
+    noise, pgd = np.array([1.0, 0.9, 0.8]), np.array([1.0, 0.5, 0.1])
+    return {"random signs": noise, "PGD": pgd}, {"PGD": np.stack([pgd - 0.1, pgd + 0.1])}
+
+
+def test_accuracy_falls_in_a_band_and_the_named_epsilons_are_marked():
+    accuracies, intervals = falling()
+    with mpl.rc_context():
+        plotting.use_style()
+        figure = figures.falling_accuracy([0, 0.1, 0.2], accuracies, intervals, 150, marks=(0.1, 0.2))
+    (axis,) = figure.axes
+    assert axis.get_ylabel() == "accuracy on 150 test images"
+    noise, pgd, *marks = axis.lines
+    assert to_hex(noise.get_color()) == figures.NOISE.lower()
+    assert pgd.get_ydata().tolist() == [1.0, 0.5, 0.1]
+    assert [line.get_xdata()[0] for line in marks] == [0.1, 0.2]
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((0.0, 1.1))
     figure.canvas.draw()
+
+
+def test_the_last_iterate_is_drawn_only_where_it_differs_from_any():
+    survives = {0.05: [1, 0.9, 0.8], 0.25: [1, 0.6, 0.4], 1: [1, 0.5, 0.3]}
+    last = survives | {1: [1, 0.5, 0.6]}
+    figure = figures.effort(survives, last, {3: [0.5, 0.4], 10: [0.3, 0.3]}, 100)
+    steps, restarts = figure.axes
+    assert texts(steps) == ["α = ε", "α = ε / 4", "α = ε, last iterate", "α = ε / 20"]
+    assert [line.get_ydata().tolist() for line in steps.lines] == [*survives.values(), last[1]]
+    assert steps.lines[0].get_xdata().tolist() == [0, 1, 2]
+    assert texts(restarts) == ["10 steps", "3 steps"]
+    assert [line.get_xdata().tolist() for line in restarts.lines] == [[1, 2], [1, 2]]
+    assert steps.get_ylabel() == "accuracy on 100 test images"
+    figure.canvas.draw()
+
+
+def worst_case(random, clean, worst):
+    accuracies, intervals = falling()
+    exact = np.array([0.9, 0.4, 0.0])
+    epsilons = [0, 0.01, 0.02]
+    return figures.known_worst_case(random, clean, worst, 0.03, epsilons, accuracies, intervals, exact, 150)
+
+
+def test_the_margins_of_one_image_stand_beside_what_no_attack_can_enter():
+    figure = worst_case(np.linspace(2, 3, 30), 2.5, -1.0)
+    one, every = figure.axes
+    assert [line.get_xdata()[0] for line in one.lines] == [2.5, -1.0]
+    *bars, grey = one.patches
+    assert sum(bar.get_height() for bar in bars) == 30
+    assert grey.get_bbox().x1 == 0
+    low, high = one.get_xlim()
+    assert low < -1
+    assert high > 3
+    assert texts(one) == ["clean", "worst signs (eq. 4)", "30 × random signs"]
+    area = every.collections[0].get_paths()[0].vertices
+    for epsilon, share in ((0, 0.9), (0.01, 0.4), (0.02, 0.0)):
+        assert area[area[:, 0] == epsilon, 1].max() == share
+    assert every.lines[1].get_ydata().tolist() == [1.0, 0.5, 0.1]
+    figure.canvas.draw()
+
+
+def test_an_image_that_survives_its_worst_case_still_shows_where_zero_is():
+    low, _ = worst_case(np.linspace(2, 3, 30), 2.5, 1.5).axes[0].get_xlim()
+    assert low < 0
 
 
 @pytest.mark.parametrize("after", [[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]])
-def test_a_wrong_reading_is_orange_and_the_true_class_blue(after):
+def test_a_wrong_name_is_orange_and_the_true_class_blue(after):
     chances = np.array([[0.9, 0.05, 0.05], after])
     image = np.full((1, 3, 3), 0.5)
     names = ["zero", "one", "two"]
@@ -128,37 +170,17 @@ def test_of_many_classes_the_ten_likeliest_are_drawn_in_their_order():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == [name for name in names if name not in "56"]
 
 
-def test_the_exact_share_lies_under_the_curves_of_the_linear_classifier_alone():
-    epsilons = {"network": [0, 0.1, 0.2], "linear": [0, 0.01, 0.02]}
-    noise, pgd = np.array([1.0, 0.9, 0.8]), np.array([1.0, 0.5, 0.1])
-    accuracies = {name: {"noise": noise, "PGD": pgd} for name in epsilons}
-    intervals = {name: {"PGD": np.stack([pgd - 0.1, pgd + 0.1])} for name in epsilons}
-    exact = np.array([0.9, 0.4, 0.0])
-    figure = figures.falling_accuracy(epsilons, accuracies, intervals, exact, 150)
-    network, linear = figure.axes
-    assert [axis.get_ylabel() for axis in figure.axes] == ["accuracy on 150 test images", ""]
-    assert [len(axis.collections) for axis in figure.axes] == [1, 2]
-    area = linear.collections[0].get_paths()[0].vertices
-    for epsilon, share in zip(epsilons["linear"], exact, strict=True):
-        assert area[area[:, 0] == epsilon, 1].max() == share
-    assert linear.lines[1].get_ydata().tolist() == pgd.tolist()
-    assert [line.get_xdata()[-1] for line in network.lines] == [0.2, 0.2]
-    band = network.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == pytest.approx((0.0, 1.1))
-    figure.canvas.draw()
-
-
-def test_planes_share_one_scale_and_only_those_with_errors_have_a_border():
-    losses = np.arange(9.0).reshape(3, 3)
-    crossing = np.array([[-1.0, -1, 1]] * 3)
-    figure = figures.loss_planes(
-        [(losses, crossing), (losses / 2, crossing - 5)], ["image 0", "image 1"], epsilon=0.2, extent=0.3
-    )
-    left, right, bar = figure.axes
-    assert [axis.get_title() for axis in (left, right)] == ["image 0", "image 1"]
-    assert left.images[0].get_clim() == right.images[0].get_clim() == (0, 8)
-    assert left.lines[0].get_xydata().tolist() == [[0.2, 0], [0, 0.2], [-0.2, 0], [0, -0.2], [0.2, 0]]
-    assert left.collections[0].get_paths()[0].vertices[:, 0] == pytest.approx(0.15)
-    assert not right.collections
-    assert bar.get_ylabel() == "cross-entropy"
+def test_the_dashes_go_on_as_the_first_step_began():
+    distances = np.array([0.0, 0.1, 0.2])
+    falling = np.array([[4.0, 5, 6], [2, 3, 4], [1, 2, 3]])  # medians 5, 3, 2
+    figure = figures.along_lines(distances, {"random": falling[:1].repeat(3, 0), "gradient": falling}, mark=0.1)
+    (axis,) = figure.axes
+    flat, flat_dashes, line, dashes, mark = axis.lines
+    assert [*flat.get_ydata()] == [*flat_dashes.get_ydata()] == [5, 5, 5]
+    assert [*line.get_ydata()] == [5, 3, 2]
+    assert dashes.get_ydata() == pytest.approx(np.array([5, 3, 1]))
+    assert line.get_color() == dashes.get_color() == figures.FGSM
+    assert mark.get_xdata()[0] == 0.1
+    assert axis.patches[0].get_bbox().y1 == 0  # the grey part, of errors
+    assert texts(axis) == ["gradient", "random"]
     figure.canvas.draw()

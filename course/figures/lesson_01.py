@@ -9,12 +9,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from anchor_utils import plotting
 
 # One colour an attack, the same in every figure of the lesson.
 FGSM, PGD, NOISE = "#D55E00", "#009E73", "#0072B2"
 TRUE, WRONG = "#0072B2", "#D55E00"  # classes
+_BOXED: dict[str, Any] = {
+    "ha": "center",
+    "va": "center",
+    "bbox": {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9},
+}
 
 Plane = tuple[np.ndarray, np.ndarray]
 """A function of two-pixel images on a grid: grey levels (G,) along either axis, and values (G, G), rows upwards."""
@@ -50,81 +56,158 @@ def norm_balls(
     return figure
 
 
-def curved_loss(
+def growing_box(
     loss: Plane,
     lead: Plane,
     x: np.ndarray,
-    *,
-    epsilon: float,
-    one_step: np.ndarray,
-    paths: Sequence[np.ndarray],
-    unprojected: np.ndarray,
-    path_losses: Sequence[np.ndarray],
-    references: Mapping[str, float],
-    step_size: float,
+    epsilons: Sequence[float],
+    at: int,
+    corner: np.ndarray,
+    path: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+    boundary: float,
 ) -> Figure:
-    """FGSM and PGD on two pixels with a curved loss, and the loss after each step.
+    """One frame of a slider: FGSM and PGD in a box on two pixels, and the losses they reach in boxes of all sizes.
 
     Args:
-        loss: the loss, drawn in grey.
+        loss: a curved loss, drawn in grey.
         lead: wrong logit minus true logit; the decision boundary is drawn where it is 0.
         x: the image (2,), pixels in [0, 1].
-        epsilon: radius of the box, in pixel intensity.
-        one_step: the point (2,) that FGSM reaches.
-        paths: the points (T + 1, 2) of PGD, from `x` first and then from other starts.
-        unprojected: where each step (T, 2) of the first path leads before the projection.
-        path_losses: the loss (T + 1,) on each path.
-        references: losses drawn as lines: "best in the box", "decision boundary" and "FGSM".
-        step_size: of PGD, in pixel intensity.
+        epsilons: E radii of the box, in pixel intensity.
+        at: the one that this frame shows.
+        corner: the point (2,) that FGSM reaches.
+        path: the iterates (T + 1, 2) of PGD.
+        losses: the loss (E,) that is reached: "best in the box", "PGD" and "FGSM".
+        boundary: the loss on the decision boundary.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12.5, 4.3), width_ratios=[1, 1, 0.95])
-    for axis in axes[:2]:
-        _two_pixels(axis, loss, x, epsilon, "box")
-        axis.contour(lead[0], lead[0], lead[1], [0], colors=[NOISE], linewidths=1.6)
-    _arrow(axes[0], x, one_step, FGSM)
-    axes[0].plot(*one_step, "s", color=FGSM, markersize=7)
-    _label(axes[0], "FGSM", one_step, (-38, 8), FGSM)
-    _label(axes[0], "decision\nboundary", (0.62, 0.17), (0, 0), NOISE, ha="center", va="center")
-    axes[0].set_title("One step of length ε")
-    _draw_paths(axes[1], paths, unprojected)
-    axes[1].set_title(f"{len(unprojected)} steps of length α = {step_size:g}")
-    _draw_losses(axes[2], path_losses, references)
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.3), width_ratios=[1, 1.05])
+    _two_pixels(axes[0], loss, x, epsilons[at], "box")
+    axes[0].contour(lead[0], lead[0], lead[1], [0], colors=[NOISE], linewidths=1.6)
+    _arrow(axes[0], x, corner, FGSM)
+    axes[0].plot(*corner, "s", color=FGSM, markersize=7)
+    axes[0].plot(*path.T, "o-", color=PGD, lw=2, markersize=4)
+    ends = [(boundary, "decision boundary", NOISE)]
+    for (name, reached), color in zip(losses.items(), ("black", PGD, FGSM), strict=True):
+        axes[1].plot(epsilons, reached, "--" if color == "black" else "-", color=color, zorder=2)
+        axes[1].plot(epsilons[at], reached[at], "o", color=color, markersize=7, zorder=3, clip_on=False)
+        ends.append((float(reached[-1]), name, color))
+    axes[1].axhline(boundary, color=NOISE, lw=1, ls=":", zorder=1)
+    axes[1].set(xlabel="epsilon (pixel intensity)", ylabel="loss that is reached")
+    axes[1].set(xlim=(0, epsilons[-1]), ylim=(0, 1.1 * max(reached.max() for reached in losses.values())))
+    _name_ends(axes[1], ends)
     return figure
 
 
-def margin_histograms(panels: Mapping[str, tuple[np.ndarray, Mapping[str, float]]]) -> Figure:
-    """Margins of one image, a panel a model: a histogram over random changes, a line for each found point.
+def falling_accuracy(
+    epsilons: Sequence[float],
+    accuracies: Mapping[str, np.ndarray],
+    intervals: Mapping[str, np.ndarray],
+    images: int,
+    *,
+    marks: Sequence[float] = (),
+) -> Figure:
+    """Accuracy against epsilon, a line an attack.
 
     Args:
-        panels: title -> margins (R,) after R random changes, and the margins "clean", after "FGSM" and after "PGD", all
-            in units of the logits; below 0 the image is misread.
+        epsilons: E radii in pixel intensity.
+        accuracies: for each attack the accuracy (E,) in [0, 1].
+        intervals: their low ends and their high ends (2, E).
+        images: how many there are.
+        marks: epsilons that the text speaks of, marked by upright lines.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(10.5, 3.8), squeeze=False)
-    for axis, (title, (random, marks)) in zip(axes[0], panels.items(), strict=True):
-        heights, *_ = axis.hist(random, bins=20, color=NOISE, alpha=0.75)
-        top = 1.45 * heights.max()
-        values = [*marks.values()]
-        edge = 0.12 * (max(*values, random.max()) - min(*values, random.min(), 0))
-        axis.set_xlim(min(*values, 0) - edge, max(*values, random.max()) + edge)
-        axis.axvspan(axis.get_xlim()[0], 0, color="0.93", zorder=0)
-        colors = {"clean": "black", "FGSM": FGSM, "PGD": PGD}
-        for height, (mark, value) in zip((0.97, 0.88, 0.79), marks.items(), strict=True):
-            axis.axvline(value, ymax=height - 0.05, color=colors[mark], lw=2)
-            axis.text(value, height * top, mark, color=colors[mark], ha="center", va="center")
-        box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9}
-        text = f"{len(random)} × random signs"
-        axis.text(random.mean(), 1.08 * heights.max(), text, color=NOISE, ha="center", va="center", bbox=box)
-        axis.set(ylim=(0, top), yticks=[], xlabel="margin: true logit minus best other logit (below 0: misread)")
-        axis.set_title(title)
-        axis.spines.left.set_visible(False)
-        axis.grid(False)
+    figure, axis = plt.subplots(figsize=(7.6, 3.9))
+    _falling(axis, epsilons, accuracies, intervals, images)
+    for mark in marks:
+        axis.axvline(mark, color="0.5", lw=1, ls=":", zorder=1)
+    return figure
+
+
+def effort(
+    survives: Mapping[float, Sequence[float]],
+    last: Mapping[float, Sequence[float]],
+    restarts: Mapping[int, Sequence[float]],
+    images: int,
+) -> Figure:
+    """What more steps, another step size and more restarts do to the accuracy under PGD.
+
+    Args:
+        survives: step size in units of epsilon -> accuracy after 0, 1, ... steps, any iterate counting.
+        last: the same, only the last iterate counting; drawn where it differs.
+        restarts: steps -> accuracy after 1, 2, ... restarts.
+        images: how many there are.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=[1.3, 1])
+    ends = []
+    for (fraction, line), color in zip(survives.items(), (NOISE, PGD, FGSM), strict=True):
+        name = f"α = {_fraction(fraction)}"
+        axes[0].plot(range(len(line)), line, "o-", color=color, markersize=3.5)
+        ends.append((line[-1], name, color))
+        if not np.allclose(line, last[fraction]):
+            axes[0].plot(range(len(line)), last[fraction], ":", color=color, lw=1.4)
+            ends.append((last[fraction][-1], f"{name}, last iterate", color))
+    axes[0].set(xlabel="steps", ylabel=f"accuracy on {images} test images", title="Steps of size α", ylim=(-0.03, 1.03))
+    axes[0].set_xticks(range(0, len(next(iter(survives.values()))), 5))
+    _name_ends(axes[0], ends)
+    tries = range(1, 1 + max(map(len, restarts.values())))
+    ends = []
+    for (steps, line), color in zip(restarts.items(), ("#CC79A7", "black"), strict=True):
+        axes[1].plot(tries, line, "o-", color=color, markersize=4)
+        ends.append((line[-1], f"{steps} steps", color))
+    top = 1.4 * max(max(line) for line in restarts.values())
+    axes[1].set(xlabel="restarts", title="Random starts (another scale)", xticks=tries, ylim=(0, max(top, 0.05)))
+    _name_ends(axes[1], ends)
+    for axis in axes:
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
+
+
+def known_worst_case(
+    random: np.ndarray,
+    clean: float,
+    worst: float,
+    epsilon: float,
+    epsilons: Sequence[float],
+    accuracies: Mapping[str, np.ndarray],
+    intervals: Mapping[str, np.ndarray],
+    exact: np.ndarray,
+    images: int,
+) -> Figure:
+    """A linear classifier: the margin of one image under random and worst signs, and the accuracy on all images.
+
+    Args:
+        random: logit margins (R,) of one image after random signs of size `epsilon`.
+        clean, worst: its logit margin on the clean image, and the smallest in the box.
+        epsilon: size of the changes of this image, in pixel intensity.
+        epsilons, accuracies, intervals, images: as in :func:`falling_accuracy`.
+        exact: the share (E,) of images that no attack can break.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.9), width_ratios=[1, 1.1])
+    heights, *_ = axes[0].hist(random, bins=20, color=NOISE, alpha=0.75)
+    top = 1.5 * heights.max()
+    lowest, highest = min(worst, random.min(), 0.0), max(clean, random.max())
+    edge = 0.15 * (highest - lowest)
+    axes[0].axvspan(lowest - edge, 0, color="0.93", zorder=0)
+    for name, value, color, height in (("clean", clean, "black", 0.95), ("worst signs (eq. 4)", worst, FGSM, 0.78)):
+        axes[0].axvline(value, ymax=height - 0.06, color=color, lw=2)
+        side = "left" if value == worst else "center"
+        axes[0].text(value, height * top, name, color=color, ha=side, va="center")
+    axes[0].text(random.mean(), 1.1 * heights.max(), f"{len(random)} × random signs", color=NOISE, **_BOXED)
+    axes[0].set(xlim=(lowest - edge, highest + edge), ylim=(0, top), yticks=[])
+    axes[0].set(xlabel="logit margin (below 0: misclassified)", title=f"One image, ε = {epsilon:.3g}")
+    axes[0].spines.left.set_visible(False)
+    axes[0].grid(False)
+    axes[1].fill_between(epsilons, 0, exact, color="0.85", lw=0)
+    note = "no attack can\nbreak these\n(exact, eq. 4)"
+    axes[1].text(0.02 * max(epsilons), 0.06, note, color="0.3", fontsize=10)
+    _falling(axes[1], epsilons, accuracies, intervals, images)
+    axes[1].set_title("All images")
     return figure
 
 
 def before_and_after(
     before: np.ndarray,
     after: np.ndarray,
-    readings: tuple[str, str],
+    named: Sequence[str],
     chances: np.ndarray,
     true: int,
     classes: Sequence[str],
@@ -137,16 +220,16 @@ def before_and_after(
     Args:
         before: the image (C, H, W), in [0, 1].
         after: the attacked image, likewise.
-        readings: what the model reads in the two.
+        named: the class that the model names in either, as text.
         chances: probabilities (2, K) of the classes, before and after.
-        true: index of the true class; where it is not the likeliest after the attack, the reading is orange and bold.
+        true: index of the true class; where it is not the likeliest after the attack, the name is orange and bold.
         classes: their K names.
         epsilon: written over the change, in pixel intensity.
         title: of the bars.
     """
     figure, axes = plt.subplots(1, 4, figsize=(8.8, 2.6), width_ratios=[1, 1, 1, 2.1])
-    plotting.draw_image(axes[0], before, f"before: {readings[0]}")
-    plotting.draw_image(axes[1], after, f"after: {readings[1]}")
+    plotting.draw_image(axes[0], before, f"before: {named[0]}")
+    plotting.draw_image(axes[1], after, f"after: {named[1]}")
     plotting.draw_image(axes[2], after - before, f"change, ε = {epsilon:.3f}", signed=True)
     if chances[1].argmax() != true:
         axes[1].title.set(color=WRONG, fontweight="bold")
@@ -165,69 +248,37 @@ def before_and_after(
     return figure
 
 
-def falling_accuracy(
-    epsilons: Mapping[str, Sequence[float]],
-    accuracies: Mapping[str, Mapping[str, np.ndarray]],
-    intervals: Mapping[str, Mapping[str, np.ndarray]],
-    exact: np.ndarray,
-    images: int,
-) -> Figure:
-    """Accuracy against epsilon, a line an attack: left for the network, right for the linear classifier.
+def along_lines(distances: np.ndarray, margins: Mapping[str, np.ndarray], *, mark: float, step: int = 1) -> Figure:
+    """How the margins of images change along a straight line, and where they would be if the first step went on.
 
     Args:
-        epsilons: E radii in pixel intensity, for "network" and for "linear".
-        accuracies: for each of the two, accuracy (E,) in [0, 1] under each attack.
-        intervals: their low ends and their high ends (2, E).
-        exact: the share (E,) of images that no attack on the linear classifier can break.
-        images: how many there are.
+        distances: E distances that each pixel moves, from 0, in pixel intensity.
+        margins: for each of two directions, random signs first, the logit margins (E, N) of N images.
+        mark: a distance that the text speaks of.
+        step: the straight line is drawn through the medians at 0 and at this index.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.9))
-    axes[1].fill_between(epsilons["linear"], 0, exact, color="0.85", lw=0)
-    note = "no attack can\nbreak these\n(exact, eq. 4)"
-    axes[1].text(0.02 * max(epsilons["linear"]), 0.06, note, color="0.3", fontsize=10)
-    titles = {"network": "network", "linear": "linear classifier; smaller epsilons"}
-    for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        plotting.curves(
-            axis,
-            epsilons[name],
-            accuracies[name],
-            bands={attack: (low, high) for attack, (low, high) in intervals[name].items()},
-            xlabel="epsilon (pixel intensity, 0 to 1)",
-            ylabel=f"accuracy on {images} test images" if name == "network" else "",
-            ylim=(-0.03, 1.03),
-        )
-        axis.set_title(title)
+    figure, axis = plt.subplots(figsize=(7.8, 3.9))
+    ends = []
+    for (name, values), color in zip(margins.items(), (NOISE, FGSM), strict=True):
+        low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
+        axis.fill_between(distances, low, high, color=color, alpha=0.15, lw=0)
+        axis.plot(distances, median, "o-", color=color, markersize=4)
+        straight = median[0] + (median[step] - median[0]) * distances / distances[step]
+        axis.plot(distances, straight, "--", color=color, lw=1.2)
+        ends.append((float(median[-1]), name, color))
+    lowest, highest = (float(edge(values)) for edge, values in zip((np.min, np.max), _quartiles(margins), strict=True))
+    room = 0.35 * (highest - min(lowest, 0))
+    axis.axhspan(min(lowest, 0) - room, 0, color="0.93", zorder=0)
+    axis.axvline(mark, color="0.5", lw=1, ls=":", zorder=1)
+    axis.set(xlim=(0, distances[-1]), ylim=(min(lowest, 0) - room, highest + 0.1 * room))
+    axis.set(xlabel="how far each pixel moves (pixel intensity)", ylabel="logit margin\n(below 0: misclassified)")
+    _name_ends(axis, ends)
     return figure
 
 
-def loss_planes(
-    planes: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[str], *, epsilon: float, extent: float
-) -> Figure:
-    """Heat maps of the loss on a plane through each of some images, on one scale of colours.
-
-    Args:
-        planes: for each image the losses (G, G) and, on the same grid, the best wrong logit minus the true one. The
-            columns go along the sign of the gradient, the rows, upwards, along a random sign vector.
-        titles: one an image.
-        epsilon: radius of the allowed changes, drawn as a diamond, in pixel intensity.
-        extent: the planes reach from -extent to extent, in pixel intensity.
-    """
-    limit = max(losses.max() for losses, _ in planes)
-    figure, axes = plt.subplots(1, len(planes), figsize=(11, 4.3), sharey=True, squeeze=False)
-    for axis, (losses, lead), title in zip(axes[0], planes, titles, strict=True):
-        drawn = axis.imshow(losses, origin="lower", extent=(-extent, extent) * 2, cmap="magma", vmin=0, vmax=limit)
-        # At (a, b) the pixels in which the two signs agree change by |a + b|, the others by |a - b|: the larger is
-        # |a| + |b|.
-        axis.plot([epsilon, 0, -epsilon, 0, epsilon], [0, epsilon, 0, -epsilon, 0], "--", color="white", lw=1)
-        axis.plot(0, 0, "w+", markersize=10)
-        if lead.min() < 0 < lead.max():
-            ticks = np.linspace(-extent, extent, len(lead))
-            axis.contour(ticks, ticks, lead, [0], colors="#56B4E9", linewidths=1.6)
-        axis.set(xlabel="along the sign of the gradient", title=title)
-        axis.grid(False)
-    axes[0, 0].set_ylabel("along a random sign vector")
-    figure.colorbar(drawn, ax=axes, label="cross-entropy", shrink=0.75)
-    return figure
+def _quartiles(margins: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(np.stack([*margins.values()]), [0.25, 0.75], axis=2)
+    return low, high
 
 
 def _two_pixels(axis: Axes, loss: Plane, x: np.ndarray, epsilon: float, ball: str) -> None:
@@ -247,35 +298,38 @@ def _two_pixels(axis: Axes, loss: Plane, x: np.ndarray, epsilon: float, ball: st
     axis.grid(False)
 
 
-def _draw_paths(axis: Axes, paths: Sequence[np.ndarray], unprojected: np.ndarray) -> None:
-    """PGD from x, with a cross where a step left the box before the projection, and thin from other starts."""
-    first, *others = paths
-    for path in others:
-        axis.plot(*path.T, "-", color="0.25", lw=0.9)
-        axis.plot(*path[0], "o", color="0.25", mfc="white", markersize=5)
-        axis.plot(*path[-1], "o", color="0.25", markersize=4)
-    for here, free, there in zip(first[:-1], unprojected, first[1:], strict=True):
-        if not np.allclose(free, there, atol=1e-6):  # the step left the box, and the projection puts it back
-            axis.plot(*np.stack([here, free, there]).T, ":", color=PGD, lw=1.3)
-            axis.plot(*free, "x", color=PGD, markersize=6)
-    axis.plot(*first.T, "o-", color=PGD, lw=2.2, markersize=4)
-    _label(axis, "PGD", first[2], (-12, 10), PGD)
+def _falling(
+    axis: Axes,
+    epsilons: Sequence[float],
+    accuracies: Mapping[str, np.ndarray],
+    intervals: Mapping[str, np.ndarray],
+    images: int,
+) -> None:
+    """Accuracy against epsilon; the first three lines get the colours of noise, FGSM and PGD, in this order."""
+    plotting.curves(
+        axis,
+        epsilons,
+        accuracies,
+        bands={attack: (low, high) for attack, (low, high) in intervals.items()},
+        xlabel="epsilon (pixel intensity, 0 to 1)",
+        ylabel=f"accuracy on {images} test images",
+        ylim=(-0.03, 1.03),
+    )
 
 
-def _draw_losses(axis: Axes, path_losses: Sequence[np.ndarray], references: Mapping[str, float]) -> None:
-    """The loss after each step of the paths, and losses to compare it with as dashed lines."""
-    axis.set_box_aspect(1)
-    first, *others = path_losses
-    for losses in others:
-        axis.plot(losses, color="0.25", lw=0.9)
-    axis.plot(first, "o-", color=PGD)
-    colors = {"best in the box": "black", "decision boundary": NOISE, "FGSM": FGSM}
-    for name, value in references.items():
-        color = colors[name]
-        axis.axhline(value, color=color, lw=1.2, ls="--", zorder=1)
-        axis.annotate(name, (1.02, value), xycoords=("axes fraction", "data"), color=color, va="center", fontsize=10)
-    axis.set(xlabel="step", ylabel="loss", title="The loss on the way", xticks=range(0, len(first), 3))
-    axis.set_ylim(0, 1.1 * references["best in the box"])
+def _name_ends(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names (height, name, colour) beside the right ends of lines; those that would overlap are pushed apart."""
+    low, high = axis.get_ylim()
+    position = -np.inf
+    for end, name, color in sorted(ends):
+        position = max(end, position + 0.075 * (high - low))
+        place: dict[str, Any] = {"xycoords": axis.get_yaxis_transform(), "va": "center", "annotation_clip": False}
+        axis.annotate(name, (1.04, position), color=color, fontsize=9.5, **place)
+
+
+def _fraction(part: float) -> str:
+    """A step size in units of epsilon: "ε / 4"."""
+    return "ε" if part == 1 else f"ε / {1 / part:.3g}"
 
 
 def _arrow(axis: Axes, start: np.ndarray, end: np.ndarray, color: str) -> None:
