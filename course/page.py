@@ -107,9 +107,9 @@ def _picture(drawn: Figure, colors: int) -> bytes:
     return _quantized(Image.open(buffer).convert("RGB"), colors)
 
 
-def _quantized(picture: Image.Image, colors: int) -> bytes:
+def _quantized(picture: Image.Image, colors: int, method: Image.Quantize = Image.Quantize.MAXCOVERAGE) -> bytes:
     buffer = io.BytesIO()
-    picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, format="PNG")
+    picture.quantize(colors, method, dither=Image.Dither.NONE).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -121,7 +121,7 @@ def _strip(pictures: Sequence[bytes], colors: int) -> bytes:
     whole = Image.new("RGB", (width * len(images), height), "white")
     for index, image in enumerate(images):
         whole.paste(image.resize((width, height), Image.Resampling.LANCZOS), (index * width, 0))
-    return _quantized(whole, colors)
+    return _quantized(whole, colors, Image.Quantize.MEDIANCUT)
 
 
 # Shows the frame that the slider is at and writes its value; nothing else on the page is touched.
