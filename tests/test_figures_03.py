@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from drawings import hexes, quivers, texts
+from drawings import drawn, hexes, quivers, rows, texts
 
 from course.figures import lesson_03 as figures
 
@@ -55,46 +55,31 @@ def test_matrices_frame_classes_of_any_size_and_one_anchor(random):
     assert [axis.images[0].get_clim() for axis in panels] == [(-1, 1), (0, 0.5), (0, 0.5)]
 
 
-def test_forces_lead_from_the_guess_to_the_target():
+def test_frames_lead_from_the_guess_to_the_target():
     offsets = np.deg2rad([50.0, -20, 120])
     points = np.stack([np.sin(offsets), np.cos(offsets)], 1)
     target, guess = np.array([0.5, 0, 0.5]), np.array([0.2, 0.7, 0.1])
-    figure = figures.anchor_forces(np.array([0.0, 1.0]), points, target, {1.0: guess, 0.1: target})
-    assert [axis.get_title() for axis in figure.axes[:2]] == ["$\\tau$ = 1", "$\\tau$ = 0.1"]
-    above, still, below, _ = figure.axes
-    (arrows,) = quivers(above)
+    frames = [*figures.temperature_frames(np.array([0.0, 1.0]), points, target, {1.0: guess, 0.1: target})]
+    assert [texts(frame.axes[0])[-1] for frame in frames] == ["$\\tau$ = 1", "$\\tau$ = 0.1"]
+    circle, bars = frames[0].axes
+    (arrows,) = quivers(circle)
     np.testing.assert_allclose(arrows.XY, points)
-    np.testing.assert_allclose([arrows.U, arrows.V], [np.zeros(3), 1.6 * (target - guess)])
+    np.testing.assert_allclose([arrows.U, arrows.V], [np.zeros(3), target - guess])
     assert hexes(arrows.get_facecolor()) == [figures.BLUE, figures.ORANGE, figures.BLUE]
-    np.testing.assert_allclose(quivers(still)[0].V, 0)  # where the guess is the target no force is left
-    assert [label.get_text() for label in below.get_xticklabels()] == ["B", "A", "C"]  # from the nearest
-    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in below.patches}
+    np.testing.assert_allclose(quivers(frames[1].axes[0])[0].V, 0)  # where the guess is the target no force is left
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["B", "A", "C"]  # from the nearest
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars.patches}
     assert heights == {0: 0.7, 1: 0.2, 2: 0.1}
-    tips = quivers(below)[0]
+    tips = quivers(bars)[0]
     np.testing.assert_allclose(tips.XY[:, 1] + tips.V, target)
+    assert frames[0].get_size_inches().tolist() == frames[1].get_size_inches().tolist()
+    drawn(frames[0])
 
 
 @pytest.fixture
 def paths(random):
-    """Two temperatures, five steps, six points."""
+    """Three temperatures, five steps, six points."""
     return {tau: (random.random((5, 6)), random.random(5)) for tau in (0.1, 0.5, 2.0)}
-
-
-def test_frames_show_the_points_and_the_losses_up_to_a_step(paths):
-    labels = np.arange(6) // 2
-    frames = [*figures.descent_frames(paths, labels, [0, 3])]
-    assert [frame.get_suptitle() for frame in frames] == ["step 0", "step 3"]
-    below, *circles = frames[1].axes
-    assert [axis.get_title() for axis in circles] == ["$\\tau$ = 0.1", "$\\tau$ = 0.5", "$\\tau$ = 2"]
-    for axis, (angles, _) in zip(circles, paths.values(), strict=True):
-        np.testing.assert_allclose(
-            axis.collections[0].get_offsets(), np.stack([np.cos(angles[3]), np.sin(angles[3])], 1)
-        )
-    for line, dot, (_, values) in zip(below.lines[::2], below.lines[1::2], paths.values(), strict=True):
-        assert line.get_ydata().tolist() == values[:4].tolist()
-        assert (dot.get_xdata(), dot.get_ydata()) == ([3], [values[3]])
-    assert [line.get_color() for line in below.lines[::2]] == [axis.title.get_color() for axis in circles]
-    frames[1].canvas.draw()
 
 
 def test_filmstrip_has_a_row_a_temperature_and_writes_the_gaps(paths):
@@ -112,18 +97,61 @@ def test_filmstrip_has_a_row_a_temperature_and_writes_the_gaps(paths):
     assert texts(axes[0, 0]) == []
 
 
-def test_training_curves_show_the_loss_above_its_floor():
-    epochs, loss = np.array([1, 2, 3]), np.array([5.0, 4.0, 3.5])
-    accuracies = {"clean": np.array([0.2, 0.6, 0.9]), "PGD-2": np.array([0.0, 0.1, 0.0])}
-    figure = figures.training_curves(epochs, loss, 3.0, accuracies)
+def test_losses_lie_between_their_start_and_their_floor():
+    first = {"right": np.array([5.0, 4.0, 3.5]), "wrong": np.array([5.1, 5.0, 5.0])}
+    figure = figures.start_and_floor(first, (np.array([1, 2]), np.array([4.5, 3.2])), 5.0, 3.0)
     left, right = figure.axes
-    assert left.lines[0].get_ydata().tolist() == loss.tolist()
-    assert left.lines[1].get_ydata() == [3.0, 3.0]
-    assert left.get_ylim() == (0, pytest.approx(5.4))
-    assert left.texts[1].xy == (1, 3.0)
-    assert [line.get_ydata().tolist() for line in right.lines] == [values.tolist() for values in accuracies.values()]
-    assert sorted(texts(right)) == ["PGD-2", "clean"]
-    figure.canvas.draw()
+    assert [line.get_ydata().tolist() for line in left.lines[:2]] == [values.tolist() for values in first.values()]
+    assert [line.get_xdata().tolist() for line in left.lines[:2]] == [[1, 2, 3]] * 2
+    assert right.lines[0].get_ydata().tolist() == [4.5, 3.2]
+    for axis in (left, right):
+        assert [line.get_ydata() for line in axis.lines[-2:]] == [[5.0, 5.0], [3.0, 3.0]]
+    assert left.get_ylim() == right.get_ylim() == (0, pytest.approx(1.15 * 5.1))
+    assert sorted(texts(left)) == ["right", "wrong"]
+    assert [text.xy[1] for text in right.texts[1:]] == [5.0, 3.0]
+    assert texts(right)[1:] == ["$\\log(2N - 1)$ = 5.00 (eq. 6)", "floor 3.00 (eq. 7)"]
+    drawn(figure)
+
+
+def test_neighbours_of_another_class_are_framed_in_orange(random):
+    images = random.random((4, 1, 3, 3))
+    own = np.array([True, False, True])
+    figure = figures.neighbours([("clean", images[0], images[1:], own), ("PGD", images[0], images[1:], ~own)])
+    grid = np.reshape(figure.axes, (2, 5))
+    assert [row[0].get_ylabel() for row in grid] == ["clean", "PGD"]
+    for row, right in zip(grid, (own, ~own), strict=True):
+        np.testing.assert_array_equal(row[0].images[0].get_array(), images[0, 0])
+        assert not row[1].images
+        for axis, picture, is_own in zip(row[2:], images[1:], right, strict=True):
+            np.testing.assert_array_equal(axis.images[0].get_array(), picture[0])
+            assert axis.spines["top"].get_visible()
+            assert hexes([axis.spines["top"].get_edgecolor()]) == [figures.BLUE if is_own else figures.ORANGE]
+    drawn(figure)
+    # A title wider than its column does not push the columns apart.
+    left = [axis.get_position().x0 for axis in grid[0][2:]]
+    assert np.diff(left).tolist() == pytest.approx([left[1] - left[0]] * 2)
+
+
+def test_examination_has_a_row_a_candidate_and_a_panel_a_question():
+    scores = {
+        "probe": np.array([[0.2, 0.9], [0.1, 0.8], [0.4, 1.0]]),
+        "kNN": np.array([[0.3, 0.7], [0.2, 0.6], [0.4, 0.8]]),
+    }
+    figure = figures.examination(
+        ["pixels", "features"], {"class": scores, "turn": scores}, {"class": 0.1, "turn": 0.25}
+    )
+    first, second = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == ["class", "turn"]
+    assert rows(first) == ["pixels", "features"]
+    assert first.get_ylim()[0] > first.get_ylim()[1]  # the first one stands at the top
+    for (points, _, (bars,)), (value, low, high) in zip(
+        (container.lines for container in first.containers), scores.values(), strict=True
+    ):
+        assert points.get_xdata().tolist() == value.tolist()
+        ends = [segment[:, 0].tolist() for segment in bars.get_segments()]
+        np.testing.assert_allclose(ends, np.stack([low, high], 1))
+    assert [axis.lines[-1].get_xdata() for axis in (first, second)] == [[0.1, 0.1], [0.25, 0.25]]
+    drawn(figure)
 
 
 def test_pair_cosines_bracket_the_medians():
@@ -150,8 +178,8 @@ def test_images_nearer_to_a_wrong_centre_are_orange_and_counted():
     to_other = {"clean": np.array([0.1, 0.2, 0.3, 0.4]), "PGD": np.array([0.8, 0.7, 0.6, 0.2])}
     figure = figures.distances_to_centres(to_own, to_other)
     clean, attacked = figure.axes
-    assert clean.get_title().startswith("clean: 100.0%")
-    assert attacked.get_title().startswith("PGD: 25.0%")
+    assert clean.get_title() == "clean:\n0.0% nearer to another"
+    assert attacked.get_title() == "PGD:\n75.0% nearer to another"
     right, wrong = attacked.collections
     assert hexes([right.get_facecolor()[0], wrong.get_facecolor()[0]]) == [figures.BLUE, figures.ORANGE]
     np.testing.assert_allclose(right.get_offsets(), [[0.9, 0.2]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -102,19 +102,19 @@ _ARROWS: dict[str, Any] = {
     "angles": "xy",
     "scale_units": "xy",
     "scale": 1,
-    "width": 0.011,
+    "width": 0.013,
     "headlength": 4,
     "zorder": 4,
 }
 
 
-def anchor_forces(
+def temperature_frames(
     anchor: np.ndarray, points: np.ndarray, target: np.ndarray, guesses: Mapping[float, np.ndarray]
-) -> Figure:
-    """What a single anchor does to the others, one column a temperature: arrows of target minus guess.
+) -> Iterator[Figure]:
+    """What a single anchor does to the others, one frame a temperature: arrows of target minus guess.
 
-    Above they stand on the points, up for pulled and down for pushed, stretched by 1.6; below, where the points are
-    sorted from the nearest to the farthest, they lead from the guess (grey bar) to the target (black line).
+    At the left they stand on the points, up for pulled and down for pushed; at the right, where the points are sorted
+    from the nearest to the farthest, they lead from the guess (grey bar) to the target (black line).
 
     Args:
         anchor: (2,), at the top of the unit circle, so that a force along it is vertical.
@@ -122,65 +122,47 @@ def anchor_forces(
         target: (N,), above 0 for the positives, which are blue.
         guesses: for each temperature the guess (N,).
     """
-    names = [chr(ord("A") + j) for j in range(len(points))]
-    side = [BLUE if value else ORANGE for value in target]
-    order = np.argsort(-(points @ anchor))
-    rank, still = np.argsort(order), np.zeros(len(points))
-    figure, axes = plt.subplots(2, len(guesses), figsize=(9.6, 7.2), height_ratios=[1.45, 1], squeeze=False)
-    for (above, below), (tau, guess) in zip(axes.T, guesses.items(), strict=True):
-        force = target - guess
-        above.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.75"))
-        above.plot(*anchor, marker="*", markersize=17, color="black")
-        above.text(0, 1.1, "anchor", ha="center")
-        above.scatter(*points.T, c=side, s=50, zorder=3)
-        above.quiver(*points.T, still, 1.6 * force, color=side, **_ARROWS)
-        for (x, y), name, color in zip(points.tolist(), names, side, strict=True):
-            above.text(1.14 * x + 0.02, 1.14 * y, name, color=color, ha="center", va="center", fontweight="bold")
-        above.set(xlim=(-1.6, 1.6), ylim=(-1.25, 1.3), xticks=[], yticks=[], aspect="equal")
-        above.set_title(f"$\\tau$ = {tau:g}")
-        above.spines[:].set_visible(False)
-        below.bar(rank, guess, width=0.62, color="0.85")
-        below.hlines(target, rank - 0.36, rank + 0.36, color="black", linewidth=2)
-        below.quiver(rank, guess, still, force, color=side, **_ARROWS)
-        below.set(ylim=(-0.03, 0.75), xticks=range(len(points)), xlabel="the others, from the nearest to the farthest")
-        below.set_xticklabels([names[j] for j in order], fontweight="bold")
-        for label, j in zip(below.get_xticklabels(), order, strict=True):
-            label.set_color(side[j])
-        in_percent(below)
-    axes[1, 0].set_ylabel("share")
-    axes[0, 0].text(-1.6, -1.0, "positives", color=BLUE)
-    axes[0, 0].text(-1.6, -1.2, "negatives", color=ORANGE)
-    axes[1, 0].text(3.4, 0.6, "grey bar: guess $q$\nblack line: target", va="center")
-    return figure
-
-
-def descent_frames(
-    paths: Mapping[float, tuple[np.ndarray, np.ndarray]], labels: np.ndarray, steps: Iterable[int]
-) -> Iterator[Figure]:
-    """Frames of an animation: points on one circle a temperature, and below the losses up to that step.
-
-    Args:
-        paths: for each temperature the angles (S, N) in radians and the losses (S,) in nats at every step.
-        labels: (N,), the classes of the points.
-        steps: those that become frames.
-    """
-    for step in steps:
-        figure = plt.figure(figsize=(7.6, 4.8))
-        figure.suptitle(f"step {step}", fontsize=11)
-        grid = figure.add_gridspec(2, len(paths), height_ratios=[1.35, 1])
-        below = figure.add_subplot(grid[1, :])
-        for column, ((tau, (angles, values)), color) in enumerate(zip(paths.items(), TEMPERATURE_COLORS, strict=True)):
-            axis = figure.add_subplot(grid[0, column])
-            circle(axis, angles[step], labels, size=64)
-            axis.set_title(f"$\\tau$ = {tau:g}", color=color)
-            below.plot(values[: step + 1], color=color)
-            below.plot(step, values[step], "o", color=color, markersize=7)
-        below.set_xscale("symlog", linthresh=1)
-        below.set(xlim=(-0.1, 1.3 * (len(values) - 1)), ylim=(0, 9))
-        below.set(xlabel="step (logarithmic)", ylabel="loss (nats)")
-        below.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
-        below.minorticks_off()
+    for tau, guess in guesses.items():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.1), width_ratios=[1, 1.25])
+        _forces(left, anchor, points, target, guess)
+        _guess_and_target(right, points @ anchor, target, guess)
+        left.text(0, 0, f"$\\tau$ = {tau:g}", ha="center", va="center", fontsize=13)
         yield figure
+
+
+def _names(count: int) -> list[str]:
+    return [chr(ord("A") + j) for j in range(count)]
+
+
+def _sides(target: np.ndarray) -> list[str]:
+    return [BLUE if value else ORANGE for value in target]
+
+
+def _forces(axis: Axes, anchor: np.ndarray, points: np.ndarray, target: np.ndarray, guess: np.ndarray) -> None:
+    side = _sides(target)
+    axis.add_patch(mpl.patches.Circle((0, 0), 1, fill=False, ec="0.75"))
+    axis.plot(*anchor, marker="*", markersize=14, color="black")
+    axis.text(0, 1.14, "anchor", ha="center", fontsize=9)
+    axis.scatter(points[:, 0], points[:, 1], c=side, s=34, zorder=3)
+    axis.quiver(*points.T, np.zeros(len(points)), target - guess, color=side, **_ARROWS)
+    for (x, y), name, color in zip(points.tolist(), _names(len(points)), side, strict=True):
+        axis.text(1.2 * x, 1.16 * y, name, color=color, ha="center", va="center", fontweight="bold")
+    axis.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[], aspect="equal")
+    axis.spines[:].set_visible(False)
+
+
+def _guess_and_target(axis: Axes, cosines: np.ndarray, target: np.ndarray, guess: np.ndarray) -> None:
+    side, order, names = _sides(target), np.argsort(-cosines), _names(len(target))
+    rank = np.argsort(order)
+    axis.bar(rank, guess, width=0.62, color="0.85")
+    axis.hlines(target, rank - 0.36, rank + 0.36, color="black", linewidth=2)
+    axis.quiver(rank, guess, np.zeros(len(rank)), target - guess, color=side, **_ARROWS)
+    axis.set(ylim=(-0.03, 0.93), xticks=range(len(rank)), ylabel="share", xlabel="from nearest to farthest")
+    axis.set_xticklabels([names[j] for j in order], fontweight="bold")
+    for label, j in zip(axis.get_xticklabels(), order, strict=True):
+        label.set_color(side[j])
+    axis.text(0.98, 0.97, "grey: guess $q$\nblack: target", transform=axis.transAxes, ha="right", va="top", fontsize=9)
+    in_percent(axis)
 
 
 def descent_filmstrip(
@@ -212,19 +194,96 @@ def descent_filmstrip(
     return figure
 
 
-def training_curves(epochs: np.ndarray, loss: np.ndarray, floor: float, accuracies: Mapping[str, np.ndarray]) -> Figure:
-    """Left: the loss (E,) in nats by epoch, above its floor. Right: accuracies (E,) in [0, 1]."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.6))
-    left.plot(epochs, loss, color=BLUE, marker="o")
-    left.axhline(floor, color="black", linestyle=":")
-    left.fill_between(epochs, floor, loss, color=BLUE, alpha=0.1, linewidth=0)
-    left.annotate("SupCon loss", (epochs[0], loss[0]), (8, 0), textcoords="offset points", color=BLUE)
-    left.annotate("floor, eq. 6", (epochs[0], floor), (0, -5), textcoords="offset points", va="top")
-    left.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, 1.08 * loss.max()))
-    plotting.curves(right, epochs.tolist(), accuracies, xlabel="epoch", ylabel="held-out accuracy")
-    right.set_ylim(-0.03, 1.03)
+def start_and_floor(
+    first: Mapping[str, np.ndarray], training: tuple[np.ndarray, np.ndarray], start: float, floor: float
+) -> Figure:
+    """Losses in nats between where they start and their floor, which are dotted lines.
+
+    Args:
+        first: for each run, at the left, the losses (S,) of its first steps.
+        training: epochs (E,) and losses (E,), at the right.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True, width_ratios=[1.4, 1])
+    top = 1.15 * max(start, *(losses.max() for losses in first.values()))
+    steps = list(range(1, len(next(iter(first.values()))) + 1))
+    plotting.curves(left, steps, first, xlabel="step", ylabel="SupCon loss (nats)", ylim=(0, top), percent=False)
+    right.plot(*training, color=BLUE, marker="o")
+    right.annotate(
+        "the whole training", (training[0][0], training[1][0]), (10, 4), textcoords="offset points", color=BLUE
+    )
     for axis in (left, right):
+        for value in (start, floor):
+            axis.axhline(value, color="black", linestyle=":", linewidth=1.2)
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    left.set_title("the first steps")
+    right.set(xlabel="epoch", title="all epochs")
+    for value, text, gap, va in (
+        (start, f"$\\log(2N - 1)$ = {start:.2f} (eq. 6)", 4, "bottom"),
+        (floor, f"floor {floor:.2f} (eq. 7)", -4, "top"),
+    ):
+        right.annotate(
+            text, (0.97, value), (0, gap), xycoords=right.get_yaxis_transform(), textcoords="offset points",
+            ha="right", va=va, fontsize=10,
+        )  # fmt: skip
+    return figure
+
+
+def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """One row an image: the image at the left, then its nearest ones, framed in blue if they are of its class.
+
+    Args:
+        rows: name, image (C, H, W) in [0, 1], its nearest (K, C, H, W), and bool (K,): of its class. All have one K.
+    """
+    count = len(rows[0][2])
+    ratios = [1.0, 0.45, *[1.0] * count]
+    figure, axes = plt.subplots(
+        len(rows), count + 2, figsize=(0.92 * count + 1.9, 0.95 * len(rows)), width_ratios=ratios
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for line, (name, image, nearest, own) in zip(axes, rows, strict=True):
+        plotting.draw_image(line[0], image)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+        for axis, picture, right in zip(line[2:], nearest, own, strict=True):
+            plotting.draw_image(axis, picture)
+            axis.spines[:].set(visible=True, color=BLUE if right else ORANGE, linewidth=3)
+    axes[0, 0].set_title("test image", fontsize=10, fontweight="normal")
+    over = axes[0, 2].annotate(
+        "nearest training images, the nearest first", (0, 1), (0, 6), xycoords="axes fraction",
+        textcoords="offset points", fontsize=10,
+    )  # fmt: skip
+    over.set_in_layout(False)  # it is wider than its column
+    return figure
+
+
+def examination(
+    candidates: Sequence[str], questions: Mapping[str, Mapping[str, np.ndarray]], chance: Mapping[str, float]
+) -> Figure:
+    """Accuracies with intervals, one panel a question, one row a candidate, one colour an examiner.
+
+    Args:
+        candidates: names (C,), from the top.
+        questions: for each question and examiner accuracy, low and high (3, C) in [0, 1].
+        chance: for each question the accuracy of guessing, a dotted line.
+    """
+    figure, axes = plt.subplots(
+        1, len(questions), figsize=(9.5, 2.9), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.1}
+    )
+    for axis, (question, examiners) in zip(axes[0], questions.items(), strict=True):
+        shifts = 0.26 * (np.arange(len(examiners)) - (len(examiners) - 1) / 2)
+        for (name, (value, low, high)), shift, color in zip(
+            examiners.items(), shifts, ("black", "#009E73"), strict=True
+        ):
+            heights = np.arange(len(candidates)) + shift
+            errors = np.maximum([value - low, high - value], 0)  # at 0% or 100% rounding may put the end past the point
+            axis.errorbar(value, heights, xerr=errors, fmt="o", color=color, capsize=3, label=name)
+        axis.axvline(chance[question], color="0.4", linestyle=":", linewidth=1.2)
+        axis.set(title=question, xlim=(0, 1.03), xlabel="accuracy")
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+    axes[0, 0].set_yticks(range(len(candidates)), candidates)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -268,16 +327,17 @@ def pair_cosines(
 def distances_to_centres(to_own: Mapping[str, np.ndarray], to_other: Mapping[str, np.ndarray]) -> Figure:
     """For each kind of image (a panel) the cosines (N,) with the own class's centre against those with the next one.
 
-    Images above the diagonal are nearer to a wrong centre: they are orange, and the title has the share of the others.
+    Images above the diagonal are nearer to a wrong centre: they are orange, and the title has their share.
     """
-    figure, axes = plt.subplots(1, len(to_own), figsize=(11, 3.9), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, len(to_own), figsize=(11, 3.5), sharex=True, sharey=True)
     low = min(value.min() for value in [*to_own.values(), *to_other.values()]) - 0.03
     for axis, name in zip(axes, to_own, strict=True):
         nearer = to_own[name] > to_other[name]
         axis.plot([low, 1], [low, 1], color="0.5", linewidth=1)
         for chosen, color in ((nearer, BLUE), (~nearer, ORANGE)):
             axis.scatter(to_own[name][chosen], to_other[name][chosen], s=12, color=color, alpha=0.6, linewidth=0)
-        axis.set(title=f"{name}: {nearer.mean():.1%} nearest\nto their own centre", xlim=(low, 1.02), ylim=(low, 1.02))
+        axis.set_title(f"{name}:\n{1 - nearer.mean():.1%} nearer to another")
+        axis.set(xlim=(low, 1.02), ylim=(low, 1.02))
         axis.set_xlabel("cosine with own centre")
     axes[0].set_ylabel("highest cosine\nwith another centre")
     axes[0].text(0.97, 0.03, "own group", transform=axes[0].transAxes, ha="right", fontsize=9, color="0.4")

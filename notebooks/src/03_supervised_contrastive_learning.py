@@ -1,21 +1,12 @@
 # %% [markdown]
 # # 03 · Supervised contrastive learning
 #
-# **Claim: pulling the images of a class together and pushing the others apart gives features from which a linear
-# classifier reads the classes - and no adversarial robustness comes with it.** The last cell confirms or refutes this
-# with the numbers of this very run: confirmed means more than 90% of clean test images read, and less than 10% under PGD.
+# A contrastive loss trains a network on pairs of images: those of one class are pulled together, all others pushed apart.
+# ANCHOR, the method of this course, is built on it, so we have to know what such a loss does and what it does not do. You
+# will see the neighbours of an image in feature space, the forces that put them there, and what an attack makes of both.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/03_supervised_contrastive_learning.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
-#
-# **You will learn** what the supervised contrastive loss (SupCon) computes, where its gradient pushes, what the
-# temperature does, why its value stops far above zero, how to measure what a frozen encoder has learned, and what an
-# attack does to features.
-#
-# **You need** notebook 01: epsilon, PGD. Cosines and the softmax.
-#
-# **Time** the first cell measures how fast this machine is and says how long the notebook takes here. `smoke`: seconds,
-# networks that have learned nothing, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
 
 # %% tags=["setup"]
 # @title Install the course, where it is missing
@@ -35,49 +26,143 @@ data_root = "data"  # @param {type:"string"}
 # %%
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torchvision.transforms import v2
 
-from anchor_utils import attacks, embeddings, evaluation, losses, models, plotting, results, training
+from anchor_utils import attacks, embeddings, evaluation, losses, plotting, results, training
 from anchor_utils.augmentation import augment
-from course import lesson
+from course import lesson, page
 from course.figures import lesson_03 as figures
 
 config, dataset, device = lesson.start("03", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
-# ## 1 A loss about distances
+# The whole notebook in one cell: train an **encoder** (a ResNet-18 without its last layer) with the contrastive loss, put a
+# linear classifier on it, attack that classifier, and look up the nearest training images of each test image.
+
+# %%
+run = training.fit(config.replace(method="supcon"), dataset=dataset)  # sections 1 to 4
+probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)  # sections 5 and 7
+encoder, probe = run.model().to(device), probe_run.model().to(device)
+
+known = dataset.train[torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))[:2000]].to(
+    device
+)
+few = dataset.test[:200].to(device)
+attack = config.evaluation()  # epsilon, step size, steps
+attacked = attacks.pgd(probe, few.inputs(), few.labels, **attack, generator=torch.Generator().manual_seed(seed))
+
+gallery, known_labels = embeddings.extract(encoder, known.inputs()), known.labels.cpu().numpy()
+features = {"clean": embeddings.extract(encoder, few.inputs()), "PGD": embeddings.extract(encoder, attacked)}
+nearest = {name: np.argsort(-vectors @ gallery.T, axis=1)[:, :8] for name, vectors in features.items()}
+
+# %% tags=["fold"]
+# @title Figure: the nearest training images of three test images, clean and attacked
+few_labels = few.labels.cpu().numpy()
+own_class = {name: known_labels[found] == few_labels[:, None] for name, found in nearest.items()}
+first_of_classes = np.sort(np.unique(few_labels, return_index=True)[1])[:3]  # the first three of different classes
+looks = {"clean": few.inputs().cpu().numpy(), "PGD": attacked.cpu().numpy()}
+neighbour_rows = [
+    (name, looks[name][i], known.inputs()[nearest[name][i]].cpu().numpy(), own_class[name][i])
+    for i in first_of_classes
+    for name in looks
+]
+page.figure(
+    figures.neighbours(neighbour_rows),
+    "Three test images, each clean and attacked, with their eight nearest training images; blue frames for those of the "
+    "test image's class, orange for others.",
+    f"Of the eight nearest training images {own_class['clean'].mean():.0%} have the class of the test image, and "
+    f"{own_class['PGD'].mean():.0%} after PGD with epsilon {config.epsilon:g} (mean of {len(few)} test images). Each pair of "
+    "rows is one test image, clean and attacked. Blue frames: its class; orange: another. The attack aimed at the linear "
+    "classifier, not at the neighbours.",
+    colors=64,
+)
+
+# %% [markdown]
+# **Claim: pulling the images of a class together and pushing the others apart gives features in which a linear classifier
+# finds the classes - and no adversarial robustness comes with it.** The last cells confirm or refute this with the numbers
+# of this very run: confirmed means more than 90% of clean test images classified correctly, and less than 10% under PGD.
 #
-# Cross-entropy asks one thing of the features: that its linear classifier can tell the classes apart. *Where* they lie
-# it settles only through that classifier. A contrastive loss speaks about nothing else. It looks at pairs of images: are
-# they of one class, and how far apart do they lie? No classifier takes part.
+# **You will learn** what the supervised contrastive loss (SupCon) computes, where its gradient pushes, what the
+# temperature does, where its value starts and stops, how to examine a frozen encoder, and what an attack does to
+# features.
 #
-# Take a batch and make two **views** of each image, random crops for example: $M$ views $x_i$ in all. Send them through
-# the **encoder** (the network without its last linear layer) and a small **projection head** (two more layers, for this
-# loss alone). With $h$ for both together, the results $h(x_i)$ are $M$ vectors, and we scale them to length one:
+# **You need** notebook 01: epsilon, PGD. Cosines and the softmax.
+#
+# **Time** 40 minutes to read; the first cell says how long this machine computes. `smoke`: seconds, networks that have
+# learned nothing, for tests only. `t4`, `minutes` and `paper`: CIFAR-10 on a GPU, mostly the training of one network.
+#
+# ## 1 A loss about pairs
+#
+# Cross-entropy asks one thing of the features: a linear classifier must be able to tell the classes apart. A contrastive
+# loss has no classifier. It looks at pairs of images: are they of one class, and how far apart do their features lie?
+#
+# Each image of a batch is augmented twice, at random. The results are its two **views**. The loss will pull them together,
+# so the augmentation says what the features shall *not* depend on.
+
+# %%
+generator = torch.Generator().manual_seed(seed)
+example = dataset.train.images[0].expand(6, -1, -1, -1)
+ours = augment(example, padding=config.crop_padding, flip=config.flip, generator=generator)
+
+photo = torch.tensor(load_sample_image("china.jpg")[20:420, :400].copy()).permute(2, 0, 1)
+photo = v2.functional.resize(photo, [96, 96])
+cifar = augment(photo.expand(6, -1, -1, -1), padding=12, flip=True, generator=generator)  # 1/8 of the side, as 4 of 32
+simclr = v2.Compose(
+    [
+        v2.RandomResizedCrop(96, scale=(0.2, 1)),
+        v2.RandomHorizontalFlip(),
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        v2.RandomGrayscale(0.2),
+    ]
+)
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(seed)
+    strong = torch.stack([simclr(photo) for _ in range(6)])
+
+# %% tags=["fold"]
+# @title Figure: views of one image under three recipes
+height = dataset.train.images.shape[2]
+mirrored = " and mirroring" if config.flip else ""
+page.figure(
+    plotting.image_grid(
+        [views.numpy() if views.dtype.is_floating_point else views.numpy() / 255 for views in (ours, cifar, strong)],
+        [f"this run:\nshift by up to\n{config.crop_padding} of {height} pixels", "crop and\nmirror", "SimCLR"],
+        size=1.05,
+    ),
+    "Six views of one training image under this run's augmentation, and of a photograph under two stronger ones.",
+    f"This run's views differ by a shift of at most {config.crop_padding} of {height} pixels{mirrored}. A row shows six views "
+    "of one image. Crop and mirror is usual for CIFAR-10. SimCLR also zooms and changes colours: without labels, views must "
+    "be hard to match. The photograph, from scikit-learn, is an example only; no network here has seen it.",
+)
+
+# %% [markdown]
+# The encoder and a small **projection head** (two more layers, for this loss alone) turn the $M$ views $x_i$ of a batch
+# into $M$ vectors. With $h$ for both together, and scaled to length one:
 #
 # $$z_i = \frac{h(x_i)}{\lVert h(x_i) \rVert}, \qquad c_{ij} = z_i^\top z_j \in [-1, 1] \tag{1}$$
 #
-# So all vectors lie on a hypersphere, and $c_{ij}$ is the cosine of the angle between two of them. Take each vector in turn as
-# the **anchor** $i$. $A(i)$ are all the others, $P(i)$ those of them with the anchor's label, its **positives**. The rest of
-# $A(i)$ are its **negatives**. The anchor now plays a guessing game: *one of the others is picked; which one?* It
-# answers with a softmax over the cosines, and the temperature $\tau$ sets how sharp that softmax is:
+# So all vectors lie on a **hypersphere**, the set of all vectors of length one, and $c_{ij}$ is the cosine of the angle
+# between two of them.
+#
+# Take each vector in turn as the **anchor** $i$ (the method ANCHOR is written in capitals). $A(i)$ are all the others. Those with the anchor's label are its
+# **positives** $P(i)$; the rest are its **negatives**. The anchor plays a guessing game: *one of the others is picked;
+# which one?* It answers with a softmax over the cosines. The **temperature** $\tau$ sets how sharp that softmax is:
 #
 # $$q_{ia} = \frac{\exp(c_{ia} / \tau)}{\sum_{a' \in A(i)} \exp(c_{ia'} / \tau)} \tag{2}$$
 #
-# The loss is small if the guesses fall on positives, on all of them alike
+# The loss is small if the guess falls on positives, and on all of them alike
 # (Khosla et al., [2004.11362](https://arxiv.org/abs/2004.11362), equation 2, there called $L_{\mathrm{out}}$):
 #
 # $$L_i = -\frac{1}{|P(i)|} \sum_{p \in P(i)} \log q_{ip}, \qquad
 # L = \text{mean of } L_i \text{ over anchors with at least one positive} \tag{3}$$
-#
-# Here it is as a loop, one anchor after the other.
 
 
 # %%
@@ -94,50 +179,54 @@ def my_supcon(z, labels, temperature):
     return torch.stack(losses_of_anchors).mean()
 
 
-generator = torch.Generator().manual_seed(seed)
-z = torch.randn(40, 16, generator=generator)
-labels = torch.randint(0, 6, (40,), generator=generator)
-labels[0] = 6  # a class with a single member: no positive
+z = torch.randn(40, 16, generator=torch.Generator().manual_seed(seed))
+labels = torch.arange(40) % 7
 for temperature in (0.05, 0.1, 1.0):
     ours, library = my_supcon(z, labels, temperature), losses.supcon_loss(z, labels, temperature)
     assert torch.allclose(ours, library, rtol=1e-4), (temperature, ours, library)
     print(f"temperature {temperature:<4}: our loop {ours:.5f}, anchor_utils.losses.supcon_loss {library:.5f}")
 
 # %% [markdown]
-# To see equations 1 to 3 at once, take a batch so small that all its pairs fit into a picture: three classes, two images of
-# each, two views of each image. That makes 12 vectors (random ones here, no images yet) and 12 rows, one for each anchor.
+# The same without a loop, on a batch so small that all its pairs fit into a picture: three classes, two images of each, two
+# views of each image. That makes 12 vectors, drawn at random here, and 12 rows, one for each anchor.
 
 # %%
 tiny_labels = torch.arange(3).repeat_interleave(4)
 generator = torch.Generator().manual_seed(seed)
-tiny = F.normalize(torch.randn(3, 6, generator=generator)[tiny_labels] + torch.randn(12, 6, generator=generator), dim=1)
+tiny = torch.randn(3, 6, generator=generator)[tiny_labels] + torch.randn(12, 6, generator=generator)
+tiny = F.normalize(tiny, dim=1)
 itself = torch.eye(12, dtype=torch.bool)
-tiny_cosines = tiny @ tiny.T  # eq. 1
-guess = (tiny_cosines / 0.5).masked_fill(itself, -torch.inf).softmax(1)  # eq. 2
+
+cosines = tiny @ tiny.T  # eq. 1
+guess = (cosines / 0.5).masked_fill(itself, -torch.inf).softmax(1)  # eq. 2
 positives = (tiny_labels[:, None] == tiny_labels[None, :]) & ~itself
 target = positives / positives.sum(1, keepdim=True)  # 1 / |P(i)| on the positives, 0 elsewhere
 row_losses = -torch.where(positives, target * guess.log(), 0).sum(1)  # eq. 3
 assert torch.allclose(row_losses.mean(), losses.supcon_loss(tiny, tiny_labels, 0.5), rtol=1e-5)
 
-matrices = (matrix.numpy() for matrix in (tiny_cosines, guess, target))
-plotting.show(
-    figures.batch_matrices(*matrices, tiny_labels.numpy(), anchor=5),
+# %% tags=["fold"]
+# @title Figure: the cosines, the guess and the target of a small batch
+row = 5
+page.figure(
+    figures.batch_matrices(*(m.numpy() for m in (cosines, guess, target)), tiny_labels.numpy(), anchor=row),
     "Three 12 by 12 matrices of a small batch: the cosines, the softmax guess of each row, and the target, which is one "
     "third on each positive. The diagonal is crossed out.",
+    f"The orange anchor puts {guess[row, positives[row]].sum():.0%} of its guess on its positives; its loss is "
+    f"{row_losses[row]:.2f}. Follow its row: cosines, their softmax, the target. The loss is the cross-entropy of the last "
+    "two. Blue squares hold pairs of one class. The diagonal is crossed out: an anchor is neither its own positive nor its "
+    "own negative.",
 )
 
 # %% [markdown]
-# **Reading the figure.** Blue squares hold the pairs of one class. Follow the orange row, one anchor, through the three panels:
-# its cosines; the softmax of these, its guess; the target, alike on its three positives. The loss of the row is the
-# cross-entropy of the last two. The diagonal is crossed out in all three: an anchor is neither its own positive nor its own
-# negative. If guess and target were equal in each row, no gradient would be left.
-#
 # ### Exercise 1 · SimCLR is a special case
 #
-# SimCLR has no labels: the only positive of a view is the other view of the same image. Its loss (NT-Xent) is usually
-# written as an ordinary classification: *which of the $2N - 1$ others is my twin?* Write it so, with `F.cross_entropy` and
-# without any labels. `first` and `second` are the embeddings `(N, D)` of the two views, row for row, of any length; the
-# result is the mean over all $2N$ anchors. Hint: stack the views, and find the row number of each one's twin.
+# SimCLR (Chen et al., [2002.05709](https://arxiv.org/abs/2002.05709)) has no labels: the only positive of a view is the
+# other view of the same image. Its loss, NT-Xent, is usually written as a classification: *which of the $2N - 1$ others is
+# my twin?*
+#
+# Write it so, with `F.cross_entropy` and without labels. `first` and `second` are the embeddings `(N, D)` of the two
+# views, row for row, of any length. The result is the mean over all $2N$ anchors. Hint: stack the views, and find the row
+# number of each one's twin.
 
 
 # %% tags=["exercise"]
@@ -161,16 +250,15 @@ def _():
     for temperature in (0.1, 1.0):
         value = nt_xent(first, second, temperature)
         assert value.ndim == 0, "The result should be a scalar."
-        scaled = nt_xent(first, 2 * second, temperature)
-        assert torch.allclose(value, scaled, rtol=1e-4), "Longer vectors change the value: scale them to length one."
-        unit = F.normalize(both_views, dim=1) @ F.normalize(both_views, dim=1).T / temperature
-        twins = (torch.arange(14) + 7) % 14
-        with_itself = F.cross_entropy(unit, twins)
-        assert not torch.allclose(value, with_itself, rtol=1e-4), "Each anchor is still among its own candidates."
-        only_across = F.cross_entropy(unit[:7, 7:], torch.arange(7))
-        assert not torch.allclose(value, only_across, rtol=1e-4), (
-            "The other images' first views are candidates as well."
-        )
+        longer = nt_xent(first, 2 * second, temperature)
+        assert torch.allclose(value, longer, rtol=1e-4), "Longer vectors change the value, and only angles should."
+        unit = F.normalize(both_views, dim=1)
+        similarity = unit @ unit.T / temperature
+        of_pairs = similarity[:7, 7:].diagonal()
+        crowded = similarity.logsumexp(1).mean() - of_pairs.mean()
+        assert not torch.allclose(value, crowded, rtol=1e-4), "An anchor must not be one of its own candidates."
+        lonely = (similarity[:7, 7:].logsumexp(1) - of_pairs).mean()
+        assert not torch.allclose(value, lonely, rtol=1e-4), "An anchor has more candidates than the N second views."
         expected = losses.supcon_loss(both_views, one_each, temperature)
         assert torch.allclose(value, expected, rtol=1e-4), f"Expected {expected:.4f}, got {value:.4f}."
 
@@ -189,10 +277,11 @@ def _():
 # $$\frac{\partial L_i}{\partial c_{ip}} = \frac{1}{\tau}\Bigl(q_{ip} - \frac{1}{|P(i)|}\Bigr) \ \text{for positives},
 # \qquad \frac{\partial L_i}{\partial c_{in}} = \frac{1}{\tau}\, q_{in} \ \text{for negatives} \tag{4}$$
 #
-# Cosine $c_{ij}$ is $z_i^\top z_j$, so the gradient at the vector $z_j$ is that number times $z_i$. The force on $z_j$, which
-# is minus the gradient, is an arrow parallel to the anchor: **target minus guess** is its length (over $\tau$) and its
-# sign. Positive: pulled towards the anchor. Negative: pushed away. Only the part of a force along the sphere moves a point,
-# and all anchors pull and push at the same time; here we look at what a single one does.
+# Cosine $c_{ij}$ is $z_i^\top z_j$, so the gradient at $z_j$ is that number times $z_i$, and descent goes against it. So the
+# force on $z_j$ is parallel to the anchor, and **target minus guess** is its length (over $\tau$) and its sign. Positive:
+# pulled towards the anchor. Negative: pushed away.
+#
+# Only the part of a force along the sphere moves a point. All anchors pull and push at once; here we look at a single one.
 #
 # > **Predict, then see.** An anchor has three positives and four negatives. The nearest of the seven is a positive. Can the
 # > loss push even *this positive* away? If so, is it at temperature 1 or at 0.1? And which negatives are pushed hardest?
@@ -203,61 +292,47 @@ offsets = torch.tensor([25.0, -60.0, 95.0, -35.0, 50.0, -110.0, 140.0]).deg2rad(
 others = torch.stack([offsets.sin(), offsets.cos()], 1).requires_grad_()
 target = torch.tensor([1, 1, 1, 0, 0, 0, 0]) / 3  # the first three are its positives
 guesses = {}
-for tau in (1.0, 0.1):
+for tau in (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0):
     cosines = others @ anchor
     loss_of_anchor = -(target * (cosines / tau).log_softmax(0)).sum()
     (gradient,) = torch.autograd.grad(loss_of_anchor, others)
     q = (cosines.detach() / tau).softmax(0)
     assert torch.allclose(gradient, torch.outer(q - target, anchor) / tau, atol=1e-5)  # eq. 4
     guesses[tau] = q
-
-plotting.show(
-    figures.anchor_forces(
-        anchor.numpy(), others.detach().numpy(), target.numpy(), {tau: q.numpy() for tau, q in guesses.items()}
-    ),
-    "An anchor at the top of a circle and seven others with an arrow each, up for pulled and down for pushed, at "
-    "temperatures 1 and 0.1; below, bars of the guess, lines of the target, and the same arrows from one to the other.",
-    svg=True,
-)
-nearest_force = {tau: float(target[0] - q[0]) for tau, q in guesses.items()}
-hardest = {tau: float(q[3:].max() / q[3:].sum()) for tau, q in guesses.items()}
-for tau, force in nearest_force.items():
+for tau in (1.0, 0.1):
+    q = guesses[tau]
     print(
-        f"tau {tau:<3g}: positive A is {'pulled' if force > 0 else 'pushed away'} (target - guess = {force:+.2f}); "
-        f"the nearest negative D gets {hardest[tau]:.0%} of the push on negatives"
+        f"tau {tau:<3g}: target - guess of positive A, the nearest, {target[0] - q[0]:+.2f}; "
+        f"the nearest negative, D, gets {q[3] / q[3:].sum():.0%} of the push on negatives"
     )
 
-# %% [markdown]
-# **Reading the figure.** The arrows of a column are the same ones above and below. Below, an arrow leads from the guess (grey)
-# to the target (black line); above, it sits on the point, up towards the anchor or down away from it (without the factor
-# $1/\tau$). Find A, the nearest positive. At $\tau = 1$ its guess is below one third, so it is pulled. At $\tau = 0.1$ the
-# guess is nearly all on the two nearest points. A has *more* than its third, and is pushed away: the loss wants all
-# positives alike, not one very close. For the negatives the target is zero, so they are only ever pushed. At $\tau = 1$
-# the far ones get a share of it too; at $\tau = 0.1$ next to nothing. An arrow that missed its black line would be a
-# mistake in equation 4.
-#
-# Seven points are few. The next figure asks the last question of the box with 21 negatives, spread evenly in cosine.
-
-# %%
-spread = np.linspace(-1, 1, 21)
-# The push is q / tau (eq. 4). The shares of the negatives alone are a softmax over them: positives and tau cancel.
-shares = {f"$\\tau$ = {t:g}": torch.tensor(spread / t).softmax(0).numpy() for t in (2.0, 0.5, 0.2, 0.1)}
-figure, axis = plt.subplots(figsize=(7, 3.6))
-plotting.curves(axis, spread, shares, xlabel="cosine of the negative with the anchor", ylabel="share of the whole push")
-axis.set_xticks([-1, -0.5, 0, 0.5, 1])
-plotting.show(
-    figure,
-    "Share of the push that each of 21 negatives gets, against its cosine; nearly flat at high temperature, all on the "
-    "nearest negatives at low temperature.",
-    svg=True,
+# %% tags=["fold"]
+# @title Slider: the forces of one anchor, by temperature
+page.slider(
+    "temperature",
+    [f"{tau:g}" for tau in guesses],
+    figures.temperature_frames(
+        anchor.numpy(), others.detach().numpy(), target.numpy(), {tau: q.numpy() for tau, q in guesses.items()}
+    ),
+    "An anchor at the top of a circle and seven others with an arrow each, up for pulled and down for pushed; beside it, "
+    "bars of the guess, lines of the target, and the same arrows from one to the other.",
+    f"At $\\tau$ = 0.1 positive A is {'pushed away' if guesses[0.1][0] > target[0] else 'pulled'} "
+    f"({target[0] - guesses[0.1][0]:+.2f}), at $\\tau$ = 1 {'pushed away' if guesses[1.0][0] > target[0] else 'pulled'} "
+    f"({target[0] - guesses[1.0][0]:+.2f}). Arrows lead from the guess (grey) to the target (black), and stand on the "
+    "points: up is towards the anchor. Blue: positives; orange: negatives. Arrows omit the factor $1/\\tau$, which acts "
+    "like a learning rate.",
+    start=list(guesses).index(0.1),
+    strip=3,
+    colors=128,
 )
 
 # %% [markdown]
-# **Reading the figure.** Each dot is one negative; the dots of a curve sum to 100%. At high temperature all negatives are
-# pushed nearly alike, also those on the far side of the sphere. At low temperature nearly all of the push goes to the few
-# that are nearest. So temperature decides *which neighbours an anchor sees* (Wang and Liu,
-# [2012.09740](https://arxiv.org/abs/2012.09740)). It also scales the gradient by $1/\tau$, which acts like a learning
-# rate. If all curves were the same one, the second effect would be all there is.
+# At low temperature the guess is nearly all on the nearest points. A has *more* than its third, and is pushed away: the
+# loss wants all positives alike, not one very close. At high temperature the guess is spread, and every positive is pulled.
+#
+# Negatives have target zero, so they are only ever pushed. At high temperature the far ones get their share; at low
+# temperature nearly all of the push goes to the nearest. So temperature decides **which neighbours an anchor sees** (Wang
+# and Liu, [2012.09740](https://arxiv.org/abs/2012.09740)).
 #
 # ### Exercise 2 · The mean inside the logarithm
 #
@@ -294,22 +369,20 @@ def _():
     pairs = torch.arange(5).repeat(2)
     for temperature in (0.1, 0.5):
         value, outside = supcon_in_loss(z, labels, temperature), losses.supcon_loss(z, labels, temperature)
-        assert torch.isfinite(value), "NaN or infinity: leave out the row without a positive."
-        assert not torch.allclose(value, outside, rtol=1e-4), (
-            "This is L_out, equation 3: the mean must be inside the log."
-        )
+        assert torch.isfinite(value), "NaN or infinity: look at the anchor that has no positive."
+        assert not torch.allclose(value, outside, rtol=1e-4), "This is L_out, equation 3, and not equation 5."
         unit = F.normalize(z, dim=1)
         weights = (unit @ unit.T / temperature).exp()
         same = labels[:, None] == labels[None, :]
-        with_itself = -torch.stack([(w[s] / w.sum()).mean().log() for w, s in zip(weights, same, strict=True)]).mean()
-        assert not torch.allclose(value, with_itself, rtol=1e-4), (
+        crowded = -torch.stack([(w[s] / w.sum()).mean().log() for w, s in zip(weights, same, strict=True)]).mean()
+        assert not torch.allclose(value, crowded, rtol=1e-4), (
             "The anchor counts among its own positives and candidates."
         )
         weights.fill_diagonal_(0)
         same.fill_diagonal_(False)
         rows = [-(w[s] / w.sum()).mean().log() for w, s in zip(weights, same, strict=True) if s.any()]
         expected, over_all = torch.stack(rows).mean(), torch.stack(rows).sum() / len(z)
-        assert not torch.allclose(value, over_all, rtol=1e-4), "Divide by the number of anchors that have a positive."
+        assert not torch.allclose(value, over_all, rtol=1e-4), "The anchor without a positive takes part in the mean."
         assert torch.allclose(value, expected, rtol=1e-4), f"Expected {expected:.4f}, got {value:.4f}."
         assert value <= outside, "L_in should be at most L_out."
         one = supcon_in_loss(z[:10], pairs, temperature), losses.supcon_loss(z[:10], pairs, temperature)
@@ -319,17 +392,19 @@ def _():
 # %% [markdown] tags=["solution"]
 # The logarithm is concave, so by Jensen's inequality the log of the mean is at least the mean of the logs:
 # $L^{\mathrm{in}} \le L^{\mathrm{out}}$. They are equal if all positives of an anchor have one and the same share, for
-# instance if there is only one. The difference matters: $L^{\mathrm{in}}$ never pushes a positive away, but it pulls each
-# one in proportion to the share it *already has*. One close positive is enough, and far positives are forgotten.
-# $L^{\mathrm{out}}$ pulls the far ones hardest (the arrows above), and notebook 04 goes further in that direction.
+# instance if there is only one.
+#
+# The difference matters. $L^{\mathrm{in}}$ never pushes a positive away, but it pulls each one in proportion to the share
+# it *already has*: one close positive is enough, and far positives are forgotten. $L^{\mathrm{out}}$ pulls the far ones
+# hardest (the arrows above), and notebook 04 goes further in that direction.
 
 # %% [markdown]
 # ## 3 The hypersphere in two dimensions
 #
 # In the plane the hypersphere is a circle, and a vector is an angle. We drop network and images, throw 24 points of three
-# classes on one third of the circle (section 6 looks where a fresh network sends its images), and let the loss move
-# them: plain gradient descent on the 24 angles. The step is proportional to $\tau$, so that the factor $1/\tau$ of equation
-# 4 cancels and only the *distribution* of the forces differs.
+# classes on one third of the circle, and let the loss move them: plain gradient descent on the 24 angles. The step is
+# proportional to $\tau$, so that the factor $1/\tau$ of equation 4 cancels and only the *distribution* of the forces
+# differs.
 #
 # > **Predict, then see.** There is room for every class to gather in one point, and three points are farthest apart at 120
 # > degrees. Will the groups get there at $\tau = 2$? At $\tau = 0.05$? And will the loss reach zero?
@@ -355,6 +430,12 @@ def descend(angles, temperature, steps):
     return torch.stack(path), np.array(values)
 
 
+paths = {t: descend(start, t, steps=300) for t in (0.05, 0.2, 2.0)}
+
+# %% tags=["fold"]
+# @title Figure: a filmstrip of the descent at three temperatures
+
+
 def gaps(angles):
     """Where the three groups lie (radians, in order) and how far each is from the next one (degrees)."""
     middle = torch.stack([on_circle(angles)[circle_labels == k].mean(0) for k in range(3)]).numpy()
@@ -362,84 +443,131 @@ def gaps(angles):
     return places, np.rad2deg(np.diff(places, append=places[0] + 2 * np.pi))
 
 
-temperatures, last_step = (0.05, 0.2, 2.0), 300
-paths = {t: descend(start, t, last_step) for t in temperatures}
 final_gaps = {t: gaps(path[-1]) for t, (path, _) in paths.items()}
 smallest_gap = {t: float(degrees.min()) for t, (_, degrees) in final_gaps.items()}
-
-steps = np.unique(np.geomspace(1, last_step + 1, 42).round().astype(int)) - 1
-drawn = {t: (path.numpy(), values) for t, (path, values) in paths.items()}
-plotting.animate(
-    figures.descent_frames(drawn, circle_labels.numpy(), steps),
-    "Animation: 24 points of three classes start on one third of a circle and are moved by SupCon at temperatures 0.05, "
-    "0.2 and 2; they gather by class, and the groups move apart, at low temperature not far. Below, the three losses.",
-    milliseconds=120,
+ends = ", ".join(f"{gap:.0f}° ($\\tau$={t:g})" for t, gap in smallest_gap.items())
+page.figure(
+    figures.descent_filmstrip(
+        {t: (path.numpy(), values) for t, (path, values) in paths.items()},
+        circle_labels.numpy(),
+        [0, 4, 8, 20, 300],
+        final_gaps,
+    ),
+    "Filmstrip: 24 points of three classes on a circle under SupCon, for three temperatures; the classes gather into "
+    "groups. In the last column the angles between neighbouring groups are written.",
+    f"After 300 steps the nearest groups are apart by {ends}. Each row starts from the same points; time runs to the right. "
+    "First the points of a colour run together, then the groups push each other away. These are points that move freely; "
+    "those of a network move together.",
     colors=128,
 )
 
 # %% [markdown]
-# **Reading the figure.** All three circles start alike. Watch one colour: first its points run together, past points of other
-# classes. Then the groups push each other away. Watch *when* they all but stop, and what the loss below does at that moment
-# (in nats: the logarithm is the natural one). If temperature were only a learning rate, all circles would end alike. For
-# losses without labels the two movements have names, *alignment* and *uniformity* (Wang and Isola,
-# [2005.10242](https://arxiv.org/abs/2005.10242)). The same once more as a filmstrip, to compare at leisure.
+# For losses without labels the two movements have names: **alignment**, positives come together, and **uniformity**,
+# everything spreads (Wang and Isola, [2005.10242](https://arxiv.org/abs/2005.10242)).
+#
+# At low temperature the groups all but stop where they hardly see each other any more, with much of the circle left empty.
+# That is no minimum: three points at 120 degrees are best at *every* temperature (exercise 3). But the force that leads
+# there shrinks like $e^{-\text{gap} / \tau}$, the gap being that between the cosines.
+#
+# So in finite time low temperature sorts the near neighbours and leaves the far order alone; high temperature spreads
+# everything. Practice lies between the two, often at 0.1.
+#
+# ## 4 Where the loss starts, and where it stops
+#
+# Two numbers puzzle everybody who trains with SupCon for the first time. The loss starts near a certain value, and
+# sometimes never leaves it. Then it falls, and stops far above zero. Both values can be worked out beforehand.
+#
+# A fresh network sends all images to nearly the same place (section 6 shows it). With all cosines alike the guess is
+# uniform over the $M - 1 = 2N - 1$ others of a batch of $N$ images, whatever the temperature (the logarithm is the natural
+# one, and its unit is called nat):
+#
+# $$L_i = \log(2N - 1) \quad \text{if all } c_{ij} \text{ are equal} \tag{6}$$
+#
+# The guess must spread over all positives, so at best it *is* the target, and the loss is the target's entropy:
+#
+# $$L_i \ge \log |P(i)|, \quad \text{reached as the negatives' share of } q \text{ goes to } 0
+# \text{ with all positives at one distance} \tag{7}$$
+#
+# > **Predict, then see.** The two views of a batch are stacked: the first view of all images, then the second view of all.
+# > The line `wrong` below labels them in another order. Where will the loss of that network stop?
+
 
 # %%
-shown = [0, 4, 8, 20, last_step]
-plotting.show(
-    figures.descent_filmstrip(drawn, circle_labels.numpy(), shown, final_gaps),
-    "Filmstrip: 24 points of three classes on a circle under SupCon, for three temperatures; the classes gather into "
-    "groups. In the last column the angles between neighbouring groups are written.",
-)
-ends = ", ".join(f"{gap:.0f} degrees at $\\tau$ = {t:g}" for t, gap in smallest_gap.items())
-lesson.say(
-    f"After {last_step} steps the two nearest groups are {ends}. The losses have come down to "
-    + ", ".join(f"{values[-1]:.3f}" for _, values in paths.values())
-    + ": none to zero."
+def first_steps(labels_of_views, steps=40):
+    """The losses of the first steps; `labels_of_views` turns the labels (N,) into those of the views (2N,)."""
+    network = training.new_network(config.replace(method="supcon"), dataset).to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(steps):
+        chosen = torch.randint(len(dataset.train), (config.batch_size,), generator=generator)
+        batch = dataset.train[chosen]
+        crops = [augment(batch.images, padding=config.crop_padding, generator=generator) for _ in range(2)]
+        z = network.project(network.encode(torch.cat(crops).float().to(device) / 255))
+        loss = losses.supcon_loss(z, labels_of_views(batch.labels).to(device), config.temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    return np.array(values)
+
+
+right = first_steps(lambda y: y.repeat(2))  # y1 y2 y3 ... y1 y2 y3 ...
+wrong = first_steps(lambda y: y.repeat_interleave(2))  # y1 y1 y2 y2 y3 y3 ...
+
+# %%
+plateau = math.log(2 * config.batch_size - 1)  # eq. 6
+floors = []
+for _ in range(50):  # a class with n images in the batch has 2 n views, so 2 n - 1 positives for each anchor
+    drawn = dataset.train.labels[torch.randperm(len(dataset.train))[: config.batch_size]]
+    counts = torch.bincount(drawn).float()[drawn]
+    floors.append((2 * counts - 1).log().mean().item())  # eq. 7
+floor = float(np.mean(floors))
+
+# %% tags=["fold"]
+# @title Figure: the loss between its start and its floor
+history = run.metrics()
+stuck, final_loss = float(wrong[-10:].mean()), float(history["contrastive"].iloc[-1])
+page.figure(
+    figures.start_and_floor(
+        {"right labels": right, "wrong labels": wrong},
+        (history["epoch"].to_numpy(), history["contrastive"].to_numpy()),
+        plateau,
+        floor,
+    ),
+    "Left: the SupCon loss of the first steps with right and with wrong labels of the views; both start at the logarithm of "
+    "2N - 1, and one stays there. Right: the loss of the whole training by epoch, above its floor.",
+    f"With wrong labels the loss stays at {stuck:.2f}; $\\log(2N - 1)$ is {plateau:.2f}. With right labels the full training "
+    f"ends at {final_loss:.2f}, above a floor of {floor:.2f}. Left: single batches; right: means of epochs. Compare a loss with "
+    "its two lines, not with zero. The floor is a mean over batches; that of one batch varies.",
+    svg=True,
 )
 
 # %% [markdown]
-# **Reading the figure.** Each row starts from the same points; time runs to the right; the numbers in the last column are the
-# angles between groups. At high temperature every negative pushes, however far it is, until the three groups are spread
-# evenly. At low temperature a negative at some distance gets next to no push (the two figures of section 2), and the
-# groups all but stop where they hardly see each other any more, with much of the circle left empty. That is no minimum:
-# three points at 120 degrees are best at *every* temperature (exercise 3), but the force that leads there shrinks like
-# $e^{-\text{gap} / \tau}$, the gap being that between the cosines. So in finite time low temperature sorts the near
-# neighbours and leaves the far order alone, high temperature spreads everything. Practice lies between the two: at 0.1,
-# often. Had the colours stayed mixed, or all points run into one, the loss would not do what its equation promises.
+# `wrong` labels the first two images as the first one, and so on. Such labels have nothing to do with the images, so no
+# guess is better than the uniform one. $\log(2N - 1)$ is the loss of a network that knows nothing about the pairs.
 #
-# ## 4 The loss does not go to zero
+# If yours stays there, look for labels in the wrong order, a **collapse** (all cosines near one), or a learning rate that is
+# too high or too low. The loss can never be below its floor; if yours is, positives are missing from the sum of equation 2.
 #
-# One number puzzles everybody who trains with SupCon for the first time: the loss falls, and then stops far above zero.
-# Equation 3 says why. The guess $q$ must spread over all positives, and a cross-entropy with a uniform target of $|P(i)|$
-# entries is at least the entropy of that target:
-#
-# $$L_i \ge \log |P(i)|, \quad \text{reached as the negatives' share of } q \text{ goes to } 0
-# \text{ with all positives at one distance} \tag{6}$$
+# The floor also says why the groups on the circle stopped at low temperature: there was next to nothing left to gain.
 
 # %%
 corners = on_circle(2 * math.pi / 3 * circle_labels)  # the three groups at 120 degrees
-floor_on_circle = math.log(7)  # eq. 6: 8 points a class, 7 positives for each anchor
 for t, (_, values) in paths.items():
-    print(
-        f"tau {t:<4g}: loss after {last_step} steps {values[-1]:.4f}, of three points at 120 degrees "
-        f"{losses.supcon_loss(corners, circle_labels, t):.4f}, floor log 7 = {floor_on_circle:.4f}"
-    )
-    assert values.min() >= floor_on_circle - 1e-4  # eq. 6
+    best = losses.supcon_loss(corners, circle_labels, t)
+    print(f"tau {t:<4g}: after 300 steps {values[-1]:.4f}, at 120 degrees {best:.4f}, floor log 7 = {math.log(7):.4f}")
+    assert values.min() >= math.log(7) - 1e-4  # eq. 7: 8 points a class, 7 positives for each anchor
 
 # %% [markdown]
-# So this is where the three curves of the animation went. At low temperature the floor is all but reached while the groups
-# are still close together: next to nothing is left to gain, and that is *why* they hardly move any more. At high
-# temperature the negatives keep a share, however far they are, and the loss stays above the floor even in the best
-# arrangement there is.
-#
 # ### Exercise 3 · The lowest loss there is
 #
 # In $K - 1$ or more dimensions, $K$ balanced classes do best as a **regular simplex**: all images of a class in one point,
 # all cosines between classes equal to $-1/(K-1)$ (Graf et al., [2102.08817](https://arxiv.org/abs/2102.08817), who show
-# the same of cross-entropy with bounded features and weights). Three points at 120 degrees are the case $K = 3$. With $n$
-# vectors a class, what is the loss of equation 3 there? Put the cosines into equations 2 and 3 by hand, and write the
-# result as a function of three numbers. No tensors are needed.
+# the same of cross-entropy with bounded features and weights). Three points at 120 degrees are the case $K = 3$.
+#
+# With $n$ vectors a class, what is the loss of equation 3 there? Put the cosines into equations 2 and 3 by hand, and write
+# the result as a function of three numbers. No tensors are needed.
 
 
 # %% tags=["exercise"]
@@ -458,19 +586,17 @@ def lowest_supcon_loss(classes, per_class, temperature):
 def _():
     for classes, per_class, temperature in ((3, 8, 2.0), (3, 8, 0.2), (10, 12, 0.5), (2, 5, 1.0)):
         labels = torch.arange(classes).repeat_interleave(per_class)
-        simplex = torch.eye(classes, dtype=torch.float64) - 1 / classes  # its rows are the corners
+        simplex = F.normalize(torch.eye(classes, dtype=torch.float64) - 1 / classes, dim=1)  # its rows are the corners
         expected = losses.supcon_loss(simplex[labels], labels, temperature).item()
         value = float(lowest_supcon_loss(classes, per_class, temperature))
         case = f"{classes} classes of {per_class} at temperature {temperature}: "
-        difference = -1 / (classes - 1) - 1
-        floor, share = math.log(per_class - 1), (classes - 1) * per_class * math.exp(difference / temperature)
-        assert abs(value - floor) > 1e-9, case + "this is the floor of eq. 6; the negatives still have a share of q."
-        itself = math.log(per_class + share)
-        assert abs(value - itself) > 1e-9, case + "the anchor is not one of its own candidates."
-        one_each = math.log(per_class - 1 + share / per_class)
-        assert abs(value - one_each) > 1e-9, case + "each of the other classes has more than one vector."
-        opposite = math.log(per_class - 1 + (classes - 1) * per_class * math.exp(-2 / temperature))
-        assert classes == 2 or abs(value - opposite) > 1e-9, case + "cosine -1 is only possible for two classes."
+        assert abs(value - math.log(per_class - 1)) > 1e-9, case + "this is the floor of eq. 7, and not reached."
+        similarity = simplex[labels] @ simplex[labels].T / temperature
+        crowded = (similarity.logsumexp(1) - similarity.diagonal()).mean().item()
+        assert abs(value - crowded) > 1e-9, case + "is the anchor one of its own candidates?"
+        opposite = torch.where(labels[:, None] == labels, 1, -1) / temperature
+        opposite = opposite.double().fill_diagonal_(-torch.inf).log_softmax(1)[0, 1].item()
+        assert classes == 2 or abs(value + opposite) > 1e-9, case + "cosine -1 is only possible for two classes."
         assert abs(value - expected) < 1e-6, case + f"expected {expected:.5f}, got {value:.5f}."
 
 
@@ -480,255 +606,278 @@ def _():
 # $\log(n-1)$ the lowest loss lies: for ten classes, it is $e^{-11.1}$ at $\tau = 0.1$ and $e^{-0.56}$ at $\tau = 2$.
 
 # %% [markdown]
-# Now for real. We train a ResNet-18 with equation 3 on two augmented views of each image. A linear classifier is trained
-# beside it, on *detached* features: it reads, and no gradient of it reaches the encoder. If an earlier run with the same
-# configuration exists, its checkpoint is used.
-
-# %%
-run = training.fit(config.replace(method="supcon"), dataset=dataset)
-model = run.model().to(device)
-history = run.metrics()
-
-# The floor of eq. 6 for batches like those of the training: two views, so 2 n - 1 positives for a class of n images.
-generator = torch.Generator().manual_seed(seed)
-floors = []
-for _ in range(50):
-    drawn = dataset.train.labels[torch.randperm(len(dataset.train), generator=generator)[: config.batch_size]]
-    counts = torch.bincount(drawn).float()[drawn]
-    floors.append((2 * counts - 1).log().mean().item())  # eq. 6
-floor = float(np.mean(floors))
-
-epochs, loss = history["epoch"].to_numpy(), history["contrastive"].to_numpy()
-accuracies = {"clean": history["clean_accuracy"], f"PGD-{config.validation_steps}": history["robust_accuracy"]}
-plotting.show(
-    figures.training_curves(epochs, loss, floor, accuracies),
-    "Left: the SupCon loss by epoch above its floor, which lies far above zero. Right: accuracy of the linear classifier "
-    "on held-out images, clean and under PGD, by epoch.",
-    svg=True,
-)
-print(
-    f"SupCon at temperature {config.temperature:g}, batches of {config.batch_size} images, two views each\n"
-    f"PGD-{config.validation_steps}: cross-entropy, L-infinity epsilon {config.epsilon:g}, step {config.step_size:g}, one random "
-    f"start, last iterate, {config.validation_images} held-out images, seed {seed}"
-)
-
-# %% [markdown]
-# **Reading the figure.** Left: compare the loss with its floor, not with zero. The gap between the two is what is left to
-# learn. Right: the accuracies of the linear classifier on training images that were held out. The clean one shows the
-# features becoming readable, though no gradient of the classifier touched them. The PGD one shows whether robustness comes
-# along. A loss below the floor would mean a mistake in the masks: positives that are missing from the sum of equation 2,
-# say. (The opposite mistake, an anchor among its own candidates, raises the loss.)
-#
 # ## 5 What the frozen encoder has learned
 #
-# The usual examination of features: freeze the encoder, drop the projection head, and train a *linear* classifier on top,
-# a **linear probe**. A second examiner needs no training at all: the **k nearest neighbours** among training images vote.
+# The usual examination of features: freeze the encoder, drop the projection head, and train a *linear* classifier on top, a
+# **linear probe**. A second examiner needs no training at all: the **k nearest neighbours** among training images vote.
 #
-# A number alone says little. Digits are easy, and even random features are of some use. So three candidates sit the same
-# examination: raw pixels, the features of the same network *before* training, and the trained one, before and after
-# its projection head.
+# A number alone says little, since digits are easy and even random features are of some use. So four candidates sit the
+# same examination: raw pixels, the features of the same network *before* training, the trained features, and what the
+# projection head makes of them.
 
 # %%
-with torch.random.fork_rng(devices=[]):
-    torch.manual_seed(seed)
-    untrained = models.AnchorNet(**model.architecture).to(device)
-
-order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))[:2000]
-known, test = dataset.train[order].to(device), dataset.test[: config.test_images].to(device)
-known_labels, test_labels = known.labels.cpu().numpy(), test.labels.cpu().numpy()
-
-
-def both(network, layer):
-    return [embeddings.extract(network, split.inputs(), layer=layer) for split in (known, test)]
-
-
+untrained = training.new_network(config.replace(method="supcon"), dataset).to(device)
+test = dataset.test[: config.test_images].to(device)
 candidates = {
-    "raw pixels": [split.inputs().flatten(1).cpu().numpy() for split in (known, test)],
-    "features, untrained": both(untrained, "features"),
-    "features, SupCon": both(model, "features"),
-    "projection, SupCon": both(model, "projection"),
+    "raw pixels": lambda images: images.flatten(1).cpu().numpy(),
+    "features, untrained": lambda images: embeddings.extract(untrained, images),
+    "features, SupCon": lambda images: embeddings.extract(encoder, images),
+    "projection, SupCon": lambda images: embeddings.extract(encoder, images, layer="projection"),
 }
-rows = []
-for name, (known_vectors, test_vectors) in candidates.items():
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, tol=1e-3))
-    linear = probe.fit(known_vectors, known_labels).score(test_vectors, test_labels)
-    nearest = embeddings.knn_accuracy(known_vectors, known_labels, test_vectors, test_labels)
-    for examiner, accuracy in (("linear probe", linear), ("10 nearest neighbours", nearest)):
-        low, high = results.wilson(round(accuracy * len(test)), len(test))
-        rows.append({"representation": name, "examiner": examiner, "accuracy": accuracy, "low": low, "high": high})
-examination = pd.DataFrame(rows)
-print(f"fitted on {len(known)} training images, scored on {len(test)} test images, 95% Wilson intervals")
-examination.round(3)
+
+
+def examine(represent, train_images, train_labels, test_images, test_labels):
+    """Accuracy of a linear probe and of 10 nearest neighbours."""
+    vectors, query = represent(train_images), represent(test_images)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, tol=1e-3))
+    score = linear.fit(vectors, train_labels).score(query, test_labels)
+    return {"linear probe": score, "neighbours": embeddings.knn_accuracy(vectors, train_labels, query, test_labels)}
+
+
+test_labels = test.labels.cpu().numpy()
+class_scores = {
+    name: examine(f, known.inputs(), known_labels, test.inputs(), test_labels) for name, f in candidates.items()
+}
 
 # %% [markdown]
-# Read the table against its first rows: what pixels already give is no merit of the training. The untrained network shows
-# what the architecture gives. The distance from there to the SupCon rows is what training has added. If the linear probe
-# were far ahead of the neighbours, the classes would be separable but not gathered. One thing is not even: SupCon's
-# encoder was trained with the labels of more images than those printed above, which is all that the examiners of pixels
-# and of the untrained network get.
+# Why drop the head, if it was trained for the purpose? Because it may throw away whatever the loss did not ask for. Chen et
+# al. tested this on something no label speaks of: by how many quarter turns has an image been rotated?
+
+
+# %%
+def turned(images, generator):
+    """The images, made square, each rotated by 0 to 3 quarter turns; and how many."""
+    side = min(images.shape[-2:])
+    turns = torch.randint(4, (len(images),), generator=generator)
+    rotated = [torch.rot90(image[:, :side, :side], int(k), (1, 2)) for image, k in zip(images, turns, strict=True)]
+    return torch.stack(rotated), turns.numpy()
+
+
+generator = torch.Generator().manual_seed(seed)
+train_turned, test_turned = turned(known.inputs()[:1000], generator), turned(test.inputs()[:500], generator)
+turn_scores = {name: examine(f, *train_turned, *test_turned) for name, f in candidates.items()}
+
+# %% tags=["fold"]
+# @title Figure: what each representation tells the examiners
+
+
+def intervals(scores, images):
+    """For each examiner: accuracies and 95% Wilson intervals of all candidates, (accuracy, low, high) each (C,)."""
+    found = {}
+    for examiner in ("linear probe", "neighbours"):
+        accuracy = [score[examiner] for score in scores.values()]
+        found[examiner] = np.array([(a, *results.wilson(round(a * images), images)) for a in accuracy]).T
+    return found
+
+
+last, head = class_scores["features, SupCon"]["linear probe"], class_scores["projection, SupCon"]["linear probe"]
+turn_last, turn_head = (turn_scores[f"{layer}, SupCon"]["linear probe"] for layer in ("features", "projection"))
+page.figure(
+    figures.examination(
+        list(candidates),
+        {
+            "which class?": intervals(class_scores, len(test)),
+            "which rotation?": intervals(turn_scores, len(test_turned[1])),
+        },
+        {"which class?": 1 / len(dataset.classes), "which rotation?": 1 / 4},
+    ),
+    "Accuracy of a linear probe and of ten nearest neighbours on four representations, for the class of an image and for "
+    "its rotation, with intervals.",
+    f"Probes on features and projection classify {last:.1%} and {head:.1%} of the test images; for the rotation it is "
+    f"{turn_last:.0%} and {turn_head:.0%}. Bars: 95% Wilson intervals; dotted: guessing. Compare with the two upper rows: pixels "
+    "and an untrained network give that much for nothing. The encoder was trained with more labels than the "
+    "probes.",
+    svg=True,
+)
+
+# %% [markdown]
+# For the classes both layers will do: the head was trained with the very labels that the probe is asked for. It is dropped
+# all the same, because features are wanted for *other* tasks, and in the head less is left for them. Where pretraining had
+# no labels, the head costs accuracy on the classes, too (Chen et al., section 4.2).
 #
 # ## 6 The geometry, measured
 #
-# The loss promised that cosines within a class are high and those between classes low. We look at all pairs of test
+# The loss promised that cosines within a class are high and those between classes low. We look at all pairs among test
 # images, which the network has never seen.
 #
 # > **Predict, then see.** The loss was computed on the output of the projection head. Where will the two kinds of pairs be
 # > farther apart: in the features before the head, or in the projection after it?
 
 # %%
-few = test[: config.embedding_images]
-x, y = few.inputs(), few.labels
-same = (y[:, None] == y[None, :]).cpu().numpy()
-upper = np.triu(np.ones_like(same), 1)
-spaces = {
-    "features, untrained": (untrained, "features"),
-    "features, SupCon": (model, "features"),
-    "projection, SupCon": (model, "projection"),
-}
-pairs = {}
-for name, (network, layer) in spaces.items():
-    vectors = embeddings.extract(network, x, layer=layer)
-    cosine = vectors @ vectors.T
-    pairs[name] = cosine[upper & same], cosine[upper & ~same]
-
-typical = {name: (float(np.median(within)), float(np.median(between))) for name, (within, between) in pairs.items()}
+pictured = test[: config.embedding_images]
+same = (pictured.labels[:, None] == pictured.labels[None, :]).cpu().numpy()
+upper = np.triu(np.ones_like(same), 1)  # each pair once
+pairs, typical = {}, {}
+for name, represent in candidates.items():
+    if name != "raw pixels":
+        vectors = represent(pictured.inputs())
+        cosine = vectors @ vectors.T
+        pairs[name] = cosine[upper & same], cosine[upper & ~same]
+        typical[name] = tuple(float(np.median(kind)) for kind in pairs[name])
 apart = {name: within - between for name, (within, between) in typical.items()}
 simplex = -1 / (len(dataset.classes) - 1)
 
-plotting.show(
+# %% tags=["fold"]
+# @title Figure: cosines within classes and between them
+page.figure(
     figures.pair_cosines(pairs, typical, simplex),
     "Histograms of the cosines of same-class and different-class pairs of test images, in the untrained network's features, "
     "the SupCon features and the SupCon projection, with the distance of the medians.",
+    f"The medians lie {apart['features, untrained']:.2f} apart before training, {apart['features, SupCon']:.2f} in the trained "
+    f"features, {apart['projection, SupCon']:.2f} in the projection. Blue: pairs of one class; orange: of two. The dotted line is "
+    "the simplex of exercise 3. Features come after a ReLU, so their cosines cannot be negative; the panels' gaps do not "
+    "compare like for like.",
     svg=True,
-)
-layers = {name: apart[name] for name in ("features, SupCon", "projection, SupCon")}
-lesson.say(
-    f"The medians of the two kinds lie {apart['features, untrained']:.2f} apart before training and "
-    + " and ".join(f"{gap:.2f} in the {name.split(',')[0]}" for name, gap in layers.items())
-    + f" after it: farther apart in the **{max(layers, key=layers.get).split(',')[0]}**."
 )
 
 # %% [markdown]
-# **Reading the figure.** Each panel shows all pairs of test images, those of one class in blue, the others in orange
-# (brown where both are); the bracket spans their medians. Before training, look whether the two kinds can be told apart at
-# all. The features lie after a ReLU and an average, so none of their entries is negative, and neither is any cosine; the
-# projection has the whole range. The dotted line is the lowest cosine that $K$ gathered classes can have with each other
-# on average, $-1/(K-1)$: the simplex of exercise 3, the 120 degrees of section 3. (Single pairs may lie below.) An orange
-# hill to its right means groups that stopped short of the simplex, as at low temperature on the circle. If both hills were
-# at one place after training, the loss would not have kept its promise, however good the probe: a hill shows whether a
-# class is *gathered*, not whether it can be read. Compare the panels with the table, too. Cosines that are all near one
-# come from a part that all images share; what little differs can still be of use to a probe. And whether *farther apart*
-# also means *better read*, its last rows say.
+# The fresh network sends all images to nearly one place, as equation 6 assumed; a linear probe still finds much in what
+# little differs (section 5). After training each class is gathered. A gap shows whether classes are gathered, not whether
+# they can be told apart.
 #
 # ## 7 And under attack?
 #
-# Suppose that the classes lie in tight groups with gaps between them. It is tempting to conclude that an image needs a large
-# change to get from one group to another. But the gaps are distances between *features*, and epsilon bounds the change of
-# *pixels*. How far a feature moves when a pixel moves was never part of the loss.
+# Classes in tight groups, with gaps between them: it is tempting to conclude that an image needs a large change to get from
+# one group to another. But the gaps are distances between *features*, and epsilon bounds the change of *pixels*. How far a
+# feature moves when a pixel moves was never part of the loss.
 #
-# We train the linear probe again with the package's own fine-tuning (encoder frozen, clean images), so that
-# encoder and probe are one network, and attack that. Uniform noise within the same epsilon, a change without an aim, is the
-# control.
-#
-# > **Predict, then see.** PGD is made to fool the probe. Where will the features of its images lie: still near their own group,
-# > in the gap between groups, or across it, near a wrong one? And will the nearest neighbours, unlike the probe, hold out?
+# We attack the linear probe from the first cell (encoder frozen, trained on clean images). Uniform noise within the same
+# epsilon, a change without an aim, is the control.
 
 # %%
-probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)
-probe_model = probe_run.model().to(device)
-table = evaluation.evaluate(probe_model, few, ("clean", "noise", "pgd"), **config.evaluation(), seed=seed)
-table.drop(columns=["outcomes", "notes", "norm", "loss", "seconds"]).round(3)
-
-# %%
-few = few[:200]
-x, y = few.inputs(), few.labels
-adversarial = attacks.pgd(probe_model, x, y, **config.evaluation(), generator=torch.Generator().manual_seed(seed))
-cropped = augment(
-    few.images, padding=config.crop_padding, flip=config.flip, generator=torch.Generator().manual_seed(seed)
-)
-views = {"clean": x, "augmented": cropped.float() / 255, "PGD": adversarial}
-features = {name: embeddings.extract(probe_model, view) for name, view in views.items()}
-kept = {name: (features["clean"] * vectors).sum(1) for name, vectors in features.items()}  # cosine with the clean image
-
-known_vectors = candidates["features, SupCon"][0]
-classes = np.unique(known_labels)
-centres = np.stack([known_vectors[known_labels == k].mean(0) for k in classes])
-centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-own = classes[None, :] == y.cpu().numpy()[:, None]
-to_centre = {name: vectors @ centres.T for name, vectors in features.items()}
-to_own = {name: cosine[own] for name, cosine in to_centre.items()}
-to_other = {name: np.where(own, -1, cosine).max(1) for name, cosine in to_centre.items()}
-
-plotting.show(
-    figures.distances_to_centres(to_own, to_other),
-    "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean, "
-    "augmented and PGD images; points above the diagonal are nearer to a wrong centre.",
-)
-nearest_under_attack = embeddings.knn_accuracy(known_vectors, known_labels, features["PGD"], y.cpu().numpy())
-nearest_low, nearest_high = results.wilson(round(nearest_under_attack * len(few)), len(few))
-wrong_centre = float((to_own["PGD"] <= to_other["PGD"]).mean())
-typical_own = float(np.quantile(to_own["clean"], 0.1))  # nine of ten clean images are nearer to their own centre
-inside_wrong = float((to_other["PGD"] >= typical_own).mean())
-print(f"{len(few)} test images; the attack of the table, last iterate")
-print("median cosine of an image's features with those of its clean version")
-print("  ".join(f"{name}: {np.median(values):.3f}" for name, values in kept.items()))
-lesson.say(
-    f"Of the attacked images **{wrong_centre:.1%}** are nearest to a wrong centre. Their median cosine with it is "
-    f"{np.median(to_other['PGD']):.2f}, with their own centre {np.median(to_own['PGD']):.2f}. **{inside_wrong:.1%}** are as near "
-    f"to the wrong centre as nine of ten clean images are to their own (cosine at least {typical_own:.2f}): deep inside a "
-    f"wrong group. The 10 nearest neighbours, which the attack never saw, read {nearest_under_attack:.1%} of them "
-    f"(95% interval {nearest_low:.1%} to {nearest_high:.1%})."
-)
+table = evaluation.evaluate(probe, pictured, ("clean", "noise", "pgd"), **attack, seed=seed)
+table[["attack", "accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "restarts"]].round(3)
 
 # %% [markdown]
-# **Reading the figure.** A point is a test image. Below the diagonal (blue) it is nearest to the centre of its own class,
-# above it (orange) to another one. Bottom right means: deep inside its own group; top left: deep inside a wrong one.
-# Compare the three panels. The random crop is a control: training with crops asked for features that do not mind them. The
-# PGD panel answers the question above. Points near the diagonal lie in the gap. Points far above it have crossed it: to
-# every reader that goes by distance they belong to a wrong class, and the nearest neighbours check just that. Only points
-# as high up as the clean ones are far right lie deep inside a wrong group; the others can still be told apart from clean
-# images of that class, but by their distance, not by their label. If the right panel looked like the left one while the
-# probe failed, only the probe would be fragile under this attack. That would not yet make the features robust: the attack
-# aims at the probe, not at distances.
+# Where do the features of attacked images lie? We compare each with the **centres** of the classes, the mean features of
+# training images, scaled to length one.
+#
+# The PGD above wants the probe to be wrong; it does not care about distances. So its images might be told from clean ones
+# by lying far from every centre. But an attack can be made to care (Sabour et al.,
+# [1511.05122](https://arxiv.org/abs/1511.05122)), and whoever proposes a detector has to attack the detector (Carlini and
+# Wagner, [1705.07263](https://arxiv.org/abs/1705.07263)). Ours maximises the largest cosine with a wrong centre.
+#
+# How well distance gives attacked images away is measured by the **AUC**: how often a clean image lies nearer to its nearest
+# centre than an attacked one does. 1 is a perfect detector, 1/2 is guessing.
+#
+# > **Predict, then see.** Where will the features of PGD's images lie: near their own group, in the gap, or near a wrong
+# > group? And will the distance to the nearest centre give away the images of the second attack?
+
+# %%
+centres = torch.stack([torch.tensor(gallery[known_labels == k]).mean(0) for k in range(len(dataset.classes))])
+
+
+class CentreCosines(torch.nn.Module):
+    """Images -> cosines (N, K) of their features with the centres, in place of logits."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.centres = network, torch.nn.Parameter(F.normalize(centres, dim=1).to(device))
+
+    def forward(self, images):
+        return F.normalize(self.network.encode(images), dim=1) @ self.centres.T
+
+
+def nearest_wrong_centre(cosines, labels):
+    return cosines.scatter(1, labels[:, None], -1).amax(1)
+
+
+detector = CentreCosines(probe)
+generator = torch.Generator().manual_seed(seed)
+aimed = attacks.pgd(detector, few.inputs(), few.labels, **attack, loss=nearest_wrong_centre, generator=generator)
+shifted = augment(
+    few.inputs(), padding=config.crop_padding, flip=config.flip, generator=torch.Generator().manual_seed(seed)
+)
+images = {"clean": few.inputs(), "second view": shifted, "PGD on the probe": attacked, "PGD on distances": aimed}
+
+# %%
+to_own, to_other, given_away, probe_right, neighbours_right = {}, {}, {}, {}, {}
+for name, x in images.items():
+    with torch.no_grad():
+        cosines = detector(x)
+        probe_right[name] = (probe(x).argmax(1) == few.labels).float().mean().item()
+    to_own[name] = cosines.gather(1, few.labels[:, None])[:, 0].cpu().numpy()
+    to_other[name] = nearest_wrong_centre(cosines, few.labels).cpu().numpy()
+    # The AUC of the largest cosine; a tie counts half.
+    score, clean = (np.maximum(to_own[kind], to_other[kind]) for kind in (name, "clean"))
+    given_away[name] = float((clean[:, None] > score).mean() + (clean[:, None] == score).mean() / 2)
+    vectors = embeddings.extract(encoder, x)
+    neighbours_right[name] = embeddings.knn_accuracy(gallery, known_labels, vectors, few_labels)
+
+# %% tags=["fold"]
+# @title Figure: how near images lie to their own centre and to another
+wrong_centre = {name: float((to_own[name] <= to_other[name]).mean()) for name in images}
+page.figure(
+    figures.distances_to_centres(to_own, to_other),
+    "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean "
+    "images, second views, and two attacks; points above the diagonal are nearer to a wrong centre.",
+    f"PGD on the probe puts {wrong_centre['PGD on the probe']:.0%} of {len(few)} images nearest to a wrong centre. Distance gives "
+    f"them away with AUC {given_away['PGD on the probe']:.2f}; after PGD on distances AUC is {given_away['PGD on distances']:.2f} "
+    "(1/2: guessing). Below the diagonal (blue): nearest to the own centre; above (orange): to another. The detector here is "
+    "the simplest one.",
+    colors=64,
+)
+
+# %% tags=["fold"]
+# @title The same in numbers
+kept = {
+    name: float(np.median((features["clean"] * embeddings.extract(encoder, x)).sum(1))) for name, x in images.items()
+}
+pd.DataFrame(
+    {
+        "nearest to a wrong centre": wrong_centre,
+        "probe right": probe_right,
+        "10 neighbours right": neighbours_right,
+        "AUC of the distance": given_away,
+        "median cosine with the clean image": kept,
+    }
+).round(3)
+
+# %% [markdown]
+# So robustness is not the same as tight groups. Nor are the neighbours, which the first attack never saw, a defence: whoever
+# goes by these features, goes wrong with them. And "far from all centres" is a property of *one* attack, not of attacked
+# images.
 #
 # ## What can go wrong
 #
 # - **The diagonal.** Leave the anchor among its own candidates, and $c_{ii} = 1$, the largest cosine there is, takes part
-#   of the guess: the others get a smaller share, and negatives less of a push. Leave it among its own positives, and it is
-#   rewarded for being equal to itself. Neither crashes: compare with a loop, as in section 1.
+#   of the guess. Leave it among its own positives, and it is rewarded for being equal to itself. Neither crashes: compare
+#   with a loop, as in section 1.
+# - **The order of the labels.** Stacked views need `labels.repeat(2)`, interleaved ones `repeat_interleave(2)` (section 4).
 # - **Scale conventions.** The original code multiplies the loss by $\tau / \tau_{\mathrm{base}}$; the equation does not.
-#   With other temperatures the same learning rate then means something else. Say which one you use.
-# - **$L_{\mathrm{out}}$ or $L_{\mathrm{in}}$.** The mean over positives can stand outside the logarithm (equation 3) or
-#   inside it (equation 5). They are different losses with different gradients; Khosla et al. find the outside one better.
-# - **Batches without positives.** With few images for many classes, anchors have their own second view as only positive, or
-#   none at all. Averaging over *all* anchors then shrinks the loss by the share of those without; dividing by $|P(i)| = 0$
-#   gives NaN.
+#   With other temperatures the same learning rate then means something else.
+# - **$L_{\mathrm{out}}$ or $L_{\mathrm{in}}$.** They are different losses with different gradients; Khosla et al. find
+#   $L_{\mathrm{out}}$ better.
+# - **Batches without positives.** With few images for many classes, an anchor may have none but its own second view, or none
+#   at all. Dividing by $|P(i)| = 0$ gives NaN; averaging over *all* anchors shrinks the loss.
 # - **No normalisation.** Without unit length the loss can fall by making vectors longer, without changing an angle.
-# - **Probing the wrong layer, or in train mode.** Features are read before the head, with BatchNorm in eval mode.
-# - **Reading the loss as if zero were its goal.** See equation 6; the floor depends on batch size and number of classes,
-#   and the way down to it on temperature. Losses of runs that differ in one of these do not compare.
-# - **Calling features robust because a classifier held out that the attack never saw.** Attack that classifier.
+# - **Probing in train mode.** BatchNorm must be in eval mode, or the features of an image depend on its batch.
+# - **Comparing losses** of runs with other batch sizes, numbers of classes or temperatures: their start and floor differ.
+# - **Calling features robust because a classifier or detector held out that the attack never saw.** Attack that one.
 #
 # ## What we saw
 
-# %%
+# %% tags=["fold"]
+# @title What this run found, what it did not, and the verdict
 by_attack = table.set_index("attack")["accuracy"]
 interval = table.set_index("attack").loc["pgd"]
-score = examination.set_index(["representation", "examiner"])["accuracy"]
 confirmed = by_attack["clean"] > 0.9 and by_attack["pgd"] < 0.1
 within, between = typical["projection, SupCon"]
+probe_of = {name: score["linear probe"] for name, score in class_scores.items()}
 lesson.say(
-    f"The SupCon loss ended at {history['contrastive'].iloc[-1]:.2f}; its floor is {floor:.2f}. Same-class pairs of test "
-    f"images have a median cosine of {within:.2f} in the projection, pairs of different classes {between:.2f}. A linear "
-    f"probe reads {score['features, SupCon', 'linear probe']:.1%} of {len(test)} test images from the frozen features, "
-    f"{score['raw pixels', 'linear probe']:.1%} from raw pixels, {score['features, untrained', 'linear probe']:.1%} from an "
-    f"untrained network. The probe that was attacked reads **{by_attack['clean']:.1%}** of {interval['images']} clean test "
-    f"images. Uniform noise of size epsilon = {config.epsilon:g} leaves {by_attack['noise']:.1%}; L-infinity PGD of the same "
-    f"size with {config.eval_steps} steps of {config.eval_step_size:g} and one restart (any iterate counts, seed {seed}) "
-    f"leaves **{by_attack['pgd']:.1%}** (95% interval {interval['low']:.1%} to {interval['high']:.1%}), and of {len(few)} "
-    f"images so attacked (last iterate) the nearest neighbours read {nearest_under_attack:.1%} (95% interval "
-    f"{nearest_low:.1%} to {nearest_high:.1%}). "
-    f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run."
+    f"**Found.** The loss started at {right[0]:.2f}, near $\\log(2N - 1)$ = {plateau:.2f}, and ended at {final_loss:.2f}, above its floor of {floor:.2f}. Same-class "
+    f"pairs have a median cosine of {within:.2f} in the projection, others {between:.2f}. A linear probe classifies "
+    f"{probe_of['features, SupCon']:.1%} of {len(test)} test images correctly, with raw pixels {probe_of['raw pixels']:.1%}, "
+    f"with an untrained network {probe_of['features, untrained']:.1%}.\n\n"
+    f"**Under attack.** The probe classifies **{by_attack['clean']:.1%}** of {interval['images']} clean images correctly, "
+    f"{by_attack['noise']:.1%} with uniform noise of size {config.epsilon:g}, and **{by_attack['pgd']:.1%}** (95% interval "
+    f"{interval['low']:.1%} to {interval['high']:.1%}) under L-infinity PGD of that size: {config.eval_steps} steps of "
+    f"{config.eval_step_size:g}, one restart, any iterate counts. Of {len(few)} images so attacked (last iterate) the nearest "
+    f"neighbours classify {neighbours_right['PGD on the probe']:.1%} correctly.\n\n"
+    f"**Not found.** For the classes, no use in dropping the head: on its output the probe differs by {100 * (head - last):+.1f} points "
+    f"({head:.1%} against {last:.1%}). No distance that tells attacked images from clean ones once the attack minds it: AUC "
+    f"{given_away['PGD on distances']:.2f}.\n\n"
+    f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run, with training seed {config.seed}."
 )
 
 # %% [markdown]
@@ -736,25 +885,32 @@ lesson.say(
 #
 # The numbers of this run, kept for the report of notebook 08, beside the bands in which other machines should find them.
 
-# %%
+# %% tags=["fold"]
+# @title The numbers of this run beside their bands
 lesson.finish(
     "03",
     preset,
     config,
     {
         "claim_confirmed": float(confirmed),
-        "supcon_loss": float(history["contrastive"].iloc[-1]),
+        "supcon_loss": final_loss,
         "supcon_loss_floor": floor,
-        "supcon_knn_accuracy": float(score["features, SupCon", "10 nearest neighbours"]),
-        "supcon_logistic_accuracy": float(score["features, SupCon", "linear probe"]),
-        "pixels_logistic_accuracy": float(score["raw pixels", "linear probe"]),
-        "untrained_logistic_accuracy": float(score["features, untrained", "linear probe"]),
+        "supcon_loss_wrong_labels_above_start": stuck - plateau,
+        "supcon_loss_after_40_steps": float(right[-10:].mean()),
+        "supcon_knn_accuracy": class_scores["features, SupCon"]["neighbours"],
+        "supcon_logistic_accuracy": probe_of["features, SupCon"],
+        "pixels_logistic_accuracy": probe_of["raw pixels"],
+        "untrained_logistic_accuracy": probe_of["features, untrained"],
+        "supcon_rotation_features_accuracy": turn_last,
+        "supcon_rotation_projection_accuracy": turn_head,
         "supcon_same_class_cosine": within,
         "supcon_different_class_cosine": between,
-        "supcon_pgd_feature_cosine": float(np.median(kept["PGD"])),
-        "supcon_knn_accuracy_under_pgd": nearest_under_attack,
-        "supcon_wrong_centre_under_pgd": wrong_centre,
-        "supcon_inside_wrong_group_under_pgd": inside_wrong,
+        "supcon_neighbours_of_own_class_under_pgd": float(own_class["PGD"].mean()),
+        "supcon_pgd_feature_cosine": kept["PGD on the probe"],
+        "supcon_knn_accuracy_under_pgd": neighbours_right["PGD on the probe"],
+        "supcon_wrong_centre_under_pgd": wrong_centre["PGD on the probe"],
+        "supcon_distance_auc_pgd": given_away["PGD on the probe"],
+        "supcon_distance_auc_aimed": given_away["PGD on distances"],
         "untrained_cosine_gap": apart["features, untrained"],
         "supcon_features_cosine_gap": apart["features, SupCon"],
         "supcon_projection_cosine_gap": apart["projection, SupCon"],
@@ -765,15 +921,16 @@ lesson.finish(
 )
 
 # %% [markdown]
-# **Limits.** One data set, one network, one seed, one temperature, and no network trained with cross-entropy beside it.
-# Raw pixels alone go far on digits, so the probe's accuracy shows that the features are good, not that SupCon is needed
-# for it. The attack knows the probe's weights. One attack that works is enough to show that a network is *not* robust.
-# Next one could let the loss see attacked images: that is SupCon-AT and ANCHOR, in notebook 05.
+# **Limits.** One data set, one network, one training seed, one temperature, and no network trained with cross-entropy
+# beside it. On digits the views are shifts by one pixel, far weaker than what is usual for photographs. Raw pixels alone go far on digits, so the probe's accuracy shows that the features are good, not that SupCon
+# is needed for it. The attacks know all weights. One attack that works is enough to show that a network is *not* robust.
 #
 # **References.** Khosla et al., *Supervised contrastive learning*, arXiv 2004.11362 · Chen et al., *A simple framework for
 # contrastive learning of visual representations* (SimCLR), arXiv 2002.05709 · Wang and Isola, *Understanding contrastive
 # representation learning through alignment and uniformity on the hypersphere*, arXiv 2005.10242 · Graf et al., *Dissecting
 # supervised contrastive learning*, arXiv 2102.08817 · Wang and Liu, *Understanding the behaviour of contrastive loss*,
-# arXiv 2012.09740.
+# arXiv 2012.09740 · Sabour et al., *Adversarial manipulation of deep representations*, arXiv 1511.05122 · Carlini and
+# Wagner, *Adversarial examples are not easily detected*, arXiv 1705.07263.
 #
-# **Next:** [04 · Hard-positive mining](04_hard_positive_mining.ipynb) changes one line of this loss.
+# **Where to go on.** [04 · Hard-positive mining](04_hard_positive_mining.ipynb) changes one line of this loss. To let the
+# loss see attacked images is the idea of SupCon-AT and ANCHOR, in notebook 05.
