@@ -241,7 +241,7 @@ tensors = {
 }
 figure = figures.anchor_step(
     {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()},
-    {name: term.item() for name, term in terms._asdict().items()},
+    {name: getattr(terms, name).item() for name in ("total", "cross_entropy", "contrastive")},
     epsilon=config.epsilon,
     contrastive_weight=config.contrastive_weight,
 )
