@@ -7,7 +7,7 @@ SWEEP ?= smoke
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep publish docs quick test test-full smoke-avx2 lint clean
+.PHONY: help setup tutorial notebook notebooks sweep publish bench docs quick test test-full smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -40,6 +40,12 @@ sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; res
 
 publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
 	$(BIN)/python -m study.publish
+
+# Without its dependencies: torchattacks asks for a requests of 2020, and what it needs is here already.
+bench: $(VENV)/.dev  ## measure speed and memory beside other libraries; writes benchmarks/results.json and docs/benchmarks.*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'torchattacks>=3.5'
+	$(BIN)/python -m benchmarks.bench
 
 docs: setup  ## the course as a website, in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
