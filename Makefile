@@ -8,7 +8,7 @@ MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish docs quick test test-full smoke-avx2 lint clean
+.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish bench docs quick test test-full smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -45,6 +45,12 @@ study-gpu: setup  ## run what can finish of configs/sweeps/SWEEP.yaml (minutes) 
 
 publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
 	$(BIN)/python -m study.publish
+
+# Without its dependencies: torchattacks asks for a requests of 2020, and what it needs is here already.
+bench: $(VENV)/.dev  ## measure speed and memory beside other libraries; writes benchmarks/results.json and docs/benchmarks.*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'torchattacks>=3.5'
+	$(BIN)/python -m benchmarks.bench
 
 docs: setup  ## the course as a website, in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -8,13 +8,15 @@ Everything is computed in float32 (float64 if given float64), also inside autoca
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anchor_utils.checks import class_labels
+
+BLOCK = 2**19  # entries of an M x M matrix that are worked on at a time: much for one call, and near a CPU's caches
 
 
 def supcon_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -46,8 +48,17 @@ def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
     Returns:
         (M, M). Row i sums to 1, or is 0 where i has no positive. Differentiable; detach where that is not wanted.
     """
-    _check(embeddings, labels, beta=beta)
-    return _weights(_cosine(embeddings), labels, beta)
+    labels = _check(embeddings, labels, beta=beta)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = _unit(embeddings)
+        return _weights(z @ z.T, labels, beta, count_positives(labels) > 0)[0]
+
+
+def count_positives(labels: Tensor) -> Tensor:
+    """|P(i)|, (M,): how many others have the label of i, of labels (M,)."""
+    ordered = labels.sort().values
+    labels = labels.contiguous()
+    return torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels) - 1
 
 
 def weight_entropy(weights: Tensor) -> Tensor:
@@ -82,16 +93,7 @@ def hard_positive_supcon_loss(
     Returns:
         The mean of L_i over the anchors that have a positive; 0, still differentiable, if none has.
     """
-    _check(embeddings, labels, temperature=temperature, beta=beta)
-    cosine = _cosine(embeddings)
-    weights = _weights(cosine.detach() if detach_weights else cosine, labels, beta)  # eq. 1
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    # A finite "minus infinity" keeps NaN out of the row of a single embedding, which holds nothing else.
-    logits = (cosine / temperature).masked_fill(itself, torch.finfo(cosine.dtype).min)
-    log_probabilities = F.log_softmax(logits, dim=1).masked_fill(itself, 0)
-    loss_per_anchor = -(weights * log_probabilities).sum(1)  # eq. 2
-    anchors = _positives(labels).any(1).sum()
-    return loss_per_anchor.sum() / anchors.clamp(min=1)
+    return _contrast(embeddings, labels, temperature, beta, detach_weights)[0]
 
 
 def trades_loss(
@@ -153,11 +155,12 @@ def mart_loss(
 
 
 class AnchorLoss(NamedTuple):
-    """The objective of eq. 3 and its two terms, each a scalar tensor."""
+    """The objective of eq. 3 and its two terms, each a scalar tensor, and the :func:`weight_entropy` (M,)."""
 
     total: Tensor
     cross_entropy: Tensor
     contrastive: Tensor
+    entropy: Tensor
 
 
 def anchor_loss(
@@ -186,27 +189,83 @@ def anchor_loss(
     scalars = {"contrastive_weight": contrastive_weight, "label_smoothing": label_smoothing}
     labels = _check(logits, logit_labels, validate, **scalars)
     cross_entropy = F.cross_entropy(_full_precision(logits), labels, label_smoothing=label_smoothing)
-    contrastive = hard_positive_supcon_loss(embeddings, embedding_labels, temperature, beta, detach_weights)
-    return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive)
+    contrastive, entropy = _contrast(embeddings, embedding_labels, temperature, beta, detach_weights)
+    return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive, entropy)
 
 
-def _cosine(embeddings: Tensor) -> Tensor:
+class _Contrast(torch.autograd.Function):
+    """Eq. 2 for embeddings z (M, D) of unit norm: L_HP, a scalar, and the entropies (M,) of its weights.
+
+    A block of rows of the M x M matrices is made, used for losses and gradient, and dropped. With q the softmax of
+    c / tau over A(i), and w those of eq. 1, the slope of L_i by the cosine c_ia is
+
+    (q_ia - w_ia) / tau - beta w_ia ( - log q_ia - L_i ), without the second term where the weights are constants.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, labels: Tensor, temperature: float, beta: float, detach_weights: bool
+    ) -> tuple[Tensor, Tensor]:
+        counted = count_positives(labels) > 0
+        loss, entropy, gradient = torch.empty_like(z[:, 0]), torch.empty_like(z[:, 0]), torch.zeros_like(z)
+        rows = max(1, BLOCK // max(1, len(z)))
+        for start in range(0, len(z), rows):
+            block = slice(start, start + rows)
+            cosine = z[block] @ z.T
+            weights, surprise = _weights(cosine, labels, beta, counted[block], start)
+            entropy[block] = surprise.mul_(weights).sum(1)
+            logits = cosine.div_(temperature)
+            logits.diagonal(start).fill_(_lowest(z))
+            softmax, surprise = _softmax(logits)
+            loss[block] = (weights * surprise).sum(1)  # eq. 2
+            if ctx.needs_input_grad[0]:
+                slope = softmax.mul_(counted[block, None].to(z.dtype)).sub_(weights).div_(temperature)
+                if not detach_weights:
+                    slope -= beta * weights * (surprise - loss[block, None])
+                gradient[block].addmm_(slope, z)
+                gradient.addmm_(slope.T, z[block])
+        anchors = counted.sum().clamp(min=1)
+        ctx.save_for_backward(gradient / anchors)
+        ctx.mark_non_differentiable(entropy)
+        return loss.sum() / anchors, entropy
+
+    @staticmethod
+    def backward(ctx: Any, by_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+        if torch.is_grad_enabled():  # the gradient is a constant here, so a second one would be wrong without a word
+            raise RuntimeError("create_graph=True: the contrastive loss has no second derivative; allowed is False")
+        return by_loss * ctx.saved_tensors[0], None, None, None, None
+
+
+def _contrast(
+    embeddings: Tensor, labels: Tensor, temperature: float, beta: float, detach_weights: bool
+) -> tuple[Tensor, Tensor]:
+    labels = _check(embeddings, labels, temperature=temperature, beta=beta)
     with torch.autocast(embeddings.device.type, enabled=False):
-        z = F.normalize(_full_precision(embeddings), dim=1)
-        return z @ z.T
+        return _Contrast.apply(_unit(embeddings), labels, temperature, beta, detach_weights)
 
 
-def _positives(labels: Tensor) -> Tensor:
-    """(M, M) mask: p in P(i)."""
-    same = labels[:, None] == labels[None, :]
-    return same.fill_diagonal_(False)
-
-
-def _weights(cosine: Tensor, labels: Tensor, beta: float) -> Tensor:
-    positives = _positives(labels)
-    scores = (-beta * cosine).masked_fill(~positives, torch.finfo(cosine.dtype).min)
+def _weights(cosine: Tensor, labels: Tensor, beta: float, counted: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of eq. 1 from `start` on, of which those `counted` have a positive, and - log w_ip."""
+    others = labels[start : start + len(cosine), None] != labels
+    others.diagonal(start).fill_(True)
+    weights, surprise = _softmax((-beta * cosine).masked_fill_(others, _lowest(cosine)))  # eq. 1
     # A row without a positive comes out of the softmax uniform; the product makes it 0.
-    return scores.softmax(1) * positives
+    return weights * counted[:, None].to(cosine.dtype), surprise
+
+
+def _softmax(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax p of each row and - log p, by way of the row's largest entry: a logarithm of all costs more than p."""
+    p, largest = x.softmax(1), x.amax(1, keepdim=True)
+    return p, (largest - x).sub_(p.amax(1, keepdim=True).log())
+
+
+def _lowest(x: Tensor) -> float:
+    """A finite "minus infinity": a row of nothing else, or a difference from it, gives no NaN."""
+    return torch.finfo(x.dtype).min / 2
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return F.normalize(_full_precision(embeddings), dim=1)
 
 
 def _full_precision(x: Tensor) -> Tensor:

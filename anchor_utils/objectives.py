@@ -185,7 +185,7 @@ def _contrast(step: Step, first: Tensor, second: Tensor, beta: float, classify_b
     labels = step.labels.repeat(2)
     logits, logit_labels = (logits, labels) if classify_both else (logits.chunk(2)[1], step.labels)
     embeddings, labels = _gather(embeddings), _gather(labels)
-    total, cross_entropy, contrastive = losses.anchor_loss(
+    total, cross_entropy, contrastive, entropy = losses.anchor_loss(
         logits,
         logit_labels,
         embeddings,
@@ -197,7 +197,7 @@ def _contrast(step: Step, first: Tensor, second: Tensor, beta: float, classify_b
         validate=False,
     )
     terms = {"cross_entropy": cross_entropy, "contrastive": contrastive}
-    terms["hardness_entropy"] = _hardness_entropy(embeddings.detach(), labels, beta)
+    terms["hardness_entropy"] = _hardness_entropy(entropy, labels)
     return Objective(total, terms, logits, logit_labels)
 
 
@@ -206,13 +206,12 @@ def logged(term: Tensor) -> float:
     return term[~term.isnan()].mean().item()
 
 
-def _hardness_entropy(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """(M,) entropy of the weights of eq. 1 as a share of log |P(i)|: 1 is SupCon, 0 the hardest positive alone.
+def _hardness_entropy(entropy: Tensor, labels: Tensor) -> Tensor:
+    """(M,) entropies of the weights of eq. 1 as a share of log |P(i)|: 1 is SupCon, 0 the hardest positive alone.
 
     NaN with one positive or none, where there is nothing to weigh; 1 for all, as in SupCon, if that holds for each.
     """
-    positives = (labels[:, None] == labels).sum(1) - 1
-    entropy = losses.weight_entropy(losses.hardness_weights(embeddings, labels, beta))
+    positives = losses.count_positives(labels)
     several = positives > 1
     return torch.where(several, entropy / positives.log(), torch.where(several.any(), torch.nan, 1.0))
 

@@ -1,18 +1,44 @@
 """How fast is the inner problem of training? ``python benchmarks/attack_speed.py [--width 8] [--size 28]``
 
 The floor is nothing but forward and backward passes of the network in float32, as many as PGD has steps. Each line is a
-ratio to that floor, measured in one process with the variants taking turns, so that a busy machine slows all alike.
+ratio to that floor, measured in one process with the variants taking turns, so that a busy machine slows all alike. On
+a GPU there is also the attack as the engine runs it, within a CUDA graph.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from anchor_utils.attacks import pgd
+from anchor_utils.config import Config
+from anchor_utils.engine import WARM_UP
 from anchor_utils.models import AnchorNet, fold_batchnorm, resolve_precision
+from anchor_utils.objectives import InnerProblem
+
+
+def recorded(model: AnchorNet, images: torch.Tensor, labels: torch.Tensor, config: Config) -> Callable[[], None]:
+    """The inner problem of training as one CUDA graph, folding included."""
+    attack = InnerProblem(model, config, torch.Generator(images.device))
+
+    def once() -> None:
+        attack.fold()
+        attack(images, labels)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            once()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(attack.generator)
+    with torch.cuda.graph(graph):
+        once()
+    return graph.replay
 
 
 def main() -> None:
@@ -38,13 +64,16 @@ def main() -> None:
     def attack(network: torch.nn.Module, precision: str) -> None:
         pgd(network, x, y, epsilon=0.3, step_size=0.1, steps=options.steps, precision=precision)
 
-    variants = {
+    variants: dict[str, Callable[[], None]] = {
         "forward and backward passes alone, float32 (floor)": floor,
         "pgd, float32": lambda: attack(model, "float32"),
         "pgd, precision auto": lambda: attack(model, "auto"),
         "pgd on the folded copy, folding included, float32": lambda: attack(fold_batchnorm(model), "float32"),
         "pgd on the folded copy, folding included, auto (training)": lambda: attack(fold_batchnorm(model), "auto"),
     }
+    if device.type == "cuda":
+        config = Config(method="pgd_at", epsilon=0.3, step_size=0.1, attack_steps=options.steps)
+        variants["the same as one CUDA graph (training with graph=True)"] = recorded(model, x, y, config)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(options.rounds + 2):
         for name, variant in variants.items():

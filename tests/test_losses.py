@@ -1,6 +1,9 @@
 """The losses against independent references, slow loops written from the equations, and their own promises."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import scipy.stats
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 
+from anchor_utils import losses
 from anchor_utils.losses import (
     anchor_loss,
+    count_positives,
     hard_positive_supcon_loss,
     hardness_weights,
     mart_loss,
@@ -235,6 +240,110 @@ def test_no_positives_give_a_differentiable_zero(labels):
         loss = hard_positive_supcon_loss(embeddings, torch.tensor(labels), detach_weights=detach)
         assert loss.item() == 0
         assert torch.equal(gradient(loss, embeddings), torch.zeros_like(embeddings))
+
+
+# --- block by block --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows_at_a_time(monkeypatch):
+    """Sets how many rows of the M x M matrices a block has."""
+    return lambda rows, size: monkeypatch.setattr(losses, "BLOCK", rows * size)
+
+
+def dense_loss(embeddings: Tensor, labels: Tensor, temperature: float, beta: float, detach: bool) -> Tensor:
+    """Equations 1 and 2 with whole matrices; autograd finds the gradient."""
+    z = F.normalize(embeddings, dim=1)
+    cosine, itself = z @ z.T, torch.eye(len(labels), dtype=torch.bool)
+    positives = (labels[:, None] == labels) & ~itself
+    scores = -beta * (cosine.detach() if detach else cosine)
+    has = positives.any(1)
+    weights = scores.masked_fill(~positives, -1e30)[has].softmax(1)
+    log_probabilities = (cosine / temperature).masked_fill(itself, -torch.inf)[has].log_softmax(1)
+    return -(weights * log_probabilities.masked_fill(itself[has], 0)).sum(1).mean()
+
+
+@PROPERTY
+@given(
+    size=st.integers(2, 40),
+    classes=st.integers(1, 12),
+    rows=st.integers(1, 41),
+    temperature=st.floats(0.05, 2),
+    beta=st.floats(0, 20),
+    detach=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_blocks_of_any_size_give_the_loss_and_gradient_of_whole_matrices(
+    size, classes, rows, temperature, beta, detach, seed
+):
+    labels = torch.randint(classes, (size,), generator=torch.Generator().manual_seed(seed))
+    labels[-1] = labels[0]  # a positive pair in the first and the last block
+    embeddings = random_embeddings([0] * size, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "BLOCK", rows * size)
+        found = hard_positive_supcon_loss(embeddings, labels, temperature, beta, detach)
+        single = hard_positive_supcon_loss(embeddings.float(), labels, temperature, beta, detach)
+    expected = dense_loss(embeddings, labels, temperature, beta, detach)
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(single.double(), expected, atol=1e-6, rtol=1e-5)
+    expected = gradient(expected, embeddings)
+    torch.testing.assert_close(gradient(found, embeddings), expected, atol=1e-9, rtol=1e-8)
+    torch.testing.assert_close(gradient(single, embeddings), expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 9], ids=lambda rows: f"{rows} rows of 5")
+@pytest.mark.parametrize(("beta", "detach"), [(0.0, True), (0.0, False), (3.0, False)])
+def test_the_gradient_is_that_of_finite_differences(rows_at_a_time, rows, beta, detach):
+    rows_at_a_time(rows, 5)
+    embeddings, labels = random_embeddings([0] * 5, 1), torch.tensor([0, 1, 0, 0, 2])
+    assert torch.autograd.gradcheck(
+        lambda z: hard_positive_supcon_loss(z, labels, 0.5, beta, detach_weights=detach), embeddings
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 3.0, 1e6, 1e38])
+def test_the_entropy_of_an_anchor_loss_is_that_of_its_weights(rows_at_a_time, beta):
+    rows_at_a_time(2, 7)
+    labels = torch.tensor([0, 1, 0, 0, 2, 0, 1])
+    embeddings = random_embeddings([0] * 7, dtype=torch.float32)
+    found = anchor_loss(torch.zeros(7, 3), labels, embeddings, labels, beta=beta).entropy
+    assert not found.requires_grad
+    torch.testing.assert_close(found, weight_entropy(hardness_weights(embeddings, labels, beta)).detach())
+
+
+def test_positives_are_counted_for_labels_of_any_kind():
+    labels = torch.tensor([7, -3, 7, 2**40, 7, -3])
+    assert count_positives(labels).tolist() == [2, 1, 2, 0, 2, 1]
+    assert count_positives(labels[::2]).tolist() == [2, 2, 2]
+    assert count_positives(labels[:1]).tolist() == [0]
+
+
+def test_a_gradient_of_the_gradient_is_refused_and_not_wrong():
+    embeddings, labels = random_embeddings([0] * 4), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(RuntimeError, match="create_graph=True: the contrastive loss has no second derivative"):
+        torch.autograd.grad(supcon_loss(embeddings, labels), embeddings, create_graph=True)
+
+
+LARGE = """
+import resource
+import torch
+from anchor_utils.losses import hard_positive_supcon_loss
+z = torch.randn(16384, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+hard_positive_supcon_loss(z, torch.arange(16384) % 10, beta=4.0).backward()
+assert z.grad.isfinite().all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
+def test_sixteen_thousand_embeddings_need_less_memory_than_a_single_matrix_of_them():
+    """16,384 x 16,384 cosines alone would be 1 GiB, and the definition makes several; torch itself is counted too."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", LARGE], capture_output=True, text=True, env=environment, check=True, timeout=300
+    )
+    assert int(result.stdout) * 1024 < 2**30
 
 
 # --- what detaching the weights is for -------------------------------------------------------------------------------

@@ -312,5 +312,7 @@ def test_the_hardness_entropy_is_that_of_the_anchors_with_something_to_weigh(lab
             w = torch.softmax(torch.stack([-5.0 * z[i] @ z[p] for p in range(3) if p != i]), 0)
             shares.append(-(w * w.log()).sum().item() / math.log(2))
         logged = sum(shares) / 3
-    found = objectives._hardness_entropy(z, torch.tensor(labels), 5.0)
+    labels = torch.tensor(labels)
+    entropy = losses.anchor_loss(torch.zeros(4, 4), labels, z, labels, beta=5.0).entropy
+    found = objectives._hardness_entropy(entropy, labels)
     assert objectives.logged(found) == pytest.approx(logged, rel=1e-5)
