@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from anchor_utils import losses, objectives
 from anchor_utils.attacks import pgd
+from anchor_utils.augmentation import augment
 from anchor_utils.autoattack import autoattack_outcomes
 from anchor_utils.config import METHODS, Config
-from anchor_utils.data import Dataset, Split, augment, load_dataset
+from anchor_utils.data import Dataset, Split, load_dataset
 from anchor_utils.files import write_text
 from anchor_utils.models import AnchorNet, fold_batchnorm, frozen, pretrained
 from anchor_utils.training import fit

@@ -82,7 +82,7 @@ tensors |= {"embeddings": z, "cosines": cosine, "weights": multiple}
 page.figure(
     figures.anchor_step(
         {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()},
-        {name: term.item() for name, term in terms._asdict().items()},
+        {name: term.item() for name, term in terms._asdict().items() if name != "entropy"},
         epsilon=config.epsilon,
         contrastive_weight=config.contrastive_weight,
     ),
