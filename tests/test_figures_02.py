@@ -143,33 +143,30 @@ def test_each_bar_of_shares_is_whole_and_the_first_stands_on_top():
     assert "256 training images" in axis.get_xlabel()
 
 
-def test_a_collapse_has_a_panel_a_run_and_labels_that_do_not_touch():
+def test_the_labels_of_a_collapse_do_not_touch():
     accuracy = {"clean": np.array([0.2, 0.95]), "fgsm": np.array([0.1, 0.7]), "pgd": np.array([0.1, 0.69])}
-    figure = figures.collapse({"first": ([0, 20], accuracy), "second": ([0, 20], {**accuracy, "pgd": np.zeros(2)})})
-    drawn(figure)
-    assert [axis.get_title() for axis in figure.axes] == ["one step, first", "one step, second"]
-    first, second = figure.axes
-    assert texts(first) == ["PGD", "FGSM", "clean"]  # from the lowest up
-    assert [text.xy[1] for text in first.texts] == pytest.approx([0.69, 0.77, 0.95])
-    assert second.lines[0].get_xydata().tolist() == [[0, 0], [20, 0]]
-    assert to_hex(second.lines[0].get_color()).upper() == figures.BROKEN
-    assert first.lines[2].get_linestyle() == ":"
+    (axis,) = figures.collapse([0, 20], accuracy).axes
+    drawn(axis)
+    assert texts(axis) == ["PGD", "FGSM", "clean"]  # from the lowest up
+    assert [text.xy[1] for text in axis.texts] == pytest.approx([0.69, 0.77, 0.95])
+    pgd, fgsm, clean = axis.lines
+    assert pgd.get_xydata().tolist() == [[0, 0.1], [20, 0.69]]
+    assert fgsm.get_ydata().tolist() == [0.1, 0.7]
+    assert hexes([pgd.get_color()]) == [figures.BROKEN]
+    assert clean.get_linestyle() == ":"
 
 
-def test_a_loss_surface_goes_from_the_image_to_the_corner():
+def test_a_loss_surface_has_the_image_and_what_two_attacks_found_at_its_corners():
     loss = np.outer(np.ones(5), np.linspace(0, 4, 5)) + np.linspace(0, 1, 5)[:, None]
-    figure = figures.loss_surfaces({"one": loss, "two": 2 * loss}, 0.3)
+    figure = figures.loss_surfaces({"one": loss, "two": 2 * loss})
     drawn(figure)
     one, two = figure.axes[:2]
     assert [axis.get_title() for axis in (one, two)] == ["one", "two"]
-    image, corner = one.lines
-    assert image.get_xydata().tolist() == [[0, 0]]
-    assert corner.get_xydata().tolist() == [[0.3, 0]]
+    assert [line.get_xydata().tolist() for line in one.lines] == [[[0, 0]], [[1, 0]], [[0, 1]]]
+    assert [(text.get_text(), text.xy) for text in one.texts] == [("image", (0, 0)), ("FGSM", (1, 0)), ("PGD", (0, 1))]
     for axis, top in ((one, 5), (two, 10)):
         (filled,) = [item for item in axis.collections if hasattr(item, "zmax")]
         assert (filled.zmin, filled.zmax) == (0, top)
-    assert one.get_xlim() == (0, 0.3)
-    assert one.get_ylim() == (-0.3, 0.3)
 
 
 @pytest.mark.parametrize(("warmup", "patches"), [(1.5, 1), (1.0, 0)])

@@ -195,55 +195,57 @@ def mart_shares(shares: Mapping[str, Sequence[float]], groups: Sequence[str], im
     return figure
 
 
-def collapse(runs: Mapping[str, tuple[Sequence[int], Mapping[str, np.ndarray]]]) -> Figure:
-    """Accuracy over the steps of training, a panel a run: clean in grey, under FGSM, and under PGD in red.
+def collapse(steps: Sequence[int], lines: Mapping[str, np.ndarray]) -> Figure:
+    """Accuracy over the steps of a training: clean in grey, under FGSM, and under PGD in red.
 
     Args:
-        runs: title -> steps (T,), and accuracies (T,) in [0, 1] by the names "clean", "fgsm" and "pgd".
+        steps: (T,).
+        lines: accuracies (T,) in [0, 1] by the names "clean", "fgsm" and "pgd".
     """
-    figure, axes = plt.subplots(1, len(runs), figsize=(10, 3.4), sharey=True)
+    figure, axis = plt.subplots(figsize=(7.5, 3.4))
     looks = {"clean": ("0.55", ":", "clean"), "fgsm": ("#0072B2", "-", "FGSM"), "pgd": (BROKEN, "-", "PGD")}
-    for axis, (title, (steps, lines)) in zip(axes, runs.items(), strict=True):
-        position = -1.0
-        for attack, line in sorted(lines.items(), key=lambda item: item[1][-1]):
-            color, style, name = looks[attack]
-            axis.plot(steps, line, ls=style, color=color, marker="o", markersize=3)
-            position = max(float(line[-1]), position + 0.08)  # labels pushed apart
-            axis.annotate(
-                name,
-                (1.02, position),
-                xycoords=axis.get_yaxis_transform(),
-                color=color,
-                va="center",
-                annotation_clip=False,
-            )
-        axis.set(xlabel="training steps", ylim=(-0.03, 1.03))
-        axis.set_title(f"one step, {title}")
-    axes[0].set_ylabel("accuracy, test images")
-    _percent(axes[0].yaxis)
+    position = -1.0
+    for attack, line in sorted(lines.items(), key=lambda item: float(item[1][-1])):
+        color, style, name = looks[attack]
+        axis.plot(steps, line, ls=style, color=color, marker="o", markersize=4)
+        position = max(float(line[-1]), position + 0.08)  # labels pushed apart
+        spot = (1.02, position)
+        axis.annotate(name, spot, xycoords=axis.get_yaxis_transform(), color=color, va="center", annotation_clip=False)
+    axis.set(xlabel="training steps", ylabel="accuracy, test images", ylim=(-0.03, 1.03))
+    axis.set_title("trained with FGSM, attacked on the way")
+    _percent(axis.yaxis)
     return figure
 
 
-def loss_surfaces(surfaces: Mapping[str, np.ndarray], epsilon: float) -> Figure:
-    """A map a network, each with its own scale: the loss towards FGSM's corner (right) and along random signs (up).
+def loss_surfaces(surfaces: Mapping[str, np.ndarray]) -> Figure:
+    """A map a network, each with its own scale: the loss in the plane of the image, FGSM's point and PGD's point.
 
     Args:
-        surfaces: name -> loss (G, G) in nats; columns from the image to the corner, rows from -epsilon to epsilon.
-        epsilon: in pixel intensity.
+        surfaces: name -> loss (G, G) in nats; the first row leads from the image to FGSM's point, the first column
+            from the image to PGD's.
     """
     figure, axes = plt.subplots(1, len(surfaces), figsize=(11, 3.5), sharey=True)
     for axis, (name, loss) in zip(axes, surfaces.items(), strict=True):
-        across, up = np.linspace(0, epsilon, loss.shape[1]), np.linspace(-epsilon, epsilon, loss.shape[0])
-        filled = axis.contourf(across, up, loss, levels=12)
+        share = np.linspace(0, 1, len(loss))
+        filled = axis.contourf(share, share, loss, levels=12)
         figure.colorbar(filled, ax=axis, label="loss (nats)" if axis is axes[-1] else "", format="%.2g")
-        axis.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=7, clip_on=False, zorder=5)
-        axis.plot(epsilon, 0, "X", color="white", markeredgecolor="black", markersize=9, clip_on=False, zorder=5)
+        for point, (x, y), (dx, dy) in (("image", (0, 0), (1, 1)), ("FGSM", (1, 0), (-1, 1)), ("PGD", (0, 1), (1, -1))):
+            axis.plot(x, y, "o", color="white", markeredgecolor="black", markersize=8, clip_on=False, zorder=5)
+            axis.annotate(
+                point,
+                (x, y),
+                (9 * dx, 9 * dy),
+                textcoords="offset points",
+                ha="left" if dx > 0 else "right",
+                va="bottom" if dy > 0 else "top",
+                fontsize=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+            )
+        axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axis.set_title(name)
         axis.grid(False)
-    axes[0].annotate("image", (0, 0), (9, 6), textcoords="offset points", color="white", fontsize=10)
-    axes[0].annotate("FGSM", (epsilon, 0), (-9, 8), textcoords="offset points", ha="right", fontsize=10)
-    axes[0].set_ylabel("along random signs")
-    figure.supxlabel("towards FGSM's corner (pixel intensity)", fontsize=11)
+    axes[0].set_ylabel("share of PGD's change")
+    figure.supxlabel("share of FGSM's change", fontsize=11)
     return figure
 
 
