@@ -157,16 +157,16 @@ def test_the_labels_of_a_collapse_do_not_touch():
 
 
 def test_a_loss_surface_has_the_image_and_what_two_attacks_found_at_its_corners():
-    loss = np.outer(np.ones(5), np.linspace(0, 4, 5)) + np.linspace(0, 1, 5)[:, None]
+    loss = np.outer(np.ones(5), np.linspace(0, 4, 5)) + np.linspace(0.5, 1, 5)[:, None]
     figure = figures.loss_surfaces({"one": loss, "two": 2 * loss})
     drawn(figure)
     one, two = figure.axes[:2]
     assert [axis.get_title() for axis in (one, two)] == ["one", "two"]
     assert [line.get_xydata().tolist() for line in one.lines] == [[[0, 0]], [[1, 0]], [[0, 1]]]
     assert [(text.get_text(), text.xy) for text in one.texts] == [("image", (0, 0)), ("FGSM", (1, 0)), ("PGD", (0, 1))]
-    for axis, top in ((one, 5), (two, 10)):
-        (filled,) = [item for item in axis.collections if hasattr(item, "zmax")]
-        assert (filled.zmin, filled.zmax) == (0, top)
+    scales = [item.levels for axis in (one, two) for item in axis.collections if hasattr(item, "levels")]
+    assert scales[0] == pytest.approx(scales[1])
+    assert [scales[0][0], scales[0][-1]] == pytest.approx([0.98 * 0.5, 1.02 * 10])
 
 
 @pytest.mark.parametrize(("warmup", "patches"), [(1.5, 1), (1.0, 0)])

@@ -218,17 +218,19 @@ def collapse(steps: Sequence[int], lines: Mapping[str, np.ndarray]) -> Figure:
 
 
 def loss_surfaces(surfaces: Mapping[str, np.ndarray]) -> Figure:
-    """A map a network, each with its own scale: the loss in the plane of the image, FGSM's point and PGD's point.
+    """A map a network, on one logarithmic scale: the loss in the plane of the image, FGSM's point and PGD's point.
 
     Args:
         surfaces: name -> loss (G, G) in nats; the first row leads from the image to FGSM's point, the first column
             from the image to PGD's.
     """
     figure, axes = plt.subplots(1, len(surfaces), figsize=(11, 3.5), sharey=True)
+    lowest, highest = (pick([pick(loss) for loss in surfaces.values()]) for pick in (np.min, np.max))
+    # A little wider than the losses: rounding must not leave holes, and equal losses are a scale too.
+    levels = np.geomspace(0.98 * max(lowest, 1e-4), 1.02 * max(highest, 2e-4), 16)
     for axis, (name, loss) in zip(axes, surfaces.items(), strict=True):
         share = np.linspace(0, 1, len(loss))
-        filled = axis.contourf(share, share, loss, levels=12)
-        figure.colorbar(filled, ax=axis, label="loss (nats)" if axis is axes[-1] else "", format="%.2g")
+        filled = axis.contourf(share, share, loss.clip(1e-4), levels=levels, norm=mpl.colors.LogNorm())
         for point, (x, y), (dx, dy) in (("image", (0, 0), (1, 1)), ("FGSM", (1, 0), (-1, 1)), ("PGD", (0, 1), (1, -1))):
             axis.plot(x, y, "o", color="white", markeredgecolor="black", markersize=8, clip_on=False, zorder=5)
             axis.annotate(
@@ -244,6 +246,7 @@ def loss_surfaces(surfaces: Mapping[str, np.ndarray]) -> Figure:
         axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axis.set_title(name)
         axis.grid(False)
+    figure.colorbar(filled, ax=axes, label="loss (nats)", format="%.2g", ticks=levels[::3])
     axes[0].set_ylabel("share of PGD's change")
     figure.supxlabel("share of FGSM's change", fontsize=11)
     return figure

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 02 · Adversarial training
 #
-# Train a network on the worst images that an attack finds, and it learns to resist that attack. This is the one defence that
-# has held up for years; every later method, ANCHOR among them, builds on it. You will see what it changes, what it costs, and two ways in which it fails.
+# Train a network on the worst images that an attack finds, and it learns to resist that attack. Of the defences
+# that were tried against strong attacks it has held up best, and ANCHOR builds on it. You will see what it changes in a network, what it costs, and two ways in which it fails.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/02_adversarial_training.ipynb)
 # [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
@@ -216,8 +216,8 @@ lesson.say(
 )
 
 # %% [markdown]
-# Yang et al. ([2003.02460](https://arxiv.org/abs/2003.02460)) found the same for common image data sets. A network that is accurate *and* robust
-# exists there; that training does not reach it must have other reasons, such as too few images or too small a network.
+# Yang et al. ([2003.02460](https://arxiv.org/abs/2003.02460)) found the same for common image data sets: on these images a function exists that is accurate *and* robust.
+# That training does not reach it must have other reasons, such as too few images, too small a network, or the method itself.
 #
 # ### In which mode is the network attacked?
 #
@@ -227,7 +227,7 @@ lesson.say(
 #
 # ### Exercise 1 · The PGD-AT step of a real network
 #
-# The network above had no modes. Write one step of PGD-AT for a network that has. `attack(model, x, y)` returns adversarial images; it does
+# The network above behaves alike in both modes. Write one step of PGD-AT for a network that has. `attack(model, x, y)` returns adversarial images; it does
 # not look after modes, and it may leave gradients behind. Attack with *every* module in eval mode. Then train with every module in the mode in which it was
 # before: some, such as a frozen encoder, may have been in eval mode already. Hint: `module.training` is a plain attribute.
 
@@ -456,7 +456,7 @@ table[[*shown, "iterate", "attack_seed"]].round(3).astype(object).fillna("").set
 # %% [markdown]
 # ### What does robustness cost?
 #
-# On digits very little. CIFAR-10 is harder, so we also show the networks of the study that comes with the course: small ones, five training seeds a
+# On digits very little. CIFAR-10 is harder, so we also show the study that comes with the course: small networks, several training seeds a
 # method. The same figure shows how accuracy falls with the epsilon of the *attack*, beyond the one of training.
 
 # %%
@@ -603,7 +603,7 @@ page.figure(
 # %% [markdown]
 # ## 6 One step is cheap, and can collapse
 #
-# PGD with seven steps makes training about eight times as expensive. Why not train with FGSM, one step? The danger has a name, **catastrophic overfitting**
+# Seven attack steps and one training step are eight passes through the network, where ordinary training has one. Why not train with FGSM, two passes? The danger has a name, **catastrophic overfitting**
 # (Wong et al., [2001.03994](https://arxiv.org/abs/2001.03994)): the network learns to defeat the one step, while PGD still breaks it.
 #
 # We train from scratch for a short time with FGSM and attack the network on the way with both.
@@ -683,7 +683,7 @@ page.figure(
     figures.loss_surfaces(surfaces),
     "Mean loss in the plane through an image, FGSM's point and PGD's point, for three networks.",
     f"Mean loss in nats over {len(x)} images, trained with FGSM: {at_points['trained with FGSM']}. PGD-AT: {at_points['PGD-AT']}. Ordinary: "
-    f"{at_points['standard']}. Lighter is higher, and each panel has its own scale. Points outside the ball are moved back into it, so the plane is bent.",
+    f"{at_points['standard']}. Lighter is higher, on one logarithmic scale. Points outside the ball are moved back into it.",
 )
 
 # %% [markdown]
