@@ -179,7 +179,7 @@ def mart_shares(shares: Mapping[str, Sequence[float]], groups: Sequence[str], im
     """
     figure, axis = plt.subplots(figsize=(9, 2.7))
     colors = BROKEN, "#E69F00", "#0072B2"
-    for height, parts in enumerate(reversed(shares.values())):
+    for height, parts in enumerate(reversed([*shares.values()])):
         left = 0.0
         for part, color in zip(parts, colors, strict=True):
             axis.barh(height, part, left=left, color=color, height=0.62)
@@ -188,7 +188,7 @@ def mart_shares(shares: Mapping[str, Sequence[float]], groups: Sequence[str], im
             left += part
     for group, color, x in zip(groups, colors, (0.0, 0.27, 0.66), strict=True):
         axis.text(x, len(shares) - 0.45, group, color=color, fontsize=10)
-    axis.set_yticks(range(len(shares)), [*reversed(shares)])
+    axis.set_yticks(range(len(shares)), [*reversed([*shares])])
     axis.set(xlim=(0, 1), ylim=(-0.5, len(shares) - 0.1), xlabel=f"share, {images} training images")
     axis.grid(False)
     _percent(axis.xaxis)

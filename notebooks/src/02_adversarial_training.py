@@ -657,7 +657,7 @@ page.figure(
 # How can a network resist FGSM and not PGD? Look at the loss in the plane through an image, the point that FGSM finds and the point that PGD finds.
 
 # %%
-side = 15
+side = 11
 x, y = test[:20].inputs(), test[:20].labels
 
 
