@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from drawings import texts
+from drawings import drawn, hexes, rows, texts
 from matplotlib.colors import to_hex
 
 from anchor_utils import plotting
@@ -63,11 +63,22 @@ def test_each_moment_is_a_frame_with_a_panel_a_method(history):
     assert figures.BROKEN not in colours_of_boxes(frames[1].axes[1])
 
 
-def test_a_filmstrip_has_a_row_a_method_and_a_column_a_moment(history):
-    figure = figures.filmstrip(history, [20, 0], POINTS, LABELS, 0.1)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["step 20: 67% whole", "step 0: 33% whole", "step 20: 100% whole", "step 0: 0% whole"]
-    assert [axis.get_ylabel() for axis in figure.axes] == ["standard", "", "PGD-AT", ""]
+def test_each_epsilon_is_a_frame_with_boxes_of_its_size_and_a_mark_on_both_curves():
+    decisions = {0.0: decision([True] * 3), 0.1: decision([True, False, True]), 0.2: decision([False] * 3)}
+    right, share = np.array([1.0, 0.9, 0.7]), np.array([1.0, 0.6, 0.2])
+    frames = [*figures.epsilon_frames(decisions, POINTS, LABELS, right, share, 0.15)]
+    assert [frame.axes[0].get_title()[-3:] for frame in frames] == ["= 0", "0.1", "0.2"]
+    assert [patch.get_width() for patch in frames[2].axes[0].patches] == pytest.approx([0.4] * 3)
+    assert colours_of_boxes(frames[1].axes[0]).count(figures.BROKEN) == 1
+    axis = frames[1].axes[1]
+    drawn(axis)
+    points, mark, boxes, box_mark, touching = axis.lines
+    assert points.get_xydata() == pytest.approx(np.stack([[0, 0.1, 0.2], right], 1))
+    assert boxes.get_xydata() == pytest.approx(np.stack([[0, 0.1, 0.2], share], 1))
+    assert [line.get_xydata()[0].tolist() for line in (mark, box_mark)] == [[0.1, 0.9], [0.1, 0.6]]
+    assert set(touching.get_xdata()) == {0.15}
+    assert texts(axis) == ["points right", "boxes whole", " boxes overlap"]
+    assert axis.texts[2].get_position()[0] == 0.15
 
 
 def test_the_path_of_trades_goes_through_the_accuracies_in_the_order_of_beta():
@@ -77,11 +88,11 @@ def test_the_path_of_trades_goes_through_the_accuracies_in_the_order_of_beta():
         decisions, POINTS, LABELS, 0.1, betas=[0.0, 0.5, 2.0, 10.0], clean=clean, robust=robust, tested=1000
     )
     assert len(figure.axes) == 4
-    assert [axis.get_title() for axis in figure.axes[:3]] == [f"$\\beta$ = {beta}" for beta in (0, 2, 10)]
+    assert [axis.get_title() for axis in figure.axes[:3]] == [f"$\\beta_{{TRADES}}$ = {beta}" for beta in (0, 2, 10)]
     assert [figures.BROKEN in colours_of_boxes(axis) for axis in figure.axes[:3]] == [True, False, False]
     path = figure.axes[3]
     assert path.lines[0].get_xydata() == pytest.approx(np.stack([clean, robust], 1))
-    assert texts(path) == [f"$\\beta$ = {beta:g}" for beta in (0, 0.5, 2, 10)]
+    assert texts(path) == [f"$\\beta_{{TRADES}}$ = {beta:g}" for beta in (0, 0.5, 2, 10)]
     assert [text.xy for text in path.texts] == [*zip(clean, robust, strict=True)]
     assert [text.get_ha() for text in path.texts] == ["left", "left", "left", "right"]
     assert "1000 new points" in path.get_xlabel()
@@ -89,86 +100,85 @@ def test_the_path_of_trades_goes_through_the_accuracies_in_the_order_of_beta():
     assert path.get_yticklabels()[0].get_text().endswith("%")
 
 
-def test_the_price_of_an_attack_is_the_line_between_two_points():
+def test_the_price_of_robustness_is_the_line_between_two_points():
+    falling = {"standard": np.array([0.98, 0.3, 0.0]), "mart": np.array([0.9, 0.8, 0.6])}
     estimates = {
-        "standard": {"PGD-20": (0.1, 0.05, 0.2), "clean": (0.98, 0.95, 0.99)},
-        "mart": {"PGD-20": (0.6, 0.5, 0.7), "clean": (0.9, 0.85, 0.95)},
+        "standard": {"pgd": (0.1, 0.05, 0.2), "clean": (0.98, 0.95, 0.99)},
+        "mart": {"pgd": (0.6, 0.5, 0.7), "clean": (0.9, 0.85, 0.95)},
     }
-    (axis,) = figures.price_of_attack(estimates, 300).axes
-    axis.figure.canvas.draw()
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["MART", "standard"]  # the first on top
-    assert texts(axis) == ["PGD-20", "clean"]
-    assert {text.xy[1] for text in axis.texts} == {1}
-    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    figure = figures.price_of_robustness([0, 0.1, 0.3], falling, 0.2, estimates, images=90, title="CIFAR-10")
+    drawn(figure)
+    left, right = figure.axes
+    assert left.get_title() == "PGD on 90 test images"
+    assert [line.get_xydata().tolist() for line in left.lines[:2]] == [
+        [[0, 0.98], [0.1, 0.3], [0.3, 0.0]],
+        [[0, 0.9], [0.1, 0.8], [0.3, 0.6]],
+    ]
+    assert set(left.lines[2].get_xdata()) == {0.2}
+    assert texts(left) == ["standard", "MART"]
+    assert right.get_title() == "CIFAR-10"
+    assert rows(right) == ["MART", "standard"]  # the first on top
+    assert texts(right) == ["attacked", "clean"]
+    assert {text.xy[1] for text in right.texts} == {1}
+    dots = [line for line in right.lines if line.get_marker() == "o"]
     assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [(0.6, 0), (0.9, 0), (0.1, 1), (0.98, 1)]
     color = plotting.method_color("mart")
     assert [dot.get_markerfacecolor() for dot in dots[:2]] == [color, "white"]
-    bands = [line for line in axis.lines if line.get_linewidth() == 4]
+    bands = [line for line in right.lines if line.get_linewidth() == 5]
     assert [list(band.get_xdata()) for band in bands] == [[0.5, 0.7], [0.85, 0.95], [0.05, 0.2], [0.95, 0.99]]
-    assert list(axis.lines[0].get_xdata()) == [0.6, 0.9]
+    assert list(right.lines[0].get_xdata()) == [0.6, 0.9]
 
 
-@pytest.mark.parametrize(("warmup", "patches"), [(2.5, 1), (1.0, 0)])
-def test_held_out_curves_mark_the_warmup_where_there_is_one(warmup, patches):
-    lines = {"standard": np.array([0.5, 0.9, 0.95]), "pgd_at": np.array([0.2, 0.6, 0.8])}
-    panels = {"clean": lines, "attacked": {name: line / 2 for name, line in lines.items()}}
-    figure = figures.held_out_curves([1, 2, 3], panels, warmup=warmup, images=200)
-    assert figure.get_suptitle() == "200 held-out training images"
-    assert [axis.get_title() for axis in figure.axes] == ["clean", "attacked"]
-    assert [len(axis.patches) for axis in figure.axes] == [0, patches]
-    assert ("epsilon rises" in texts(figure.axes[1])) == bool(patches)
-    assert list(figure.axes[1].lines[1].get_ydata()) == [0.1, 0.3, 0.4]
-    if patches:
-        assert figure.axes[1].patches[0].get_bbox().x1 == 2.5
+def test_each_bar_of_shares_is_whole_and_the_first_stands_on_top():
+    shares = {"images": [0.1, 0.3, 0.6], "weight": [0.25, 0.35, 0.4], "weighted KL": [0.02, 0.5, 0.48]}
+    (axis,) = figures.mart_shares(shares, ["wrong", "attacked", "right"], 256).axes
+    drawn(axis)
+    assert rows(axis) == ["weighted KL", "weight", "images"]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.02, 0.5, 0.48, 0.25, 0.35, 0.4, 0.1, 0.3, 0.6])
+    assert [bar.get_x() for bar in axis.patches[6:]] == pytest.approx([0, 0.1, 0.4])
+    assert texts(axis) == ["50%", "48%", "25%", "35%", "40%", "10%", "30%", "60%", "wrong", "attacked", "right"]
+    assert hexes([text.get_color() for text in axis.texts[-3:]]) == hexes(
+        [bar.get_facecolor() for bar in axis.patches[6:]]
+    )
+    assert "256 training images" in axis.get_xlabel()
 
 
-def test_margins_left_of_zero_are_the_share_that_is_misread():
-    margins = {
-        "standard": (np.array([0.9, 0.8, 0.7, 0.95]), np.array([-0.92, -0.5, -0.95, 0.1])),
-        "trades": (np.array([0.5, 0.8, 0.7, 0.95]), np.array([0.9, 0.5, 0.0, 0.1])),
-    }
-    figure = figures.margin_histograms(margins, {"standard": (0.3, 0.95), "trades": (0.05, 0.7)})
-    assert [axis.get_title() for axis in figure.axes] == ["standard", "TRADES"]
-    assert texts(figure.axes[0]) == ["misread\nunder attack:\n75%\n[30%, 95%]", "clean"]
-    assert texts(figure.axes[1]) == ["misread\nunder attack:\n25%\n[5%, 70%]"]
-    *bars, outline = figure.axes[0].patches
-    assert sum(bar.get_height() for bar in bars) == pytest.approx(1)
-    assert outline.get_xy()[:, 1].max() == pytest.approx(0.5)  # two attacked margins in the first bin
-    assert to_hex(outline.get_edgecolor()) == plotting.method_color("standard")
-    figure.canvas.draw()
+def test_the_labels_of_a_collapse_do_not_touch():
+    accuracy = {"clean": np.array([0.2, 0.95]), "fgsm": np.array([0.1, 0.7]), "pgd": np.array([0.1, 0.69])}
+    (axis,) = figures.collapse([0, 20], accuracy).axes
+    drawn(axis)
+    assert texts(axis) == ["PGD", "FGSM", "clean"]  # from the lowest up
+    assert [text.xy[1] for text in axis.texts] == pytest.approx([0.69, 0.77, 0.95])
+    pgd, fgsm, clean = axis.lines
+    assert pgd.get_xydata().tolist() == [[0, 0.1], [20, 0.69]]
+    assert fgsm.get_ydata().tolist() == [0.1, 0.7]
+    assert hexes([pgd.get_color()]) == [figures.BROKEN]
+    assert clean.get_linestyle() == ":"
 
 
-def test_every_image_is_one_point_of_its_part():
-    weight = np.array([0.9, 0.5, 0.0, 0.01])
-    divergence = np.array([2.0, 1.0, 0.1, 0.2])
-    parts = {
-        "misread clean": np.array([True, False, False, False]),
-        "under attack": np.array([False, True, False, False]),
-        "right": np.array([False, False, True, True]),
-    }
-    shares = {"with": np.array([0.7, 0.95, 0.99, 1.0]), "without": np.array([0.5, 0.8, 0.9, 1.0])}
-    figure = figures.mart_weights(weight, divergence, parts, shares)
-    left, right = figure.axes
-    assert texts(left) == ["misread clean: 1", "under attack: 1", "right: 2"]
-    drawn = [scatter.get_offsets().tolist() for scatter in left.collections]
-    assert drawn == [[[0.9, 2.0]], [[0.5, 1.0]], [[1e-4, 0.1], [0.01, 0.2]]]  # a weight of 0 has no logarithm
-    assert left.texts[0].get_color() == figures.BROKEN
-    assert left.get_title() == "4 training images"
-    for line, share in zip(right.lines, shares.values(), strict=True):
-        assert line.get_xydata() == pytest.approx(np.stack([[0.25, 0.5, 0.75, 1], share], 1))
-    assert [text.get_position()[1] for text in right.texts] == pytest.approx([0.95 + 0.09, 0.8 - 0.14])
-    figure.canvas.draw()
+def test_a_loss_surface_has_the_image_and_what_two_attacks_found_at_its_corners():
+    loss = np.outer(np.ones(5), np.linspace(0, 4, 5)) + np.linspace(0.5, 1, 5)[:, None]
+    figure = figures.loss_surfaces({"one": loss, "two": 2 * loss})
+    drawn(figure)
+    one, two = figure.axes[:2]
+    assert [axis.get_title() for axis in (one, two)] == ["one", "two"]
+    assert [line.get_xydata().tolist() for line in one.lines] == [[[0, 0]], [[1, 0]], [[0, 1]]]
+    assert [(text.get_text(), text.xy) for text in one.texts] == [("image", (0, 0)), ("FGSM", (1, 0)), ("PGD", (0, 1))]
+    scales = [item.levels for axis in (one, two) for item in axis.collections if hasattr(item, "levels")]
+    assert scales[0] == pytest.approx(scales[1])
+    assert [scales[0][0], scales[0][-1]] == pytest.approx([0.98 * 0.5, 1.02 * 10])
 
 
-def test_overfitting_is_solid_under_attack_and_dotted_clean():
+@pytest.mark.parametrize(("warmup", "patches"), [(1.5, 1), (1.0, 0)])
+def test_generalisation_is_solid_under_attack_and_dotted_clean(warmup, patches):
     attacked = {"training, PGD-7": np.array([0.3, 0.9]), "held-out, PGD-5": np.array([0.25, 0.5])}
-    (axis,) = figures.overfitting([1, 2], attacked, np.array([0.8, 0.85]), best_epoch=2, warmup=1.5, images=256).axes
-    training, held_out, clean, best = axis.lines
+    (axis,) = figures.generalisation([1, 2], attacked, np.array([0.8, 0.85]), warmup=warmup, images=256).axes
+    training, held_out, clean = axis.lines
     assert [line.get_linestyle() for line in (training, held_out, clean)] == ["-", "-", ":"]
     assert clean.get_ydata().tolist() == [0.8, 0.85]
     assert clean.get_color() == "0.45"
     assert {text.get_text(): text.get_color() for text in axis.texts}["held-out, clean"] == "0.45"
-    assert best.get_xdata()[0] == 2
-    assert axis.patches[0].get_bbox().x1 == 1.5
+    assert [patch.get_bbox().x1 for patch in axis.patches] == [warmup] * patches
+    assert any("epsilon" in text for text in texts(axis)) == bool(patches)
     assert axis.get_title() == "PGD-AT on 256 images: solid under attack, dotted clean"
-    axis.figure.canvas.draw()
+    drawn(axis)

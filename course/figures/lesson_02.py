@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from anchor_utils import plotting
 
 CLASSES = "#0072B2", "#B87A00"  # points and boxes of the two classes
-REGIONS = "#D3E6F2", "#FBE9C6"  # where the network reads them
+REGIONS = "#D3E6F2", "#FBE9C6"  # where the network sees them
 BROKEN = "#D5001C"
 
 Decision = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Axis of a grid in the plane (G,); lead of class 1 on the grid (G, G), rows upwards; which boxes are whole (N,)."""
+"""Axis of a grid in the plane (G,); logit margin of class 1 there (G, G), rows upwards; which boxes are whole (N,)."""
 
 
 def training_frames(
@@ -40,20 +40,47 @@ def training_frames(
         yield figure
 
 
-def filmstrip(
-    history: Mapping[str, Mapping[int, Decision]],
-    steps: Sequence[int],
+def epsilon_frames(
+    decisions: Mapping[float, Decision],
     points: np.ndarray,
     labels: np.ndarray,
-    radius: float,
-) -> Figure:
-    """Chosen moments of `training_frames` side by side, a row a method."""
-    figure, axes = plt.subplots(len(history), len(steps), figsize=(10.5, 5.8))
-    for row, (method, moments) in zip(axes, history.items(), strict=True):
-        for axis, step in zip(row, steps, strict=True):
-            draw_plane(axis, moments[step], points, labels, radius, f"step {step}: {_share_whole(moments[step])}")
-        row[0].set_ylabel(plotting.method_name(method), fontsize=11)
-    return figure
+    right: np.ndarray,
+    whole: np.ndarray,
+    touching: float,
+) -> Iterator[Figure]:
+    """One figure an epsilon: the plane of the network that was trained with it, and where it stands on two curves.
+
+    Args:
+        decisions: epsilon -> what its network decides; in growing order.
+        points: (N, 2), in the unit square.
+        labels: their classes (N,), 0 or 1.
+        right: share (E,) of the points that are right, in [0, 1].
+        whole: share (E,) of the boxes that are whole.
+        touching: the epsilon from which on boxes of different class overlap, marked by a line.
+    """
+    epsilons = [*decisions]
+    for k, (epsilon, decision) in enumerate(decisions.items()):
+        figure, (plane, axis) = plt.subplots(1, 2, figsize=(6.6, 3.1), width_ratios=[1, 1.1])
+        draw_plane(plane, decision, points, labels, epsilon, f"trained with $\\varepsilon$ = {epsilon:g}")
+        for name, share, color in (("points right", right, "0.35"), ("boxes whole", whole, CLASSES[0])):
+            axis.plot(epsilons, share, "o-", color=color, markersize=3)
+            axis.plot(epsilon, share[k], "o", color=color, markersize=9)
+            above = name == "points right"
+            axis.annotate(
+                name,
+                (epsilons[-1], share[-1]),
+                (0, 9 if above else -9),
+                textcoords="offset points",
+                color=color,
+                ha="right",
+                va="bottom" if above else "top",
+                fontsize=10,
+            )
+        axis.axvline(touching, color="0.7", linewidth=1)
+        axis.text(touching, 0.02, " boxes overlap", color="0.45", fontsize=9)
+        axis.set(xlabel="epsilon (side of the square: 1)", ylim=(0, 1.15), yticks=[0, 0.25, 0.5, 0.75, 1])
+        _percent(axis.yaxis)
+        yield figure
 
 
 def trades_path(
@@ -82,138 +109,151 @@ def trades_path(
     figure, axes = plt.subplots(1, 4, figsize=(11.5, 3.5), width_ratios=[1, 1, 1, 1.25])
     *planes, axis = axes
     for plane, (beta, decision) in zip(planes, decisions.items(), strict=True):
-        draw_plane(plane, decision, points, labels, radius, f"$\\beta$ = {beta:g}")
+        draw_plane(plane, decision, points, labels, radius, f"$\\beta_{{TRADES}}$ = {beta:g}")
     axis.plot(clean, robust, "o-", color=plotting.method_color("trades"))
     for beta, *spot in zip(betas, clean, robust, strict=True):
         # The path arrives at its last point from the right.
         offset, side = ((8, 0), "left") if beta < betas[-1] else ((-8, 0), "right")
-        axis.annotate(f"$\\beta$ = {beta:g}", spot, offset, textcoords="offset points", ha=side, va="center")
+        axis.annotate(f"$\\beta_{{TRADES}}$ = {beta:g}", spot, offset, textcoords="offset points", ha=side, va="center")
     _percent(axis.xaxis, axis.yaxis)
     for direction in (axis.xaxis, axis.yaxis):
         direction.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
     axis.margins(0.45, 0.12)
     axis.set(xlabel=f"clean accuracy, {tested} new points", ylabel="robust accuracy (grid)")
-    axis.set_title("path as $\\beta$ grows")
+    axis.set_title("path as $\\beta_{TRADES}$ grows")
     return figure
 
 
-def price_of_attack(estimates: Mapping[str, Mapping[str, tuple[float, float, float]]], images: int) -> Figure:
-    """Accuracies as points on a line, a row a method, with their intervals as bands.
+def price_of_robustness(
+    epsilons: Sequence[float],
+    falling: Mapping[str, np.ndarray],
+    trained: float,
+    estimates: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    images: int,
+    title: str,
+) -> Figure:
+    """Left: accuracy against the epsilon of the attack. Right: clean accuracy and that under an attack, other networks.
 
     Args:
-        estimates: method -> (accuracy, low, high) under the attack, a filled point, and then clean, an open one; the
-            names of the two stand at the first method.
-        images: how many there are.
+        epsilons: (E,), beginning with 0.
+        falling: method -> accuracy (E,) in [0, 1].
+        trained: the epsilon of training, marked by a dashed line.
+        estimates: method -> "pgd" and "clean" -> (accuracy, low, high); in the right panel a filled and an open point.
+        images: how many there are at the left.
+        title: of the right panel.
     """
-    figure, axis = plt.subplots(figsize=(8.5, 3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9), width_ratios=[1.15, 1])
+    plotting.curves(
+        left, epsilons, falling, xlabel="epsilon of the attack (pixel intensity)", ylabel="accuracy", ylim=(-0.03, 1.03)
+    )
+    left.axvline(trained, color="0.4", linewidth=1, ls="--")
+    left.set_title(f"PGD on {images} test images")
     methods = [*estimates]
     for height, method in enumerate(reversed(methods)):
         color = plotting.method_color(method)
-        axis.plot(
-            [value for value, *_ in estimates[method].values()], [height] * 2, color=color, linewidth=1, alpha=0.5
-        )
-        for (name, (value, low, high)), face in zip(estimates[method].items(), (color, "white"), strict=True):
-            axis.plot([low, high], [height] * 2, color=color, linewidth=4, alpha=0.3, solid_capstyle="butt")
-            axis.plot(value, height, "o", color=color, markerfacecolor=face, markersize=7)
+        ends = [estimates[method][attack][0] for attack in ("pgd", "clean")]
+        right.plot(ends, [height] * 2, color=color, linewidth=1, alpha=0.5)
+        for attack, face in (("pgd", color), ("clean", "white")):
+            value, low, high = estimates[method][attack]
+            right.plot([low, high], [height] * 2, color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
+            right.plot(value, height, "o", color=color, markerfacecolor=face, markersize=7)
             if method == methods[0]:
-                axis.annotate(name, (value, height), (0, 9), textcoords="offset points", ha="center", fontsize=10)
-    axis.set_yticks(range(len(methods)), [plotting.method_name(method) for method in reversed(methods)])
-    axis.set(xlim=(-0.04, 1.04), ylim=(-0.5, len(methods) - 0.3), xlabel=f"accuracy on {images} test images")
+                name = {"pgd": "attacked"}.get(attack, attack)
+                right.annotate(name, (value, height), (0, 9), textcoords="offset points", ha="center", fontsize=10)
+    right.set_yticks(range(len(methods)), [plotting.method_name(method) for method in reversed(methods)])
+    right.set(xlim=(-0.03, 0.03 + max(row["clean"][2] for row in estimates.values())), ylim=(-0.5, len(methods) - 0.3))
+    right.set(xlabel="accuracy")
+    right.set_title(title)
+    _percent(right.xaxis)
+    return figure
+
+
+def mart_shares(shares: Mapping[str, Sequence[float]], groups: Sequence[str], images: int) -> Figure:
+    """One bar a quantity, split into groups of images, each labelled with its share.
+
+    Args:
+        shares: what is shared out -> share of each group, adding up to 1.
+        groups: three names, of the parts from left to right.
+        images: how many there are.
+    """
+    figure, axis = plt.subplots(figsize=(9, 2.7))
+    colors = BROKEN, "#E69F00", "#0072B2"
+    for height, parts in enumerate(reversed([*shares.values()])):
+        left = 0.0
+        for part, color in zip(parts, colors, strict=True):
+            axis.barh(height, part, left=left, color=color, height=0.62)
+            if part > 0.045:
+                axis.text(left + part / 2, height, f"{part:.0%}", ha="center", va="center", color="white")
+            left += part
+    for group, color, x in zip(groups, colors, (0.0, 0.27, 0.66), strict=True):
+        axis.text(x, len(shares) - 0.45, group, color=color, fontsize=10)
+    axis.set_yticks(range(len(shares)), [*reversed([*shares])])
+    axis.set(xlim=(0, 1), ylim=(-0.5, len(shares) - 0.1), xlabel=f"share, {images} training images")
+    axis.grid(False)
     _percent(axis.xaxis)
     return figure
 
 
-def held_out_curves(
-    epochs: Sequence[int],
-    panels: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    warmup: float,
-    images: int,
-) -> Figure:
-    """Held-out accuracy over the epochs, a line a method: clean and, at the right, under attack.
+def collapse(steps: Sequence[int], lines: Mapping[str, np.ndarray]) -> Figure:
+    """Accuracy over the steps of a training: clean in grey, under FGSM, and under PGD in red.
 
     Args:
-        epochs: (E,).
-        panels: title -> method -> accuracy (E,) in [0, 1].
-        warmup: the epoch up to which epsilon of the training attack rises.
-        images: how many there are.
+        steps: (T,).
+        lines: accuracies (T,) in [0, 1] by the names "clean", "fgsm" and "pgd".
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.8), sharey=True)
-    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
-        ylabel = "accuracy" if axis is axes[0] else ""
-        plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel=ylabel, ylim=(-0.03, 1.03))
-        axis.set_title(title)
-    _mark_warmup(axes[-1], warmup, "epsilon rises", (1.03, 0.95))
-    figure.suptitle(f"{images} held-out training images", fontsize=11)
+    figure, axis = plt.subplots(figsize=(7.5, 3.4))
+    looks = {"clean": ("0.55", ":", "clean"), "fgsm": ("#0072B2", "-", "FGSM"), "pgd": (BROKEN, "-", "PGD")}
+    position = -1.0
+    for attack, line in sorted(lines.items(), key=lambda item: float(item[1][-1])):
+        color, style, name = looks[attack]
+        axis.plot(steps, line, ls=style, color=color, marker="o", markersize=4)
+        position = max(float(line[-1]), position + 0.08)  # labels pushed apart
+        spot = (1.02, position)
+        axis.annotate(name, spot, xycoords=axis.get_yaxis_transform(), color=color, va="center", annotation_clip=False)
+    axis.set(xlabel="training steps", ylabel="accuracy, test images", ylim=(-0.03, 1.03))
+    axis.set_title("trained with FGSM, attacked on the way")
+    _percent(axis.yaxis)
     return figure
 
 
-def margin_histograms(
-    margins: Mapping[str, tuple[np.ndarray, np.ndarray]], intervals: Mapping[str, tuple[float, float]]
-) -> Figure:
-    """Margins of the true class, a panel a method: clean images filled in grey, the attacked ones as an outline.
+def loss_surfaces(surfaces: Mapping[str, np.ndarray]) -> Figure:
+    """A map a network, on one logarithmic scale: the loss in the plane of the image, FGSM's point and PGD's point.
 
     Args:
-        margins: method -> margins (N,) in [-1, 1], clean and under attack.
-        intervals: method -> interval of the share that is misread under attack.
+        surfaces: name -> loss (G, G) in nats; the first row leads from the image to FGSM's point, the first column
+            from the image to PGD's.
     """
-    figure, axes = plt.subplots(1, len(margins), figsize=(11.5, 3), sharey=True)
-    bins = np.linspace(-1, 1, 21)
-    for axis, (method, (clean, attacked)) in zip(axes, margins.items(), strict=True):
-        color, images = plotting.method_color(method), len(clean)
-        weights = np.full(images, 1 / images)
-        axis.hist(clean, bins, weights=weights, color="0.82")
-        axis.hist(attacked, bins, weights=weights, color=color, histtype="step", lw=1.8)
-        axis.axvline(0, color="0.4", linewidth=0.8, ls="--")
-        axis.set_title(plotting.method_name(method), color=color)
-        low, high = intervals[method]
-        note = f"misread\nunder attack:\n{(attacked <= 0).mean():.0%}\n[{low:.0%}, {high:.0%}]"
-        axis.text(-0.84, 0.93, note, fontsize=9, va="top")
-        axis.set(xlabel="margin", xticks=[-1, 0, 1], ylim=(0, 1.02))
-        _percent(axis.yaxis)
-    axes[0].set_ylabel(f"share of {images} test images")
-    axes[0].text(0.62, 0.5, "clean", color="0.5", fontsize=10, ha="right")
+    figure, axes = plt.subplots(1, len(surfaces), figsize=(11, 3.5), sharey=True)
+    lowest, highest = (pick([pick(loss) for loss in surfaces.values()]) for pick in (np.min, np.max))
+    # A little wider than the losses: rounding must not leave holes, and equal losses are a scale too.
+    levels = np.geomspace(0.98 * max(lowest, 1e-4), 1.02 * max(highest, 2e-4), 16)
+    for axis, (name, loss) in zip(axes, surfaces.items(), strict=True):
+        share = np.linspace(0, 1, len(loss))
+        filled = axis.contourf(share, share, loss.clip(1e-4), levels=levels, norm=mpl.colors.LogNorm())
+        for point, (x, y), (dx, dy) in (("image", (0, 0), (1, 1)), ("FGSM", (1, 0), (-1, 1)), ("PGD", (0, 1), (1, -1))):
+            axis.plot(x, y, "o", color="white", markeredgecolor="black", markersize=8, clip_on=False, zorder=5)
+            axis.annotate(
+                point,
+                (x, y),
+                (9 * dx, 9 * dy),
+                textcoords="offset points",
+                ha="left" if dx > 0 else "right",
+                va="bottom" if dy > 0 else "top",
+                fontsize=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+            )
+        axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axis.set_title(name)
+        axis.grid(False)
+    figure.colorbar(filled, ax=axes, label="loss (nats)", format="%.2g", ticks=levels[::3])
+    axes[0].set_ylabel("share of PGD's change")
+    figure.supxlabel("share of FGSM's change", fontsize=11)
     return figure
 
 
-def mart_weights(
-    weight: np.ndarray,
-    divergence: np.ndarray,
-    parts: Mapping[str, np.ndarray],
-    shares: Mapping[str, np.ndarray],
-) -> Figure:
-    """Left: KL against MART's weight, a point an image. Right: how much of the KL term the largest weights carry.
-
-    Args:
-        weight: 1 minus the clean probability of the true class (N,); drawn from 0.0001 on.
-        divergence: KL of each image (N,), in nats.
-        parts: three named sets of images, (N,) booleans each: misread clean, only under attack, not at all.
-        shares: the share (N,) of the term in the images with the 1, 2, ... N largest weights, with and without them.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=[1.1, 1])
-    for row, ((name, chosen), color) in enumerate(zip(parts.items(), (BROKEN, "#E69F00", "#0072B2"), strict=True)):
-        left.scatter(weight[chosen].clip(1e-4), divergence[chosen], s=16, alpha=0.7, color=color, linewidth=0)
-        text = f"{name}: {int(chosen.sum())}"
-        left.text(0.03, 0.93 - 0.08 * row, text, color=color, fontsize=10, transform=left.transAxes)
-    left.set(xscale="log", xlabel="weight 1 - p(true class | clean image)", ylabel="KL (nats)")
-    left.set_title(f"{len(weight)} training images")
-    rank = np.arange(1, len(weight) + 1) / len(weight)
-    for (name, share), color, dy in zip(shares.items(), ("#009E73", "0.45"), (0.09, -0.14), strict=True):
-        right.plot(rank, share, color=color)
-        right.text(0.52, float(np.interp(0.5, rank, share)) + dy, name, color=color, fontsize=10)
-    right.set(xlabel="images, largest weight first", ylabel="share of the KL term", ylim=(0, 1.12), xlim=(0, 1))
-    _percent(right.xaxis, right.yaxis)
-    return figure
-
-
-def overfitting(
-    epochs: Sequence[int],
-    attacked: Mapping[str, np.ndarray],
-    clean: np.ndarray,
-    *,
-    best_epoch: int,
-    warmup: float,
-    images: int,
+def generalisation(
+    epochs: Sequence[int], attacked: Mapping[str, np.ndarray], clean: np.ndarray, *, warmup: float, images: int
 ) -> Figure:
     """Accuracy over many epochs on few images: solid lines under attack, a dotted one on clean held-out images.
 
@@ -221,20 +261,19 @@ def overfitting(
         epochs: (E,).
         attacked: name -> accuracy (E,) under attack, in [0, 1]: training and held-out images.
         clean: accuracy (E,) on held-out images.
-        best_epoch: of the checkpoint that is kept, marked by a vertical line.
         warmup: the epoch up to which epsilon of the training attack rises.
         images: how many there are to train on.
     """
-    figure, axis = plt.subplots(figsize=(8, 3.8))
+    figure, axis = plt.subplots(figsize=(8, 3.6))
     lines = {**attacked, "held-out, clean": clean}
     plotting.curves(axis, epochs, lines, xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03))
     axis.lines[-1].set(linestyle=":", marker="", color="0.45")
     for text in axis.texts:
         if text.get_text() == "held-out, clean":
             text.set_color("0.45")
-    axis.axvline(best_epoch, color="0.5", ls=":", linewidth=1)
-    axis.annotate("best checkpoint", (best_epoch, 0), (-4, 0), ha="right", textcoords="offset points", fontsize=9)
-    _mark_warmup(axis, warmup, "epsilon of the training attack rises", (1.2, 0.97))
+    if warmup > 1:
+        axis.axvspan(1, warmup, color="0.93", zorder=0)
+        axis.annotate("epsilon of the training attack rises", (1.2, 0.97), fontsize=9, color="0.4", va="center")
     axis.set_title(f"PGD-AT on {images} images: solid under attack, dotted clean")
     return figure
 
@@ -264,13 +303,6 @@ def draw_plane(
 def _share_whole(decision: Decision) -> str:
     # In float32 as in the texts of the lesson, for the same rounding: as a double, 2.5% would become 2%, not 3%.
     return f"{decision[2].mean(dtype=np.float32):.0%} whole"
-
-
-def _mark_warmup(axis: Axes, end: float, text: str, at: tuple[float, float]) -> None:
-    """The epochs in which epsilon still rises, in grey, if there are any."""
-    if end > 1:
-        axis.axvspan(1, end, color="0.93", zorder=0)
-        axis.annotate(text, at, fontsize=9, color="0.4", va="center")
 
 
 def _percent(*directions: mpl.axis.Axis) -> None:
