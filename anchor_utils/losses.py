@@ -51,7 +51,9 @@ def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
     labels = _check(embeddings, labels, beta=beta)
     with torch.autocast(embeddings.device.type, enabled=False):
         z = _unit(embeddings)
-        return _weights(z @ z.T, labels, beta, count_positives(labels) > 0)[0]
+        weights = _scores(z @ z.T, labels, beta).softmax(1)
+    # A row without a positive comes out of the softmax uniform; the product makes it 0.
+    return weights * (count_positives(labels) > 0)[:, None]
 
 
 def count_positives(labels: Tensor) -> Tensor:
@@ -206,25 +208,26 @@ class _Contrast(torch.autograd.Function):
     def forward(
         ctx: Any, z: Tensor, labels: Tensor, temperature: float, beta: float, detach_weights: bool
     ) -> tuple[Tensor, Tensor]:
-        counted = count_positives(labels) > 0
+        counted = (count_positives(labels) > 0).to(z.dtype)
         loss, entropy, gradient = torch.empty_like(z[:, 0]), torch.empty_like(z[:, 0]), torch.zeros_like(z)
         rows = max(1, BLOCK // max(1, len(z)))
         for start in range(0, len(z), rows):
             block = slice(start, start + rows)
             cosine = z[block] @ z.T
-            weights, surprise = _weights(cosine, labels, beta, counted[block], start)
+            weights, surprise = _softmax_(_scores(cosine, labels, beta, start))  # eq. 1
+            weights.mul_(counted[block, None])
             entropy[block] = surprise.mul_(weights).sum(1)
             logits = cosine.div_(temperature)
             logits.diagonal(start).fill_(_lowest(z))
-            softmax, surprise = _softmax(logits)
-            loss[block] = (weights * surprise).sum(1)  # eq. 2
+            softmax, surprise = _softmax_(logits)
+            loss[block] = surprise.mul_(weights).sum(1)  # eq. 2
             if ctx.needs_input_grad[0]:
-                slope = softmax.mul_(counted[block, None].to(z.dtype)).sub_(weights).div_(temperature)
+                slope = softmax.mul_(counted[block, None]).sub_(weights).div_(temperature)
                 if not detach_weights:
-                    slope -= beta * weights * (surprise - loss[block, None])
+                    slope -= beta * surprise.addcmul_(weights, loss[block, None], value=-1)
                 gradient[block].addmm_(slope, z)
                 gradient.addmm_(slope.T, z[block])
-        anchors = counted.sum().clamp(min=1)
+        anchors = counted.sum().clamp_(min=1)
         ctx.save_for_backward(gradient / anchors)
         ctx.mark_non_differentiable(entropy)
         return loss.sum() / anchors, entropy
@@ -244,19 +247,17 @@ def _contrast(
         return _Contrast.apply(_unit(embeddings), labels, temperature, beta, detach_weights)
 
 
-def _weights(cosine: Tensor, labels: Tensor, beta: float, counted: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of eq. 1 from `start` on, of which those `counted` have a positive, and - log w_ip."""
+def _scores(cosine: Tensor, labels: Tensor, beta: float, start: int = 0) -> Tensor:
+    """Rows of cosines from `start` on -> - beta c_ip, "minus infinity" outside P(i): eq. 1 is their softmax."""
     others = labels[start : start + len(cosine), None] != labels
     others.diagonal(start).fill_(True)
-    weights, surprise = _softmax((-beta * cosine).masked_fill_(others, _lowest(cosine)))  # eq. 1
-    # A row without a positive comes out of the softmax uniform; the product makes it 0.
-    return weights * counted[:, None].to(cosine.dtype), surprise
+    return (-beta * cosine).masked_fill_(others, _lowest(cosine))
 
 
-def _softmax(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax p of each row and - log p, by way of the row's largest entry: a logarithm of all costs more than p."""
+def _softmax_(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax p of each row, and - log p in the place of x, from the largest of a row: logarithms of all cost more."""
     p, largest = x.softmax(1), x.amax(1, keepdim=True)
-    return p, (largest - x).sub_(p.amax(1, keepdim=True).log())
+    return p, torch.sub(largest, x, out=x).sub_(p.amax(1, keepdim=True).log_())
 
 
 def _lowest(x: Tensor) -> float:

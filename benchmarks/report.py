@@ -34,7 +34,7 @@ METHOD = """## What is compared
   pass, optimizer. Its bare passes are the same passes through the network, and the optimizer, alone. From peers: PGD
   of torchattacks on the network as it is, SupCon of pytorch-metric-learning, PyTorch for the rest.
 * **AutoAttack**: the standard version on a network of the study, through the package and called directly, one
-  run each. A verdict is whether an image withstands all four attacks.
+  run each on one thread, in seconds of the processor. A verdict is whether an image withstands all four attacks.
 * **An epoch on a GPU**: `fit` with its step as one CUDA graph, against a plain loop of the same network with
   torchattacks, in TF32 with cuDNN's fastest convolutions and its images already on the GPU.
 """

@@ -14,7 +14,7 @@ TINY = bench.Size(
     rounds=2,
     width=2,
     batch=4,
-    embeddings=64,
+    embeddings=512,
     many_embeddings=96,
     autoattack_images=2,
     gpu_width=2,
@@ -105,7 +105,7 @@ def test_pgd_is_measured_and_every_attack_ends_in_the_ball(attackers):
 def test_the_contrastive_loss_is_measured():
     *speeds, ratio, gigabytes = bench.measure_contrastive(TINY)
     measured(speeds)
-    assert ratio.measured >= 0  # nothing, at this size
+    assert 0 < ratio.measured < 1
     assert 0.1 < gigabytes.measured < 4
 
 
