@@ -29,3 +29,19 @@ print(*(run.path.name for run in runs.values()))
     assert first.startswith("mnist5k-pgd_at-")
     assert second.startswith("mnist5k-smooth_at-")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {first, second}
+
+
+def test_the_glossary_is_in_order_and_points_to_where_a_word_is_used():
+    found = re.findall(
+        r"^\*\*(.+?)\*\* \(\[(\d\d)\]\((.+?)\)\): \S.*\.$", (DOCS / "glossary.md").read_text(), re.MULTILINE
+    )
+    assert len(found) > 80
+    terms = [re.sub("[^a-z0-9 ]", "", term.lower()) for term, _, _ in found]
+    assert terms == sorted(set(terms))
+    for term, number, link in found:
+        assert (DOCS / link).is_file(), link
+        (source,) = (DOCS.parent / "notebooks" / "src").glob(f"{number}_*.py")
+        text = re.sub(r"[\s#*$\\]+", " ", source.read_text()).lower()
+        # The word itself, or one of several that stand side by side.
+        words = re.split(r", | and ", re.sub(r" ?\(.*?\)", "", term).lower())
+        assert any(word.strip()[:-1] in text for word in words), f"{term} is not in notebook {number}"
