@@ -432,10 +432,10 @@ page.figure(
     ),
     "Half the interval of a difference between two methods against the number of training seeds, for three numbers of test "
     "images, with the four measured differences between ANCHOR and the baselines.",
-    f"{n_seeds} seeds and {n_images:,} images see differences from {100 * new_images:.1f} points on; with {2 * n_seeds} seeds it is "
-    f"{100 * half_width(typical, 2 * n_seeds, n_images):.1f}, with {20 * n_images:,} images {100 * half_width(typical, n_seeds, 20 * n_images):.1f}. "
-    "A pair with the mean variances has to lie above the bold curve; each pair has its own, so dots near the curve may fall on "
-    f"either side. Spreads over {n_seeds} seeds may be off by a factor of {doubt[0]:.1f} to {doubt[1]:.1f}.",
+    f"{n_seeds} seeds and {n_images:,} images see differences from {100 * new_images:.1f} points on; {2 * n_seeds} seeds from "
+    f"{100 * half_width(typical, 2 * n_seeds, n_images):.1f}, {20 * n_images:,} images from {100 * half_width(typical, n_seeds, 20 * n_images):.1f}. "
+    "Curves have the mean variances of four pairs; each pair has its own, so dots near the bold curve may fall on either side. "
+    f"Spreads of so few seeds may be off by a factor of {doubt[0]:.1f} to {doubt[1]:.1f}.",
     svg=True,
 )
 lesson.say(
@@ -800,7 +800,7 @@ page.figure(
     ),
     "Held-out accuracy under PGD of each ablation of ANCHOR minus that of the base setting: a dot a training seed, a diamond "
     "for the mean over seeds and a bar for its 95% t interval, sorted by the mean; a dashed line at zero is the base.",
-    f"{len(apart)} of {len(names)} intervals leave{'s' if len(apart) == 1 else ''} out zero{': ' + ', '.join(apart) if apart else ''}. A row is a variant, a dot a seed compared with the base's same "
+    f"{len(apart)} of {len(names)} intervals leave{'s' if len(apart) == 1 else ''} out zero{': ' + apart[0] if len(apart) == 1 else ''}. A row is a variant, a dot a seed compared with the base's same "
     f"seed, the bar eq. 4 over {gains.shape[1]} seeds. Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, "
     f"{base['classifier_view']} views. Sorted noise looks like a trend: imagine the order reversed.",
     svg=True,
