@@ -69,20 +69,20 @@ def test_studies_of_few_seeds_are_coloured_by_what_their_interval_leaves_out():
     for figure in (one, two):
         drawn(figure)
     (axis,) = one.axes
-    assert axis.get_title(loc="left") == "all studies of 1 seed"
+    assert axis.get_title(loc="left") == "all studies of 1 seed; no intervals"
     marks = [line for line in axis.lines if line.get_marker() == "o"]
     assert [mark.get_ydata()[0] for mark in marks] == [1, -2, 0.5]
     assert {mark.get_markerfacecolor() for mark in marks} == {"white"}
     assert marks[2].get_xdata()[0] == 1, "a single study stands at its baseline"
     assert [tick.get_text() for tick in axis.get_xticklabels()] == [
-        "against PGD-AT\nno interval",
-        "against MART\nno interval",
+        "against PGD-AT\n",
+        "against MART\n",
     ]
     (axis,) = two.axes
     assert [line.get_color() for line in axis.lines if line.get_marker() == "o"] == [BLUE, ORANGE, GREY]
     assert [tick.get_text().split("\n")[1] for tick in axis.get_xticklabels()] == [
-        "2 of 2 leave out zero",
-        "0 of 1 leave out zero",
+        "2 of 2",
+        "0 of 1",
     ]
     assert axis.get_ylim() == (-4, 4)
     assert axis.lines[-2].get_ydata() == pytest.approx([-8, 8]), "what is cut reaches beyond the picture"

@@ -113,13 +113,14 @@ def studies_of_few_seeds(studies: Mapping[int, Mapping[str, Sequence[Interval]]]
         axis.set_xticks(range(len(groups)), [_named_and_counted(b, found) for b, found in groups.items()])
         axis.set(xlim=(-0.55, len(groups) - 0.45), ylim=(-span, span), ylabel="ANCHOR minus baseline, points")
         axis.grid(False, axis="x")
-        axis.set_title(f"all studies of {seeds} seed{'s' if seeds > 1 else ''}", loc="left")
+        below = "no intervals" if seeds == 1 else "below: how many intervals leave out zero"
+        axis.set_title(f"all studies of {seeds} seed{'s' if seeds > 1 else ''}; {below}", loc="left")
         yield figure
 
 
 def _named_and_counted(baseline: str, found: Sequence[Interval]) -> str:
     clear = sum(low > 0 or high < 0 for _, low, high in found)
-    count = "no interval" if np.isnan(found[0][1]) else f"{clear} of {len(found)} leave out zero"
+    count = "" if np.isnan(found[0][1]) else f"{clear} of {len(found)}"
     return f"against {plotting.method_name(baseline)}\n{count}"
 
 
@@ -171,7 +172,7 @@ def claims_forest(claims: Sequence[tuple[str, str, Mapping[str, Sequence[float]]
     y, heights, names = 0.0, [], []
     for claim, verdict, found in claims:
         heading = axis.annotate(
-            f"{claim}: {verdict}", (-0.25, y), xycoords=axis.get_yaxis_transform(), fontsize=9.5, fontweight="bold",
+            f"{claim}: {verdict}", (0.005, y), xycoords=("figure fraction", "data"), fontsize=9.5, fontweight="bold",
             va="center", color=_verdict_color(verdict), annotation_clip=False,
         )  # fmt: skip
         heading.set_in_layout(False)

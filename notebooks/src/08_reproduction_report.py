@@ -45,10 +45,11 @@ config, _, device = lesson.start("08", preset, overrides, seed, runs_dir, data_r
 
 # %% [markdown]
 # This notebook trains nothing. It reads what trainings and their evaluations wrote: the study on two CPU cores, a PGD-AT
-# that trained longer, and the study on a GPU.
+# that trained longer, and the study on a GPU. On the CPU, `make sweep SWEEP=NAME` runs each part (`cifar10_cpu`,
+# `cifar10_equal_time`, `cifar10_tuning`, `cifar10_ablations`), and `make publish` writes the file.
 
 # %%
-STUDY = PRETRAINED_DIR / "study.json"  # comes with the course; written by `make sweep` and `make publish`
+STUDY = PRETRAINED_DIR / "study.json"  # comes with the course
 study, cells = tables.read_cells(STUDY, "cifar10_cpu")
 study = tables.with_screen(study[study["checkpoint"] == "best"])
 longer, longer_cells = tables.read_cells(STUDY, "cifar10_equal_time")
@@ -63,6 +64,13 @@ ATTACKS = {"clean": "clean", "pgd": tables.attack_name(study, "pgd"), "screen": 
 ROBUST = [method for method in dict.fromkeys(study["method"]) if method != "standard"]
 BASELINES = [method for method in ROBUST if method != "anchor"]
 n_seeds = study["training_seed"].nunique()
+
+
+def lead(table, baseline, attack):
+    """ANCHOR minus a baseline with its 95% interval over training seeds (eq. 4 below); None if not measured."""
+    found = results.compare(table, "anchor", baseline, attack)
+    return found and tuple(found[name] for name in ("difference", "low", "high"))
+
 
 # %% tags=["fold"]
 # @title Figure: clean accuracy against accuracy under PGD, with the intervals of both
@@ -127,12 +135,6 @@ else:
 # @title Question, answer, evidence
 
 
-def lead(table, baseline, attack):
-    """ANCHOR minus a baseline with its 95% interval over training seeds (eq. 4 below); None if not measured."""
-    found = results.compare(table, "anchor", baseline, attack)
-    return found and tuple(found[name] for name in ("difference", "low", "high"))
-
-
 def in_points(d, low, high):
     return f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
@@ -181,8 +183,9 @@ lesson.say("\n".join(lines))
 # An evaluation leaves one bit for each test image: is it still classified correctly after the attack? Everything in this
 # report is computed from such bits, and the study's file holds them.
 #
-# Three attacks appear. *Clean* is none. *PGD* is projected gradient descent, here any iterate counts (notebook 01). The
-# *screen* is the first two of AutoAttack's four attacks (notebook 06): cheaper than AutoAttack, and not to be called so.
+# Three attacks appear. *Clean* is none. *PGD-20* is projected gradient descent with 20 steps, any iterate counts
+# (notebook 01). The *screen* is the first two of AutoAttack's four attacks (notebook 06): cheaper than AutoAttack, and not to be
+# called so.
 
 
 # %%
@@ -544,11 +547,10 @@ def _():
 
 
 # %% [markdown] tags=["solution"]
-# `not low > 0` is also true of NaN, `low <= 0` is not. For *clean accuracy does not suffer* the claim named PGD-AT alone, the
-# baseline with nearly the lowest clean accuracy, and so it was "supported". The next figure holds it against all baselines.
-# SupCon-AT is rightly missing where the claim is about methods *without* a contrastive term.
+# `not low > 0` is also true of NaN, `low <= 0` is not. *Clean accuracy does not suffer* named a single baseline; the next
+# figure holds it against all. SupCon-AT is rightly missing where the claim is about methods *without* a contrastive term.
 #
-# Some missing baselines are not in the study at all: PGD-AT with as much time (below), and ANCHOR with its weights
+# A missing baseline need not be another method. It can be PGD-AT with as much time (below), or ANCHOR with its weights
 # *permuted* among the positives, without which no lead over SupCon-AT is one of *hard* positives.
 
 # %% [markdown]
@@ -717,7 +719,7 @@ compute = seen * (paper.width / setting["width"]) ** 2 * (paper.attack_steps + 2
 best = [cell["held_out"]["joint"]["epoch"] for cell in cells if cell["method"] != "standard"]
 at_the_end = sum(epoch == setting["epochs"] for epoch in best)
 lesson.say(
-    "| | paper | this study | likely effect |\n|:--|:--|:--|:--|\n"
+    "| | paper, or our guess | this study | likely effect |\n|:--|:--|:--|:--|\n"
     "| equations, hyper-parameters | not known to us | a reconstruction | a failure may be ours, and a success too |\n"
     f"| data | **CIFAR-10**, {full:,} images | {trained:,}, through JPEG once | lower accuracies; less to overfit to |\n"
     f"| network | **ResNet-18**, width {paper.width} | width {setting['width']} | lower accuracies |\n"
@@ -885,8 +887,9 @@ if {"clean", "pgd"} <= set(here["attack"]):
         ),
         "Clean accuracy of the networks of this machine against their accuracy under PGD, with 95% intervals.",
         f"Highest under PGD: {plotting.method_name(top)}, {on_machine[top][2][0]:.1%}. Bars: 95% intervals; hollow: one network, "
-        "over images. It is one draw from the lottery of section 2: another seed can reorder the marks. "
-        "`overrides = {'seeds': 3}` in notebook 06 gives intervals over seeds. The paper's claims are about CIFAR-10.",
+        "over images. Other seeds can reorder the marks (section 2); "
+        "`overrides = {'seeds': 3}` in notebook 06 gives intervals over seeds. The paper's claims are about CIFAR-10 and a "
+        "full ResNet-18.",
         svg=True,
     )
 
@@ -946,7 +949,7 @@ page.figure(
 #
 # - **Calling a reconstruction a replication.** Without the paper's equations and settings, a failure here may be ours, and a
 #   success too.
-# - **One seed.** A test over images says that two *networks* differ. With enough images it finds that nearly always.
+# - **One seed.** A test over images says that two *networks* differ, and the more images, the surer. It knows no methods.
 # - **"Not significant" read as "equal".** A study too small to see anything finds no difference between any two things.
 # - **Choosing after looking.** Settings, checkpoints or hypotheses chosen on the test images make the rows optimistic.
 # - **Many comparisons.** Five claims, four baselines, three attacks: at 5% a false alarm is to be expected somewhere. Asking that
