@@ -1,130 +1,141 @@
 """The figures of lesson 08, drawn on small arrays and read back."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from drawings import drawn, rows, texts
 
 from anchor_utils import plotting
 from course.figures import lesson_08 as figures
-from course.figures.lesson_08 import BLACK, BLUE, GREEN, GREY, ORANGE
+from course.figures.lesson_08 import BLUE, GREEN, GREY, ORANGE
 
 pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
-def dots(axis, *markers):
-    """(x, color) of all single points."""
-    return [
-        (pytest.approx(float(line.get_xdata()[0])), line.get_color())
-        for line in axis.lines
-        if line.get_marker() in markers and len(line.get_xdata()) == 1
-    ]
-
-
-def test_forest_draws_groups_from_the_top_and_leaves_missing_intervals_out():
-    axis = plt.subplots()[1]
-    groups = {
-        "a": [(0.1, 0.0, 0.2, "0", "#000000"), (0.2, 0.1, 0.3, "", "#E69F00")],
-        "b": [(0.3, np.nan, np.nan, "1", "#E69F00")],
+def test_clean_against_robust_has_hollow_marks_for_single_networks():
+    several = np.array([[0.35, 0.23], [0.37, 0.25]])
+    panels = {
+        "one": {"pgd_at": (np.array([[0.77, 0.49]]), (0.77, 0.76, 0.78), (0.49, 0.48, 0.5))},
+        "two": {
+            "pgd_at": (several, (0.36, 0.3, 0.42), (0.24, 0.2, 0.28)),
+            "anchor": (several + 0.001, (0.361, 0.35, 0.37), (0.241, 0.2, 0.28)),
+        },
     }
-    figures.forest(axis, groups, title="differences")
-    assert rows(axis) == ["a", "b"]
-    assert axis.get_yticks()[0] > axis.get_yticks()[1]
-    bars, dots = axis.lines[::2], axis.lines[1::2]
-    assert [dot.get_xdata()[0] for dot in dots] == [0.1, 0.2, 0.3]
-    assert [dot.get_marker() for dot in dots] == ["o", "D", "o"]
-    assert np.isnan(bars[2].get_xdata()).all()
-    assert [(text.get_text(), text.get_color()) for text in axis.texts] == [
-        ("0", "white"),
-        ("", "black"),
-        ("1", "black"),
-    ]
-    drawn(axis.figure)
-
-
-def test_seeds_of_methods_have_panels_of_one_span():
-    accuracy = {
-        "clean": {"pgd_at": {0: 0.5, 3: 0.56}, "anchor": {0: 0.52, 3: 0.53}},
-        "PGD": {"pgd_at": {0: 0.3, 3: 0.31}, "anchor": {0: 0.32, 3: 0.33}},
-    }
-    intervals = {
-        "clean": {"pgd_at": (0.53, 0.5, 0.56), "anchor": (0.525, 0.52, 0.53)},
-        "PGD": {"pgd_at": (0.305, 0.28, 0.33), "anchor": (0.325, 0.32, 0.33)},
-    }
-    figure = figures.seeds_of_methods(accuracy, intervals)
+    figure = figures.clean_against_robust(panels, robust="PGD-20")
     drawn(figure)
-    clean, pgd = figure.axes
-    assert (clean.get_title(), pgd.get_title()) == ("clean", "PGD")
-    assert np.ptp(clean.get_xlim()) == pytest.approx(1.06 * 6)
-    assert np.ptp(pgd.get_xlim()) == pytest.approx(1.06 * 6), "the widest panel decides"
-    assert np.mean(pgd.get_xlim()) == pytest.approx((28 + 33) / 2)
-    color = plotting.method_color("anchor")
-    assert dots(clean, "o", "D")[3:] == [(52, color), (53, color), (52.5, color)]
-    assert texts(clean) == ["0", "3", "", "0", "3", "", "PGD-AT mean"]
-    assert clean.lines[-1].get_xdata() == pytest.approx([53, 53])
-    assert rows(clean) == ["PGD-AT", "ANCHOR"]
+    one, two = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
+    assert one.get_ylabel() == "accuracy under PGD-20"
+    clean, attacked, mark = one.lines
+    np.testing.assert_allclose(clean.get_xydata(), [[76, 49], [78, 49]])
+    np.testing.assert_allclose(attacked.get_xydata(), [[77, 48], [77, 50]])
+    assert (mark.get_markerfacecolor(), mark.get_color()) == ("white", plotting.method_color("pgd_at"))
+    np.testing.assert_allclose(two.lines[2].get_xydata(), 100 * several)
+    assert two.lines[3].get_markerfacecolor() == plotting.method_color("pgd_at")
+    assert texts(two) == ["PGD-AT", "ANCHOR"], "from below"
+    low, high = two.get_ylim()
+    heights = [text.xy[1] for text in two.texts]
+    assert heights[1] - heights[0] == pytest.approx(0.075 * (high - low)), "names do not overlap"
+    assert np.mean(heights) == pytest.approx(24.05)
 
 
-def test_differences_are_coloured_by_side_and_p():
-    found = {
-        "PGD": {
-            "pgd_at": [
-                (0, 0.02, 0.01, 0.03, 0.001),
-                (1, -0.02, -0.03, -0.01, 0.049),
-                (2, 0.02, -0.01, 0.05, 0.05),
-                (None, 0.01, -0.04, 0.06, np.nan),
-            ],
-            "mart": [(7, 0.5, 0.4, 0.6, 0.0)],
-        }
-    }
-    figure = figures.differences_by_seed(found)
-    drawn(figure)
-    (axis,) = figure.axes
-    assert dots(axis, "o", "D") == [(2, BLUE), (-2, ORANGE), (2, GREY), (1, BLACK), (50, BLUE)]
-    assert texts(axis) == ["0", "1", "2", "", "7"]
-    np.testing.assert_allclose(axis.lines[6].get_xdata(), [-4, 6])
-    assert rows(axis) == ["against\nPGD-AT", "against\nMART"]
-    legend = {text.get_text(): text.get_color() for text in figure.legends[0].get_texts()}
-    assert legend["ANCHOR ahead, p < 0.05"] == BLUE
-    assert legend["ANCHOR behind, p < 0.05"] == ORANGE
-
-
-@pytest.mark.parametrize(("last", "apart"), [((0.9, 0.91), 0.06), ((0.7, 0.9), 0.2)])
+@pytest.mark.parametrize(("last", "apart"), [((0.5, 0.51), 0.07), ((0.3, 0.6), 0.3)])
 def test_false_alarms_name_their_curves_without_overlap(last, apart):
-    sizes = np.array([100, 1000, 100_000])
+    sizes = np.array([100, 1000, 5000])
     rates = {
         "one": np.array([0.1, 0.3, last[0]]),
         "pooled": np.array([0.1, 0.4, last[1]]),
         "t": np.array([0.05, 0.04, 0.06]),
     }
-    figure = figures.false_alarms(sizes, rates, at=5000)
+    figure = figures.false_alarms(sizes, rates)
     drawn(figure)
     (axis,) = figure.axes
     for line, rate in zip(axis.lines, rates.values(), strict=False):
         np.testing.assert_allclose(line.get_xydata(), np.stack([sizes, rate], axis=1))
+    assert axis.lines[3].get_ydata() == pytest.approx([0.05, 0.05])
     heights = {text.get_text(): text.xy[1] for text in axis.texts}
     assert heights["pooled"] - heights["one"] == pytest.approx(apart)
     assert heights["t"] == pytest.approx(0.06)
-    assert axis.lines[4].get_xdata() == pytest.approx([5000, 5000])
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["100", "1,000", "5,000"]
+    assert axis.get_ylim()[1] >= max(last)
 
 
-def test_within_reach_marks_the_side_of_each_difference():
+def test_studies_of_few_seeds_are_coloured_by_what_their_interval_leaves_out():
+    nan = np.nan
+    studies = {
+        1: {"pgd_at": [(1, nan, nan), (-2, nan, nan)], "mart": [(0.5, nan, nan)]},
+        2: {"pgd_at": [(1, 0.5, 1.5), (-1, -1.5, -0.5)], "mart": [(1, -99, 101)]},
+    }
+    one, two = figures.studies_of_few_seeds(studies, span=4)
+    for figure in (one, two):
+        drawn(figure)
+    (axis,) = one.axes
+    assert axis.get_title(loc="left") == "all studies of 1 seed; no intervals"
+    marks = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [mark.get_ydata()[0] for mark in marks] == [1, -2, 0.5]
+    assert {mark.get_markerfacecolor() for mark in marks} == {"white"}
+    assert marks[2].get_xdata()[0] == 1, "a single study stands at its baseline"
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == [
+        "against PGD-AT\n",
+        "against MART\n",
+    ]
+    (axis,) = two.axes
+    assert [line.get_color() for line in axis.lines if line.get_marker() == "o"] == [BLUE, ORANGE, GREY]
+    assert [tick.get_text().split("\n")[1] for tick in axis.get_xticklabels()] == [
+        "2 of 2",
+        "0 of 1",
+    ]
+    assert axis.get_ylim() == (-4, 4)
+    assert axis.lines[-2].get_ydata() == pytest.approx([-8, 8]), "what is cut reaches beyond the picture"
+    assert one.axes[0].get_ylim() == two.axes[0].get_ylim()
+
+
+def test_half_widths_mark_the_side_of_each_difference():
     seeds = np.arange(2, 31)
-    reach = {"PGD": (4 / np.sqrt(seeds), 6 / np.sqrt(seeds)), "screen": (2 / np.sqrt(seeds), 3 / np.sqrt(seeds))}
-    measured = {"PGD": {"pgd_at": -1.0, "mart": 0.9, "trades": 0.01}, "screen": {"pgd_at": 2.0}}
-    figure = figures.within_reach(seeds, reach, measured, at=5)
+    curves = {"1,000 images": 4 / np.sqrt(seeds), "5,000 images": 2 / np.sqrt(seeds)}
+    measured = {"pgd_at": -1.0, "mart": 0.9, "trades": 0.01}
+    figure = figures.half_widths(seeds, curves, measured, at=5, bold="5,000 images")
     drawn(figure)
-    pgd, screen = figure.axes
-    np.testing.assert_allclose(pgd.lines[0].get_ydata(), reach["PGD"][0])
-    np.testing.assert_allclose(screen.lines[1].get_ydata(), reach["screen"][1])
-    found = {line.get_color(): line for line in pgd.lines[2:]}
+    (axis,) = figure.axes
+    thin, bold = axis.lines[:2]
+    np.testing.assert_allclose(thin.get_ydata(), curves["1,000 images"])
+    assert bold.get_linewidth() > thin.get_linewidth()
+    found = {line.get_color(): line for line in axis.lines[2:]}
     behind, ahead, tiny = (found[plotting.method_color(m)] for m in ("pgd_at", "mart", "trades"))
     assert (behind.get_xdata()[0], behind.get_ydata()[0], behind.get_markerfacecolor()) == (5, 1.0, "white")
     assert (ahead.get_ydata()[0], ahead.get_markerfacecolor()) == (0.9, plotting.method_color("mart"))
     assert tiny.get_ydata()[0] == pytest.approx(0.055), "what is too small stands at the edge"
-    heights = {text.get_text(): text.xy[1] for text in pgd.texts}
-    assert heights["PGD-AT"] == pytest.approx(1.3 * heights["MART"]), "labels are pushed apart"
-    assert screen.get_title() == "screen"
+    heights = {text.get_text(): text.xy[1] for text in axis.texts}
+    assert heights["measured against PGD-AT"] == pytest.approx(1.25 * 0.9), "names are pushed apart"
+    assert heights["1,000 images"] == pytest.approx(4 / np.sqrt(30))
+
+
+def test_claims_forest_has_a_heading_a_claim_and_a_row_a_baseline():
+    claims = [
+        ("robust", "supported", {"pgd_at": (1.04, 0.5, 1.5)}),
+        ("robust", "mixed (behind TRADES)", {"trades": (-2, -3, -1), "mart": (0.2, -1, 1.4)}),
+        ("AutoAttack", "no verdict (one training seed)", {"mart": (3, np.nan, np.nan)}),
+    ]
+    figure = figures.claims_forest(claims, xlabel="points")
+    drawn(figure)
+    (axis,) = figure.axes
+    assert rows(axis) == ["against PGD-AT", "against TRADES", "against MART", "against MART"]
+    assert (np.diff(axis.get_yticks()) < 0).all()
+    marks = [line for line in axis.lines if line.get_marker() == "D"]
+    assert [(mark.get_xdata()[0], mark.get_color()) for mark in marks] == [
+        (1.04, BLUE),
+        (-2, ORANGE),
+        (0.2, "0.45"),
+        (3, "0.45"),
+    ]
+    assert [mark.get_markerfacecolor() for mark in marks] == [BLUE, ORANGE, "0.45", "white"]
+    colors = {text.get_text(): text.get_color() for text in axis.texts}
+    assert colors["robust: supported"] == BLUE
+    assert colors["robust: mixed (behind TRADES)"] == "0.3"
+    assert "AutoAttack: no verdict (one training seed)" in colors
+    assert "+1.0 [+0.5, +1.5]" in colors
+    assert "+3.0 one seed" in colors
+    low, high = axis.get_ylim()
+    assert low < min(axis.get_yticks()) < max(text.xy[1] for text in axis.texts) < high
 
 
 def test_ablations_are_rows_from_the_bottom_up():

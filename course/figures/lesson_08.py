@@ -1,8 +1,8 @@
-"""The figures of lesson 08: estimates with their intervals, and what a study of so many seeds can see."""
+"""The figures of lesson 08: accuracies and differences with their intervals, and what seeds and images are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -12,196 +12,194 @@ from matplotlib.figure import Figure
 
 from anchor_utils import plotting
 
-BLUE, ORANGE, GREY, BLACK, PINK, GREEN = "#0072B2", "#D55E00", "#999999", "#000000", "#CC79A7", "#009E73"
+BLUE, ORANGE, GREY, PINK, GREEN = "#0072B2", "#D55E00", "#999999", "#CC79A7", "#009E73"
 
-Estimate = tuple[float, float, float, str, str]  # value, low, high, mark, color
+Interval = tuple[float, float, float]  # value, low, high; NaN where there is no interval
 
 
-def forest(axis: Axes, groups: Mapping[str, Sequence[Estimate]], *, title: str = "") -> None:
-    """Estimates with their intervals, one below the other, in groups that are named at the left.
+def clean_against_robust(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, Interval, Interval]]], *, robust: str
+) -> Figure:
+    """One panel a study: clean accuracy against that under the attack `robust`, with the intervals of both.
 
-    An estimate is (value, low, high, mark, color). A `mark`, a character or two, stands inside its dot; without one
-    the estimate is drawn as a diamond with a thicker bar. An interval that is NaN is left out.
+    Args:
+        panels: for each title and method the accuracies (n, 2) in [0, 1] of its n networks, clean and under attack, and
+            the mean of each with its interval. With one network the mark is hollow and the interval one over images.
     """
-    y, middles = 0.0, []
-    for estimates in groups.values():
-        middles.append(y - (len(estimates) - 1) / 2)
-        for value, low, high, mark, color in estimates:
-            axis.plot([low, high], [y, y], color=color, linewidth=2 if mark else 4, alpha=0.75 if mark else 0.45)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 3.9), squeeze=False)
+    for axis, (title, methods) in zip(axes[0], panels.items(), strict=True):
+        for method, (networks, (x, left, right), (y, low, high)) in methods.items():
+            color, hollow = plotting.method_color(method), len(networks) == 1
+            axis.plot([100 * left, 100 * right], [100 * y, 100 * y], color=color, linewidth=2, alpha=0.5)
+            axis.plot([100 * x, 100 * x], [100 * low, 100 * high], color=color, linewidth=2, alpha=0.5)
+            if not hollow:
+                axis.plot(*100 * networks.T, ".", color=color, markersize=5, alpha=0.6)
             axis.plot(
-                value, y, "o" if mark else "D", color=color, markersize=10 if mark else 7, markeredgecolor="white"
-            )
-            light = np.dot(mpl.colors.to_rgb(color), (0.3, 0.59, 0.11)) > 0.55
-            axis.annotate(
-                mark, (value, y), ha="center", va="center_baseline", fontsize=7.5, fontweight="bold",
-                color="black" if light else "white",
+                100 * x, 100 * y, plotting.method_marker(method), color=color, markersize=8, markeredgewidth=1.8,
+                markerfacecolor="white" if hollow else color, zorder=4,
             )  # fmt: skip
-            y -= 1
-        y -= 0.8
-    axis.set_yticks(middles, list(groups))
-    axis.set_ylim(y + 1.2, 0.6)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(False, axis="y")
-    axis.set_title(title)
+        axis.margins(0.1)
+        _name_at_the_right(axis, {method: 100 * spot[2][0] for method, spot in methods.items()})
+        axis.set_title(title)
+        axis.set_xlabel("clean accuracy")
+        for along in (axis.xaxis, axis.yaxis):
+            along.set_major_locator(mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+            along.set_major_formatter("{x:.0f}%")
+    axes[0, 0].set_ylabel(f"accuracy under {robust}")
+    return figure
 
 
-def _seeds_and_mean(method: str, by_seed: Mapping[int, float], interval: tuple[float, float, float]) -> list[Estimate]:
-    """In percent: one estimate a training seed, without an interval, and the mean over seeds with its own."""
-    color = plotting.method_color(method)
-    mean, low, high = interval
-    seeds = [(100 * value, np.nan, np.nan, str(seed), color) for seed, value in by_seed.items()]
-    return [*seeds, (100 * mean, 100 * low, 100 * high, "", color)]
-
-
-def seeds_of_methods(
-    accuracy: Mapping[str, Mapping[str, Mapping[int, float]]],
-    intervals: Mapping[str, Mapping[str, tuple[float, float, float]]],
-) -> Figure:
-    """One panel an attack, all of the same span: the accuracy of every training seed, and the mean of each method.
-
-    Args:
-        accuracy: for each attack and method {training seed: accuracy in [0, 1]}. The dots bear the seeds.
-        intervals: for each attack and method the mean over seeds and the ends of its interval, in [0, 1]. The mean
-            of "pgd_at" is a dashed line.
-    """
-    groups = {
-        attack: {m: _seeds_and_mean(m, by_seed, intervals[attack][m]) for m, by_seed in methods.items()}
-        for attack, methods in accuracy.items()
-    }
-    numbers = {a: np.array([e[:3] for g in found.values() for e in g]) for a, found in groups.items()}
-    limits = {attack: (np.nanmin(found), np.nanmax(found)) for attack, found in numbers.items()}
-    span = 1.06 * max(high - low for low, high in limits.values())
-    rows = max(sum(len(estimates) + 0.8 for estimates in found.values()) for found in groups.values())
-    figure, axes = plt.subplots(1, len(groups), figsize=(11, 1.3 + 0.17 * rows), sharey=True)
-    for axis, (attack, found) in zip(axes, groups.items(), strict=True):
-        forest(axis, {plotting.method_name(method): estimates for method, estimates in found.items()})
-        baseline, color = 100 * intervals[attack]["pgd_at"][0], plotting.method_color("pgd_at")
-        axis.axvline(baseline, color=color, linestyle="--", linewidth=1, zorder=0)
+def _name_at_the_right(axis: Axes, heights: Mapping[str, float]) -> None:
+    """The methods' names beside the axis, at these heights or as near as they can be without overlap."""
+    low, high = axis.get_ylim()
+    gap = 0.075 * (high - low)
+    ordered = sorted(heights, key=lambda method: (heights[method], method))
+    places = np.array([heights[method] for method in ordered])
+    for _ in range(100):  # two that overlap give way to each other
+        for k in range(len(places) - 1):
+            if (short := gap - (places[k + 1] - places[k])) > 0:
+                places[k : k + 2] += (-short / 2, short / 2)
+    for method, place in zip(ordered, places, strict=True):
         axis.annotate(
-            "PGD-AT mean", (baseline, axis.get_ylim()[1]), (0, 3), textcoords="offset points", color=color,
-            fontsize=9, ha="center",
+            plotting.method_name(method), (1.02, place), xycoords=("axes fraction", "data"), va="center",
+            color=plotting.method_color(method), fontsize=10, annotation_clip=False,
         )  # fmt: skip
-        axis.set_xlim(np.mean(limits[attack]) - span / 2, np.mean(limits[attack]) + span / 2)
-        axis.xaxis.set_major_locator(mpl.ticker.MultipleLocator(3))
-        axis.xaxis.set_major_formatter("{x:.0f}%")
-        axis.set_xlabel("test accuracy")
-        axis.set_title(attack, pad=18)
-    return figure
 
 
-def differences_by_seed(
-    found: Mapping[str, Mapping[str, Sequence[tuple[int | None, float, float, float, float]]]],
-) -> Figure:
-    """One panel an attack: ANCHOR minus each baseline, coloured by who is ahead with p < 0.05.
+def false_alarms(images: np.ndarray, rates: Mapping[str, np.ndarray]) -> Figure:
+    """Shares of comparisons (S,) in [0, 1] that find a difference between networks of one method.
 
     Args:
-        found: for each attack and baseline tuples (training seed, difference, low, high, p), differences in
-            [-1, 1]. The seed None stands for the mean over seeds, a black diamond; its p is not looked at.
+        images: numbers of test images (S,).
+        rates: those of three procedures, under their names, which stand at the ends of the curves.
     """
-    meaning = {
-        BLUE: "ANCHOR ahead, p < 0.05",
-        ORANGE: "ANCHOR behind, p < 0.05",
-        GREY: "not told apart",
-        BLACK: "mean over seeds, t interval",
-    }
-
-    def estimate(seed: int | None, difference: float, low: float, high: float, p: float) -> Estimate:
-        color = BLACK if seed is None else GREY if p >= 0.05 else BLUE if difference > 0 else ORANGE
-        return 100 * difference, 100 * low, 100 * high, "" if seed is None else str(seed), color
-
-    rows = max(sum(len(estimates) + 0.8 for estimates in groups.values()) for groups in found.values())
-    figure, axes = plt.subplots(1, len(found), figsize=(11, 1.8 + 0.18 * rows), sharey=True, squeeze=False, sharex=True)
-    for axis, (attack, groups) in zip(axes[0], found.items(), strict=True):
-        named = {
-            f"against\n{plotting.method_name(baseline)}": [estimate(*one) for one in estimates]
-            for baseline, estimates in groups.items()
-        }
-        forest(axis, named, title=attack)
-        axis.axvline(0, color="0.3", linewidth=1, zorder=0)
-        axis.set_xlabel("ANCHOR minus baseline, points")
-    for color, name in meaning.items():
-        axes[0, 0].plot([], [], "D" if color == BLACK else "o", color=color, label=name)
-    legend = figure.legend(loc="outside upper center", ncols=4, handletextpad=0.2, fontsize=10)
-    for text, color in zip(legend.get_texts(), meaning, strict=True):
-        text.set_color("0.45" if color == GREY else color)  # grey words need more contrast than grey dots
-    return figure
-
-
-def false_alarms(images: np.ndarray, rates: Mapping[str, np.ndarray], *, at: int) -> Figure:
-    """Shares of studies (S,) in [0, 1] that declare a difference where there is none, against their `images` (S,).
-
-    `rates` are those of three procedures. A dotted line marks `at`, the number of images of this study.
-    """
-    figure, axis = plt.subplots(figsize=(8.2, 4))
+    figure, axis = plt.subplots(figsize=(8.2, 3.7))
     colors = (ORANGE, PINK, BLUE)
-    for rate, color in zip(rates.values(), colors, strict=True):
+    ends = [float(rate[-1]) for rate in rates.values()]
+    for (name, rate), color, end in zip(rates.items(), colors, ends, strict=True):
         axis.plot(images, rate, "o-", color=color)
-    ends = np.array([rate[-1] for rate in rates.values()])
-    # The names of the first two curves are pushed apart where these end at almost the same height.
-    shift = np.where(ends == ends[:2].max(), 0.025, -0.025) * (np.abs(ends[0] - ends[1]) < 0.05) * (np.arange(3) < 2)
-    for end, up, name, color in zip(ends, shift, rates, colors, strict=True):
-        axis.annotate(name, (images[-1] * 1.15, end + up), color=color, va="center", annotation_clip=False)
+        # Names whose curves end at almost one height are pushed apart.
+        near = [other for other in ends if other != end and abs(other - end) < 0.07]
+        shift = 0.03 * np.sign(end - near[0]) if near else 0
+        axis.annotate(name, (images[-1] * 1.1, end + shift), color=color, va="center", annotation_clip=False)
     axis.axhline(0.05, color="0.3", linestyle="--", linewidth=1)
-    axis.annotate("what p < 0.05 promises", (12_000, 0.07), color="0.3", fontsize=9, va="bottom")
-    axis.axvline(at, color="0.6", linestyle=":", linewidth=1)
-    axis.annotate("this study ", (at, 0.97), color="0.4", fontsize=9, ha="right", va="top")
-    axis.set(xscale="log", xlim=(80, 110_000), ylim=(0, 1), xlabel="test images", ylabel="false alarms")
-    axis.set_title("Two equally good methods: how often is a difference declared?", loc="left")
-    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.annotate("5%: what p < 0.05 promises", (images[0], 0.12), color="0.3", fontsize=9, va="bottom")
+    axis.set(xscale="log", ylim=(0, max(0.6, 1.1 * max(ends))), xlabel="test images")
+    axis.set_ylabel("comparisons that find\na difference")
+    axis.set_xticks(images, [f"{size:,}" for size in images])
+    axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
     return figure
 
 
-def within_reach(
-    seeds: np.ndarray,
-    reach: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    measured: Mapping[str, Mapping[str, float]],
-    *,
-    at: int,
+def studies_of_few_seeds(studies: Mapping[int, Mapping[str, Sequence[Interval]]], *, span: float) -> Iterator[Figure]:
+    """A frame a number of seeds: what each possible study of so many seeds finds, ANCHOR minus each baseline.
+
+    Args:
+        studies: for each number of seeds and each baseline the differences in points, with their intervals.
+        span: the vertical axis ends at this many points above and below 0; longer bars are cut.
+    """
+    for seeds, groups in studies.items():
+        figure, axis = plt.subplots(figsize=(7, 3.3))
+        axis.axhline(0, color="0.3", linewidth=1, zorder=0)
+        for place, found in enumerate(groups.values()):
+            offsets = np.linspace(-0.34, 0.34, len(found)) if len(found) > 1 else [0]
+            for x, (value, low, high) in zip(place + np.array(offsets), found, strict=True):
+                color = BLUE if low > 0 else ORANGE if high < 0 else GREY
+                bounds = np.clip([low, high], -2 * span, 2 * span)
+                axis.plot([x, x], bounds, color=color, linewidth=2.5, alpha=0.6, solid_capstyle="butt")
+                face = "white" if np.isnan(low) else color
+                axis.plot(x, value, "o", color=color, markersize=5, markerfacecolor=face, markeredgewidth=1.4)
+        axis.set_xticks(range(len(groups)), [_named_and_counted(b, found) for b, found in groups.items()])
+        axis.set(xlim=(-0.55, len(groups) - 0.45), ylim=(-span, span), ylabel="ANCHOR minus baseline, points")
+        axis.grid(False, axis="x")
+        below = "no intervals" if seeds == 1 else "below: how many intervals leave out zero"
+        axis.set_title(f"all studies of {seeds} seed{'s' if seeds > 1 else ''}; {below}", loc="left")
+        yield figure
+
+
+def _named_and_counted(baseline: str, found: Sequence[Interval]) -> str:
+    clear = sum(low > 0 or high < 0 for _, low, high in found)
+    count = "" if np.isnan(found[0][1]) else f"{clear} of {len(found)}"
+    return f"against {plotting.method_name(baseline)}\n{count}"
+
+
+def half_widths(
+    seeds: np.ndarray, curves: Mapping[str, np.ndarray], measured: Mapping[str, float], *, at: int, bold: str
 ) -> Figure:
-    """A panel an attack: how small a difference n seeds show, and the measured ones. Both axes are logarithmic.
+    """Half the width of an interval against the number of seeds, both logarithmic, a curve a number of images.
 
     Args:
         seeds: numbers of training seeds (S,).
-        reach: for each title two curves (S,), in points: the smallest mean difference whose interval leaves out
-            zero, and the true difference that is found in 80% of studies.
-        measured: for each title {baseline: ANCHOR's difference to it in points}; hollow dots are negative ones.
+        curves: for each name half-widths (S,) in points; the one named `bold` is drawn so.
+        measured: {baseline: ANCHOR's difference to it in points}, drawn as absolute values; hollow if negative.
         at: the number of seeds of the measured differences.
     """
-    figure, axes = plt.subplots(1, len(reach), figsize=(11, 4.4), sharey=True, squeeze=False)
-    for axis, (title, (shown, found)) in zip(axes[0], reach.items(), strict=True):
-        axis.fill_between(seeds, 0.05, shown, color=GREY, alpha=0.18, linewidth=0)
-        axis.plot(seeds, shown, color=BLACK)
-        axis.plot(seeds, found, color=BLACK, linestyle="--")
-        axis.annotate("found 80% of the time", (11, np.interp(11, seeds, found) * 1.2), fontsize=9.5)
-        axis.annotate("cannot be seen", (2.1, 0.065), fontsize=9.5, color="0.4")
-        axis.annotate(
-            "interval leaves\nout zero", (12, np.interp(12, seeds, shown)), (13, np.interp(13, seeds, shown) / 3.2),
-            fontsize=9.5, arrowprops={"arrowstyle": "-", "color": "0.4"},
-        )  # fmt: skip
-        _measured_differences(axis, measured[title], at)
-        axis.set(xscale="log", yscale="log", ylim=(0.05, 40), xlim=(1.9, 31), xlabel="training seeds a method")
-        axis.set_xticks([2, 3, 5, 10, 20, 30], ["2", "3", "5", "10", "20", "30"])
-        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        axis.set_yticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
-        axis.yaxis.set_minor_locator(mpl.ticker.NullLocator())
-        axis.set_title(title)
-    axes[0, 0].set_ylabel("difference between two methods, points")
-    return figure
-
-
-def _measured_differences(axis: Axes, differences: Mapping[str, float], at: int) -> None:
-    """Dots at the absolute values, filled if positive, each with the name of its baseline."""
+    figure, axis = plt.subplots(figsize=(8, 4))
+    for name, widths in curves.items():
+        axis.plot(seeds, widths, color="0.2" if name == bold else "0.55", linewidth=3 if name == bold else 1.5)
+        axis.annotate(name, (seeds[-1] * 1.05, widths[-1]), color="0.2", va="center", annotation_clip=False)
     position = 0.0
-    for baseline, difference in sorted(differences.items(), key=lambda item: (abs(item[1]), item[0])):
+    for baseline, difference in sorted(measured.items(), key=lambda item: (abs(item[1]), item[0])):
         color, y = plotting.method_color(baseline), max(abs(difference), 0.055)
         face = color if difference > 0 else "white"
         axis.plot(at, y, "o", color=color, markerfacecolor=face, markersize=8, markeredgewidth=2, zorder=4)
-        position = max(y, position * 1.3)  # labels that would overlap are pushed apart
+        position = max(y, position * 1.25)  # names that would overlap are pushed apart
         axis.annotate(
-            plotting.method_name(baseline), (at * 1.1, position), color=color, va="center", fontsize=10,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8},
+            f"measured against {plotting.method_name(baseline)}", (at / 1.06, position), color=color, va="center",
+            ha="right", fontsize=9.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8},
         )  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlim=(seeds[0] * 0.95, seeds[-1]), xlabel="training seeds a method")
+    axis.set_ylabel("half the interval, points")
+    ticks = [n for n in (2, 3, 5, 10, 20, 30) if seeds[0] <= n <= seeds[-1]]
+    axis.set_xticks(ticks, [f"{n}" for n in ticks])
+    axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axis.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+    axis.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    return figure
+
+
+def claims_forest(claims: Sequence[tuple[str, str, Mapping[str, Sequence[float]]]], *, xlabel: str) -> Figure:
+    """Each claim with its verdict, and below it a row for each of its baselines: the difference and its interval.
+
+    Args:
+        claims: (claim, verdict, {baseline: difference with its interval, in points}). Without an interval (one
+            training seed) the mark is hollow.
+    """
+    rows = sum(len(found) for _, _, found in claims)
+    figure, axis = plt.subplots(figsize=(9.4, 0.27 * (rows + 1.7 * len(claims)) + 0.7))
+    axis.axvline(0, color="0.3", linewidth=1, zorder=0)
+    y, heights, names = 0.0, [], []
+    for claim, verdict, found in claims:
+        heading = axis.annotate(
+            f"{claim}: {verdict}", (0.005, y), xycoords=("figure fraction", "data"), fontsize=9.5, fontweight="bold",
+            va="center", color=_verdict_color(verdict), annotation_clip=False,
+        )  # fmt: skip
+        heading.set_in_layout(False)
+        for baseline, (value, low, high) in found.items():
+            y -= 1
+            color = BLUE if low > 0 else ORANGE if high < 0 else "0.45"
+            axis.plot([low, high], [y, y], color=color, linewidth=4, alpha=0.5, solid_capstyle="butt")
+            face = "white" if np.isnan(low) else color
+            axis.plot(value, y, "D", color=color, markersize=6, markerfacecolor=face, markeredgewidth=1.5)
+            interval = "one seed" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
+            axis.annotate(
+                f"{value:+.1f} {interval}", (1.02, y), xycoords=axis.get_yaxis_transform(), fontsize=9.5, va="center",
+                annotation_clip=False,
+            )  # fmt: skip
+            heights.append(y)
+            names.append(f"against {plotting.method_name(baseline)}")
+        y -= 1.7
+    axis.set_yticks(heights, names)
+    axis.set(ylim=(y + 1.1, 0.7), xlabel=xlabel)
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}" if x else "0")
+    axis.tick_params(axis="y", length=0, labelsize=9.5)
+    axis.grid(False, axis="y")
+    return figure
+
+
+def _verdict_color(verdict: str) -> str:
+    return {"supported": BLUE, "contradicted": ORANGE}.get(verdict, "0.3")
 
 
 def ablations(
