@@ -24,6 +24,7 @@ DATA = {
     "expected/*.PRESET.yaml": "{0.name:.2}",  # lesson.start("01", ...)
     "data/pretrained/*.safetensors": "cifar10-{{}}.safetensors",  # models.pretrained
     "data/pretrained/*.json": "{0.name}",
+    "data/study_gpu/*/*.json": "data/study_gpu",
     "anchor_utils/*.mplstyle": "{0.name}",
 }
 LISTS_NAMES = ("anchor_utils.config",)  # of all presets, and asks for none

@@ -14,7 +14,13 @@ from course.build import from_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("anchor_utils", "course", "study")
-SOURCES = (*PACKAGES, "configs/presets", "data/pretrained", "expected")  # what the wheel is built from
+SOURCES = (
+    *PACKAGES,
+    "configs/presets",
+    "data/pretrained",
+    "data/study_gpu",
+    "expected",
+)  # what the wheel is built from
 # Where the modules and their data came from, said by the notebook's own kernel.
 WHENCE = """
 import json, sys
@@ -63,6 +69,7 @@ def test_all_that_the_course_needs_is_in_the_wheel(installed):
     large = {name for name in names(ROOT / "data/pretrained") if "-w64-" in name}
     assert large
     assert kept == names(ROOT / "data/pretrained") - large
+    assert names(installed / "study/study_gpu") == names(ROOT / "data/study_gpu")
     assert names(installed / "course/expected") == names(ROOT / "expected")
     assert (installed / "anchor_utils/course.mplstyle").is_file()
 
