@@ -137,8 +137,9 @@ def rulers_and_distances(
             weight of eq. 2 and the distances. Pairs whose weight is above the average are orange.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.1), width_ratios=[1, 1.6])
-    spread = np.linspace(-0.25, 0.25, len(sigma))  # side by side, so that no point hides another
-    left.scatter(kind + spread, sigma, c=class_colors(kind), s=12, linewidth=0)
+    for k in range(len(names)):  # side by side, so that no point hides another
+        own = sigma[kind == k]
+        left.scatter(k + np.linspace(-0.25, 0.25, len(own)), own, color=CLASS_COLORS[k], s=12, linewidth=0)
     left.set_xticks(range(len(names)), names)
     left.set(yscale="log", ylabel="width of its Gaussian (unit of the data)", title="every point brings its own ruler")
     left.grid(axis="x", visible=False)
@@ -151,7 +152,13 @@ def rulers_and_distances(
         (0.91, "0.4", f"all other pairs: {of_rest:.0%} of the weight"),
     ):
         right.annotate(text, (0.02, place), xycoords="axes fraction", color=color, va="top", fontsize=10)
-    right.set(xscale="log", ylim=(0, 1.25 * map_distance.max()), title="every pair of points")
+    together = (kind[:, None] == kind)[np.triu_indices(len(kind), 1)]
+    for chosen, text in ((together, "pairs within a group"), (~together, "pairs of two groups")):
+        right.annotate(
+            text, (np.median(distance[chosen]), map_distance[chosen].max()), (0, 6), textcoords="offset points",
+            ha="center", fontsize=10,
+        )  # fmt: skip
+    right.set(xscale="log", ylim=(0, 1.35 * map_distance.max()), title="every pair of points")
     right.set(xlabel="true distance (logarithmic)", ylabel="distance on the map")
     return figure
 
@@ -189,7 +196,7 @@ def displacements(
         left.plot([position] * 2, q[[1, 3]], color=color, linewidth=6, alpha=0.45, solid_capstyle="butt")
         left.plot(position, q[2], color=color, marker=marker, markersize=7)
     _dots(right, methods, moves, crossed)
-    _names(left, methods)
+    _names(right, methods)
     left.axhline(1, color="0.3", linestyle="--", linewidth=1)
     left.annotate(
         "as far as from class to class", (-0.45, 1), (0, -4), textcoords="offset points", fontsize=9.5,
@@ -228,13 +235,12 @@ def _views(axis: Axes, views: Sequence[str]) -> None:
     axis.grid(axis="x", visible=False)
 
 
-def _names(axis: Axes, methods: Sequence[str], *, low: bool = False) -> None:
-    """The methods in their colours, at the left, at the top or at the bottom."""
+def _names(axis: Axes, methods: Sequence[str]) -> None:
+    """The methods in their colours, right of the axes, where no point can be."""
     for m, method in enumerate(methods):
-        height = 0.05 + 0.08 * (len(methods) - 1 - m) if low else 0.98 - 0.08 * m
         axis.annotate(
-            plotting.method_name(method), (0.02, height), xycoords="axes fraction",
-            color=plotting.method_color(method), fontweight="bold", va="bottom" if low else "top",
+            plotting.method_name(method), (1.02, 0.98 - 0.08 * m), xycoords="axes fraction",
+            color=plotting.method_color(method), fontweight="bold", va="top",
         )  # fmt: skip
 
 
@@ -289,7 +295,7 @@ def class_separation(
     left.yaxis.set_major_formatter("{x:.0%}")
     right.axhline(0, color="0.4", linestyle="--", linewidth=1)
     right.set(ylabel="silhouette", title="classes apart")
-    _names(right, methods, low=True)
+    _names(right, methods)
     return figure
 
 
