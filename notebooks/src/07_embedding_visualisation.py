@@ -110,7 +110,8 @@ page.figure(
 # 2^{-\sum_j p_{j|i} \log_2 p_{j|i}} = \text{perplexity} \tag{1}$$
 #
 # On the map a curve with heavier tails turns distances of the points $u_i$ into probabilities $q_{ij}$. Gradient descent
-# moves the points until both agree as well as they can, in the Kullback-Leibler sense:
+# moves the points until both agree as well as they can. Their disagreement is the sum in the middle, the Kullback-Leibler
+# divergence:
 #
 # $$q_{ij} = \frac{(1 + \|u_i - u_j\|^2)^{-1}}{\sum_{k \ne l} (1 + \|u_k - u_l\|^2)^{-1}}, \qquad
 # \min_u \sum_{i \ne j} p_{ij} \log \frac{p_{ij}}{q_{ij}}, \qquad p_{ij} = \frac{p_{j|i} + p_{i|j}}{2N} \tag{2}$$
@@ -219,8 +220,8 @@ page.slider(
     ),
     "Left the map of four known groups, right the map of pure noise, for one perplexity.",
     f"C, truly {true_spread:.1f} times as wide as A, is {min(toy_spreads.values()):.1f} to {max(toy_spreads.values()):.1f} times as "
-    f"wide on these maps. Trustworthiness of noise is {max(noise_trust.values()):.2f} at most. Move perplexity: at 2, noise falls into "
-    "clumps and groups into pieces; 80 is more than the 50 points of a group, so every point minds other groups. Caution: one start.",
+    f"wide. At 30 trustworthiness is {toy_trust[30]:.2f} all the same: it judges neighbours only, not sizes or gaps. Move perplexity: "
+    "at 2, noise falls into clumps; at 80, more than the 50 points of a group, every point minds other groups. Caution: one start.",
     start=3,
     strip=4,
 )
@@ -282,8 +283,8 @@ def _():
 #
 # We take three networks: one from standard training, one from PGD adversarial training (PGD-AT), and ANCHOR, which here is
 # a **reconstruction** from the abstract of [2510.27599](https://arxiv.org/abs/2510.27599). Each test image comes in four
-# views: *clean*; *augmented* as in training; with *noise*, uniform within $\varepsilon$; and *adversarial*, from PGD against the network at
-# hand.
+# views: *clean*; *augmented* as in training; with *noise*, uniform within $\varepsilon$; and *adversarial*, from PGD
+# against the network at hand.
 
 # %%
 METHODS = ["standard", "pgd_at", "anchor"]
@@ -301,7 +302,7 @@ def rng():
     return torch.Generator().manual_seed(config.seed)
 
 
-def in_parts(model, generator):
+def pgd_in_parts(model, generator):
     parts = zip(x.split(250), y.split(250), strict=True)
     return torch.cat([attacks.pgd(model, *part, **config.evaluation(), generator=generator) for part in parts])
 
@@ -311,7 +312,7 @@ augmented = augment(test.images, padding=config.crop_padding, flip=config.flip, 
 shared = {"clean": x, "augmented": augmented, "noise": attacks.random_point(x, config.epsilon, generator=rng())}
 views, features, right = {}, {}, {}
 for m, model in networks.items():
-    views[m] = {**shared, "adversarial": in_parts(model, rng())}
+    views[m] = {**shared, "adversarial": pgd_in_parts(model, rng())}
     features[m] = {view: embeddings.extract(model, images) for view, images in views[m].items()}
     right[m] = {view: outcomes.clean_outcomes(model, images, y).cpu().numpy() for view, images in views[m].items()}
 
@@ -377,9 +378,12 @@ def feature_attack(model, images, labels):
     encoder = Feature(model).eval()
     with torch.no_grad():
         start = encoder(images)
+
+    def distance(moved, _):
+        return (moved - start).square().sum(1)  # eq. 5
+
     # At delta = 0 the gradient of eq. 5 is zero, so PGD's random start, drawn by the generator, is needed here.
-    farther = lambda moved, _: (moved - start).square().sum(1)  # noqa: E731  # eq. 5
-    return attacks.pgd(encoder, images, labels, **config.evaluation(), loss=farther, generator=rng())
+    return attacks.pgd(encoder, images, labels, **config.evaluation(), loss=distance, generator=rng())
 
 
 # %%
@@ -439,9 +443,11 @@ page.figure(
 #
 # ## 4 Do the classes stay apart?
 #
-# Two numbers need no map. **kNN accuracy** (k nearest neighbours, here 10): each test feature takes the majority class of its
-# nearest *references*, the features of clean training images. **Silhouette**: let $a_i$ be the mean distance from point $i$ to the
-# other points of its own class, and $b_i$ the smallest mean distance to the points of another class. Over $N$ points,
+# Two numbers need no map. **kNN accuracy** (k nearest neighbours, here 10): each test feature takes the majority class of
+# its nearest *references*, the features of clean training images.
+#
+# **Silhouette**: let $a_i$ be the mean distance from point $i$ to the other points of its own class, and $b_i$ the smallest
+# mean distance to the points of another class. Over $N$ points,
 #
 # $$s = \frac1N \sum_i \frac{b_i - a_i}{\max(a_i, b_i)} \in [-1, 1] \tag{6}$$
 #
@@ -502,7 +508,7 @@ page.figure(
     f"After PGD {found['standard', 'adversarial']} neighbours have the right class in the standard network, in ANCHOR "
     f"{found['anchor', 'adversarial']} (clean: {found['standard', 'clean']} and {found['anchor', 'clean']}). Blue frames: right class. "
     "Do orange neighbours of one image agree on a wrong class? Three images are an illustration; the next figure counts all.",
-    colors=96,
+    colors=128,
 )
 
 # %% [markdown]
@@ -614,9 +620,9 @@ def _():
         assert 0 <= value <= 1, f"An accuracy lies between 0 and 1, yours is {value}."
         return float(value)
 
-    own = np.repeat(generator.normal(size=(300, 8)), 3, axis=0)  # one random place an image
+    own = np.repeat(generator.normal(size=(300, 10)), 3, axis=0)  # one random place an image
     for k in (1, 3):
-        found = score(own + 0.01 * generator.normal(size=(900, 8)), kinds, k)
+        found = score(own + 0.01 * generator.normal(size=(900, 10)), kinds, k)
         assert found < 0.2, f"k = {k}: labels mean nothing here, guessing gives 10%, and your score is {found:.0%}."
         found = score(20 * np.eye(10)[kinds] + generator.normal(size=(900, 10)), kinds, k)
         assert found > 0.99, f"k = {k}: these classes lie far apart, and your score is {found:.0%}."
@@ -736,9 +742,9 @@ else:
 # %% [markdown]
 # ## 6 Same features, other start
 #
-# A single map is one outcome of a random search. The package starts t-SNE from the principal components, which makes maps
-# repeatable and keeps some of the coarse layout (Kobak & Berens 2019), but hides how much the fit leaves open. Here the
-# *same* clean ANCHOR features are fitted from four random starts.
+# A single map is one outcome of a random search. The package starts t-SNE from the principal components, the
+# directions of largest spread. That makes maps repeatable and keeps some of the coarse layout (Kobak & Berens 2019), but
+# hides how much the fit leaves open. Here the *same* clean ANCHOR features are fitted from four random starts.
 #
 # Then each pair of maps is compared. Every true displacement is zero, so whatever arrows we see are made by the search. To
 # be fair, one map is first turned, mirrored, shifted and scaled so that it lies on the other as well as it can (a
@@ -746,7 +752,10 @@ else:
 
 # %%
 same, same_labels = features["anchor"]["clean"][:200], labels[:200]
-fits = [TSNE(2, perplexity=30, init="random", random_state=config.seed + s).fit_transform(same) for s in range(4)]
+fits = [
+    TSNE(2, perplexity=min(30, len(same) // 3), init="random", random_state=config.seed + s).fit_transform(same)
+    for s in range(4)
+]
 laid = {pair: procrustes(fits[pair[0]], fits[pair[1]]) for pair in combinations(range(4), 2)}
 mismatch = {pair: float(left) for pair, (_, _, left) in laid.items()}
 best, worst = min(mismatch, key=mismatch.get), max(mismatch, key=mismatch.get)
@@ -784,8 +793,10 @@ page.figure(
 
 # %% [markdown]
 # Some pairs of starts may agree well and others not, and one picture cannot tell which kind you have. Hence the joint fit.
-# How much of the order of distances survives differs from data to data, so it has to be measured each time. Started from principal components, two fits of *identical*
-# features agree exactly; clean and adversarial features are not identical, so each fit would still have a start of its own.
+# How much of the order of distances survives differs from data to data, so it has to be measured each time.
+#
+# Started from principal components, two fits of *identical* features agree exactly. Clean and adversarial features are not
+# identical, so each fit has a start of its own even then.
 #
 # ## 7 How the features form
 #
@@ -805,11 +816,11 @@ watched, attacked, near = slice(0, 200), slice(0, 100), reference[:1000]
 
 def grow(warmup):
     """A short training; for each epoch features, whether the attacked ones are misclassified, and scores."""
-    length = max(1, min(3 * config.epochs // 2, 12))
-    size, held_out = len(dataset.train) // 4, max(1, config.validation_images // 4)
-    short = config.replace(method="anchor", keep_epochs=True, epsilon_warmup=warmup, train_images=size)
-    short = short.replace(validation_images=held_out, batch_size=min(config.batch_size, size - held_out))
-    run = training.fit(short.replace(epochs=length))
+    length, size = min(2 * config.epochs, 16), len(dataset.train) // 4
+    held_out = max(1, config.validation_images // 4)
+    fields = {"epochs": length, "train_images": size, "validation_images": held_out, "epsilon_warmup": warmup}
+    fields["batch_size"] = min(config.batch_size, size - held_out)
+    run = training.fit(config.replace(method="anchor", keep_epochs=True, **fields))
     for epoch in range(length + 1):
         model = fold_batchnorm(run.model(epoch)).to(device)
         moved = attacks.pgd(model, x[attacked], y[attacked], **config.attack(), generator=rng())
@@ -833,8 +844,9 @@ growth = {
 
 
 def arrives(curve, share):
-    """The first epoch after which a curve has made this share of its way from the untrained network to the end."""
-    return int((curve - curve[0] >= share * (curve[-1] - curve[0])).argmax())
+    """The first epoch from which on a curve has made this share of its way from the untrained network to the end."""
+    short = curve - curve[0] < share * (curve[-1] - curve[0])
+    return int(min(short.nonzero()[0].max(initial=-1) + 1, len(curve) - 1))
 
 
 arrival = {
@@ -888,10 +900,9 @@ else:
     lesson.say("The networks that come with the course are finished ones: no training, no animation here.")
 
 # %% [markdown]
-# Trust the curves, not the picture: a map that sorts itself while the curves stay flat would show t-SNE at work. A random
-# convolutional network keeps some likeness of images; that is why its kNN accuracy is above chance, and why we count the
-# *rise*. Which comes first can hang on how much of the rise we ask for, so two shares are given. The two trainings differ in
-# the warm-up alone, but each was run once.
+# Trust the curves, not the picture: they are measured before t-SNE. A random convolutional network keeps some likeness of
+# images. So the curves do not start at chance, and we count the *rise*. Which comes first can hang on how much of the rise we ask for, so we give two shares. The two trainings differ in the
+# warm-up alone, but each was run once.
 #
 # ## What can go wrong
 #
@@ -953,7 +964,7 @@ lines = [
 if growth:
     words = {1: "clean kNN first", 0: "both together", -1: "adversarial kNN first"}
     orders = [
-        f"{share:.0%} of the rise, {name}: {words[int(np.sign(a - c))]} (epochs {c} and {a})"
+        f"{share:.0%} of the rise with {name}: {words[int(np.sign(a - c))]} (epochs {c} and {a})"
         for (share, name), (c, a) in arrival.items()
     ]
     lines.append(f"- What came first in the short trainings? {'; '.join(orders)}.")
