@@ -6,7 +6,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from drawings import drawn, quivers, texts
+from drawings import drawn, hexes, quivers, texts
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
@@ -82,6 +82,59 @@ def test_a_palette_keeps_the_colours_of_all_classes(monkeypatch, animated):
         assert np.abs(pixels - np.multiply(to_rgb(color), 255)).max(1).min() < 30, color
 
 
+def test_truth_and_map_draw_the_same_groups_twice(random):
+    points, on_map = random.normal(size=(12, 2)), 5 * random.normal(size=(12, 2))
+    kind = np.repeat([0, 1, 2], 4)
+    figure = figures.truth_and_map(points, on_map, kind, ["A: tight", "B", "C: wide"], perplexity=3)
+    left, right = figure.axes
+    for axis, where in ((left, points), (right, on_map)):
+        np.testing.assert_allclose(axis.collections[0].get_offsets(), where)
+        assert hexes(axis.collections[0].get_facecolors()) == figures.class_colors(kind)
+    assert texts(left) == ["A: tight", "B", "C: wide"]
+    assert texts(right) == ["A", "B", "C"]
+    assert left.texts[1].xy == pytest.approx((points[4:8, 0].mean(), points[4:8, 1].max()))
+    drawn(figure)
+    assert left.get_aspect() == right.get_aspect() == 1, "distances of one axis are those of the other"
+    assert [tick.get_text() for tick in right.get_xticklabels()] == []
+
+
+def test_rulers_and_distances_split_the_pairs_at_the_mean_weight():
+    kind, sigma = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 1.0, 2.0])
+    p = np.array([0.5, 0.05, 0.05, 0.1, 0.2, 0.1])  # the pairs of four points, mean 1 / 6
+    before, on_map = np.arange(1.0, 7.0), np.arange(1.0, 7.0) ** 2
+    figure = figures.rulers_and_distances(sigma, kind, ["A", "B"], p, before, on_map)
+    left, right = figure.axes
+    first, second = left.collections
+    np.testing.assert_allclose(first.get_offsets()[:, 1], [0.1, 0.2])
+    np.testing.assert_allclose(second.get_offsets().mean(0), [1, 1.5])
+    light, heavy = right.collections
+    np.testing.assert_allclose(heavy.get_offsets(), [[1, 1], [5, 25]])
+    assert len(light.get_offsets()) == 4
+    assert texts(right) == [
+        "above-average p: 33% of pairs, 70% of the weight",
+        "all other pairs: 30% of the weight",
+        "pairs within a group",
+        "pairs of two groups",
+    ]
+    within, between = right.texts[2:]
+    assert within.xy == pytest.approx((3.5, 36)), "points 1 and 2, and 3 and 4: the first pair and the last"
+    assert between.xy == pytest.approx((3.5, 25))
+    drawn(figure)
+
+
+def test_toy_and_noise_are_frames_of_one_size(random):
+    toy, noise = random.normal(size=(12, 2)), random.normal(size=(30, 2))
+    frames = [figures.toy_and_noise(toy, LABELS, k * noise, ("known", f"noise {k}")) for k in (1, 2)]
+    for k, figure in enumerate(frames, start=1):
+        left, right = figure.axes
+        np.testing.assert_allclose(left.collections[0].get_offsets(), toy)
+        assert hexes(left.collections[0].get_facecolors()) == figures.class_colors(LABELS)
+        np.testing.assert_allclose(right.collections[0].get_offsets(), k * noise)
+        assert [axis.get_title() for axis in figure.axes] == ["known", f"noise {k}"]
+        drawn(figure)
+    assert len({tuple(figure.get_size_inches()) for figure in frames}) == 1
+
+
 def test_displacements_show_quantiles_and_shares_and_leave_out_what_is_missing():
     lengths = np.linspace(0, 2, 101)
     displacement = {(m, view): lengths for m in ("standard", "anchor") for view in ("noise", "adversarial")}
@@ -94,48 +147,55 @@ def test_displacements_show_quantiles_and_shares_and_leave_out_what_is_missing()
     assert left.get_ylim()[1] == pytest.approx(1.15 * 2)
     interval, share = right.lines
     np.testing.assert_allclose(interval.get_ydata(), [0.1, 0.4])
-    np.testing.assert_allclose([share.get_xdata()[0], share.get_ydata()[0]], [1, 0.25])
+    assert share.get_ydata()[0] == 0.25
     assert share.get_color() == plotting.method_color("anchor")
     drawn(figure)
-    assert [tick.get_text() for tick in left.get_xticklabels()] == ["noise", "PGD on\nthe label"]
-    assert texts(left)[:2] == ["standard", "ANCHOR"]
+    for axis in figure.axes:
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["noise", "PGD on\nthe label"]
+    assert texts(right) == ["standard", "ANCHOR"]
+
+
+def test_a_method_has_one_place_in_both_panels_even_where_another_has_no_value():
+    lengths = {(m, "noise"): np.ones(5) for m in ("standard", "pgd_at", "anchor")}
+    figure = figures.displacements(lengths, {("anchor", "noise"): (0.5, 0.4, 0.6)})
+    left, right = figure.axes
+    assert right.lines[1].get_xdata()[0] == pytest.approx(left.lines[8].get_xdata()[0])
+
+
+def test_neighbours_frame_those_of_another_class_in_orange(random):
+    own = np.array([True, False, True])
+    rows = [(name, random.uniform(size=(1, 5, 5)), random.uniform(size=(3, 1, 5, 5)), own) for name in ("clean", "PGD")]
+    figure = figures.neighbours({"one": rows, "two": [rows[0], (*rows[1][:3], ~own)]})
+    drawn(figure)
+    blocks = figure.subfigs
+    assert [block.get_suptitle() for block in blocks] == ["one", "two"]
+    last = blocks[1].axes[5:]  # the second row: image, gap, three neighbours
+    assert last[0].get_ylabel() == "PGD"
+    np.testing.assert_allclose(last[0].images[0].get_array(), rows[1][1][0])
+    np.testing.assert_allclose(last[4].images[0].get_array(), rows[1][2][2, 0])
+    frames = [to_hex(axis.spines["left"].get_edgecolor()).upper() for axis in last[2:]]
+    assert frames == [figures.ORANGE, figures.BLUE, figures.ORANGE]
 
 
 def test_class_separation_draws_both_measures_over_the_views():
-    knn, silhouette = {"anchor": [0.9, 0.6]}, {"anchor": [0.3, -0.1]}
-    bands = {"anchor": ([0.85, 0.5], [0.95, 0.7])}
-    figure = figures.class_separation(["clean", "noise"], knn, bands, silhouette, chance=0.12, images=50)
+    knn = {("standard", "clean"): (0.9, 0.85, 0.95), ("anchor", "clean"): (0.8, 0.7, 0.9)}
+    knn |= {("anchor", "adversarial references"): (0.6, 0.5, 0.7)}
+    silhouette = {("standard", "clean"): -0.1, ("anchor", "clean"): 0.3}
+    figure = figures.class_separation(knn, silhouette, chance=0.12, images=50)
     left, right = figure.axes
-    np.testing.assert_allclose(left.lines[0].get_ydata(), knn["anchor"])
-    np.testing.assert_allclose(left.lines[1].get_ydata(), 0.12)
-    np.testing.assert_allclose(right.lines[0].get_ydata(), silhouette["anchor"])
-    assert (len(left.collections), len(right.collections)) == (1, 0), "a band for the accuracy alone"
+    np.testing.assert_allclose(left.lines[4].get_ydata(), [0.5, 0.7])
+    np.testing.assert_allclose(left.lines[5].get_ydata(), [0.6])
+    np.testing.assert_allclose(left.lines[6].get_ydata(), 0.12)
+    np.testing.assert_allclose([line.get_ydata()[0] for line in right.lines[1:4:2]], [-0.1, 0.3])
     assert left.get_ylabel() == "kNN accuracy, 50 test images"
-    assert [tick.get_text() for tick in right.get_xticklabels()] == ["clean", "noise"]
     drawn(figure)
-
-
-def test_weights_and_distances_split_the_pairs_at_the_mean_weight():
-    weights = {5: np.array([0.7, 0.2, 0.1]), 30: np.array([0.5, 0.3, 0.2]), 50: np.full(3, 1 / 3)}
-    p = np.array([0.5, 0.05, 0.05, 0.1, 0.2, 0.1])  # the pairs of four images, mean 1 / 6
-    before, on_map = np.arange(6.0), np.arange(6.0) ** 2
-    figure = figures.weights_and_distances(weights, p, before, on_map)
-    left, right = figure.axes
-    np.testing.assert_allclose(left.lines[0].get_xydata(), [[1, 0.7], [2, 0.2], [3, 0.1]])
-    assert texts(left) == ["perplexity 5", "perplexity 30", "perplexity 50"]
-    light, heavy = right.collections
-    np.testing.assert_allclose(heavy.get_offsets(), [[0, 0], [4, 16]])
-    assert len(light.get_offsets()) == 4
-    assert texts(right) == [
-        "above-average p: 33% of pairs, 70% of the weight",
-        "all other pairs: 30% of the weight",
-    ]
-    assert right.get_title() == "all pairs of 4 images"
-    drawn(figure)
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["clean", "PGD, attacked\nreferences"]
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["clean"]
+    assert texts(right) == ["standard", "ANCHOR"]
 
 
 def test_joint_maps_have_one_frame_a_method_and_black_arrows_for_the_misclassified(random):
-    views = {view: random.normal(size=(12, 2)) for view in ("clean", "augmented", "adversarial")}
+    views = {view: random.normal(size=(12, 2)) for view in ("clean", "adversarial")}
     maps = {"standard": views, "anchor": {view: 3 * points for view, points in views.items()}}
     wrong = {method: np.arange(12) % 4 == 0 for method in maps}
     figure = figures.joint_maps(maps, LABELS, wrong, {"standard": "so", "anchor": "so too"}, arrows=6)
@@ -158,77 +218,63 @@ def test_joint_maps_have_one_frame_a_method_and_black_arrows_for_the_misclassifi
         assert (points < [top.get_xlim()[1], top.get_ylim()[1]]).all()
 
 
-def test_starts_are_rows_and_perplexities_columns(random):
-    maps = {(s, p): random.normal(size=(12, 2)) + 10 * p for s in (0, 1) for p in (5, 30)}
-    figure = figures.starts_and_perplexities(maps, LABELS, {key: key[0] + key[1] / 100 for key in maps})
-    assert [axis.get_title() for axis in figure.axes] == [
-        "perplexity 5, start 1\ntrustworthiness 0.05",
-        "perplexity 30, start 1\ntrustworthiness 0.30",
-        "perplexity 5, start 2\ntrustworthiness 1.05",
-        "perplexity 30, start 2\ntrustworthiness 1.30",
-    ]
-    np.testing.assert_allclose(figure.axes[2].collections[0].get_offsets(), maps[1, 5][:4])
-
-
-def test_arrows_in_fits_state_their_median_length(random):
+def test_separate_fits_draw_arrows_and_the_distances_of_classes(random):
     start = random.normal(size=(12, 2))
-    panels = {"one": (start, start + 1), "two": (start, start - 2)}
-    figure = figures.arrows_in_fits(panels, LABELS, {"one": np.array([1, 2, 9]), "two": np.array([0.25])}, arrows=7)
-    titles = [axis.get_title().splitlines() for axis in figure.axes]
-    assert titles == [
-        [name, f"median arrow {m} of the distance between classes"] for name, m in (("one", "2.00"), ("two", "0.25"))
-    ]
-    (arrows, none) = quivers(figure.axes[1])
+    before, after = (
+        np.array([1.0, 2.0, 3.0]),
+        {"start 1": np.array([2.0, 4.0, 6.0]), "start 2": np.array([6.0, 4.0, 2.0])},
+    )
+    figure = figures.separate_fits(
+        {"best": (start, start + 1), "worst": (start, start - 2)}, LABELS, before, after, arrows=7
+    )
+    best, worst, last = figure.axes
+    assert [best.get_title(), worst.get_title()] == ["best", "worst"]
+    (arrows, none) = quivers(worst)
     assert (arrows.N, none.N) == (7, 0)
     np.testing.assert_allclose(ends(arrows), start[:7] - 2)
-
-
-def test_controls_put_other_labels_on_the_same_points(random):
-    points, noise = random.normal(size=(12, 2)), random.normal(size=(30, 2))
-    figure = figures.controls(points, {"true": LABELS, "shuffled": LABELS[::-1]}, noise)
-    left, middle, right = figure.axes
-    np.testing.assert_allclose(left.collections[0].get_offsets(), points[:4])
-    np.testing.assert_allclose(middle.collections[0].get_offsets(), points[-4:])
-    assert texts(left) == texts(middle) == []
-    np.testing.assert_allclose(right.collections[0].get_offsets(), noise)
-    assert right.get_title() == "pure noise, perplexity 2\n30 Gaussian vectors, no classes"
+    np.testing.assert_allclose(last.collections[0].get_offsets(), [[1, 0.5], [2, 1], [3, 1.5]])
+    np.testing.assert_allclose(last.collections[1].get_offsets()[:, 1], [1.5, 1, 0.5])
+    assert texts(last) == ["start 1", "start 2"]
+    drawn(figure)
 
 
 @pytest.fixture
 def growth(random):
     stages = [(random.uniform(-1, 1, (20, 2)), np.arange(8) < epoch) for epoch in range(5)]
-    names = ("clean kNN", "adversarial kNN", "silhouette")
-    return stages, {name: np.linspace(0.1 * k, 0.8, 5) for k, name in enumerate(names)}
+    curve = np.linspace(0.1, 0.8, 5)
+    return stages, {name: {"clean": curve, "adversarial": curve / 2} for name in ("warm-up", "full attack")}
 
 
-def test_growing_maps_interpolate_between_epochs(growth):
-    stages, measured = growth
-    frames = list(figures.growing_maps(stages, LABELS, measured, arrows=5))
-    assert len(frames) == 4 * 3 + 1
-    axes = [figure.axes[0] for figure in frames]
-    assert axes[3].get_title() == axes[5].get_title() == "epoch 1 of 4: kNN 20%, silhouette 0.35"
-    points = [axis.collections[0].get_offsets() for axis in axes]  # of class 0, the first four
-    np.testing.assert_allclose(points[3], stages[1][0][:4])
-    np.testing.assert_allclose(points[5], stages[1][0][:4] / 3 + 2 * stages[2][0][:4] / 3)
+def test_growing_maps_interpolate_between_epochs_and_move_a_line_over_the_curves(growth):
+    stages, knn = growth
+    frames = list(figures.growing_maps(stages, LABELS, knn, shown="full attack", arrows=5))
+    assert len(frames) == 4 * 2 + 1
+    maps, curves = zip(*(figure.axes for figure in frames), strict=True)
+    assert maps[2].get_title() == maps[3].get_title() == "full attack: epoch 1 of 4"
+    points = [axis.collections[0].get_offsets() for axis in maps]  # of class 0, the first four
+    np.testing.assert_allclose(points[2], stages[1][0][:4])
+    np.testing.assert_allclose(points[3], stages[1][0][:4] / 2 + stages[2][0][:4] / 2)
     np.testing.assert_allclose(points[-1], stages[4][0][:4])
-    assert [quiver.N for quiver in quivers(axes[3])] == [4, 1], "black: misclassified after that epoch"
-    np.testing.assert_allclose(ends(quivers(axes[3])[1]), stages[1][0][12:13])
-    assert texts(axes[0]) == []
+    assert [quiver.N for quiver in quivers(maps[2])] == [4, 1], "black: misclassified after that epoch"
+    np.testing.assert_allclose(ends(quivers(maps[2])[1]), stages[1][0][12:13])
+    assert texts(maps[0]) == []
+    assert [axis.lines[4].get_xdata()[0] for axis in curves] == pytest.approx(np.arange(9) / 2)
+    np.testing.assert_allclose(curves[0].lines[1].get_ydata(), knn["warm-up"]["adversarial"])
+    assert [line.get_linestyle() for line in curves[0].lines[:4]] == ["-", "--", "-", "--"]
+    heights = [text.xy[1] for text in curves[0].texts]
+    assert min(np.diff(sorted(heights))) > 0.1, "labels of equal ends lie on each other"
+    drawn(frames[0])
     assert len({tuple(figure.get_size_inches()) for figure in frames}) == 1
 
 
-def test_filmstrip_shows_every_epoch_of_a_short_training_and_the_curves(growth):
-    stages, measured = growth
-    figure = figures.filmstrip(stages, LABELS, measured, arrows=5)
-    top, bottom = figure.subfigs
-    assert [axis.get_title().split(":")[0] for axis in top.axes] == [*(f"epoch {k}" for k in range(5)), ""]
-    assert [axis.axison for axis in top.axes] == [True] * 5 + [False]
-    np.testing.assert_allclose(top.axes[4].collections[2].get_offsets(), stages[4][0][8:12])
-    left, right = bottom.axes
-    np.testing.assert_allclose(left.lines[1].get_ydata(), measured["adversarial kNN"])
-    np.testing.assert_allclose(right.lines[0].get_ydata(), measured["silhouette"])
-    assert to_hex(right.lines[1].get_color()) == "#666666"
-    drawn(figure)
+def test_a_long_training_is_drawn_without_interpolation(random):
+    stages = [(random.uniform(-1, 1, (20, 2)), np.zeros(8, bool)) for _ in range(26)]
+    knn = {"warm-up": {"clean": np.ones(26), "adversarial": np.zeros(26)}}
+    count = 0
+    for figure in figures.growing_maps(stages, LABELS, knn, shown="warm-up"):
+        count += 1
+        plt.close(figure)
+    assert count == 26
 
 
 def test_maps_with_moves_have_a_panel_a_network(random):

@@ -1,18 +1,23 @@
-"""The figures of lesson 07: how far features move, how classes stay apart, and maps of them."""
+"""The figures of lesson 07: maps of data that is known, how far features move, how classes stay apart, maps of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from anchor_utils import plotting
 
-MOVES = {"adversarial": "PGD on\nthe label", "feature attack": "attack on\nthe feature"}  # names below the axis
+BLUE, ORANGE = "#0072B2", "#D55E00"
+VIEWS = {  # names below an axis
+    "adversarial": "PGD on\nthe label",
+    "feature attack": "attack on\nthe feature",
+    "adversarial references": "PGD, attacked\nreferences",
+}
 NOWHERE = np.empty((0, 2))  # `names_at` of a map without names
 
 
@@ -70,12 +75,104 @@ def embedding_map(
             str(label), np.median(names_at[labels == label], axis=0), ha="center", va="center", fontweight="bold",
             bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": color, "alpha": 0.85},
         )  # fmt: skip
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for side in axis.spines.values():  # a light frame all around: the two axes of a map have no meaning
-        side.set(visible=True, color="0.85")
+    _no_axes(axis)
     axis.set_aspect("equal", "datalim")
     axis.set_title(title)
+
+
+def truth_and_map(
+    points: np.ndarray, on_map: np.ndarray, kind: np.ndarray, names: Sequence[str], *, perplexity: float
+) -> Figure:
+    """Left the points (N, 2) as they are, with an axis; right their t-SNE map (N, 2), which has none.
+
+    `kind` (N,) numbers the group of each point; `names` of the groups stand beside them on the left, their first
+    letters on the map.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.4), width_ratios=[1.75, 1])
+    for axis, where in ((left, points), (right, on_map)):
+        axis.scatter(*where.T, c=class_colors(kind), s=9, linewidth=0)
+        axis.set_aspect("equal", "box" if axis is left else "datalim")
+    for k, name in enumerate(names):
+        ink = CLASS_COLORS[k]
+        top = points[kind == k].max(0)
+        middle = points[kind == k].mean(0)
+        left.annotate(
+            name, (middle[0], top[1]), (0, 6), textcoords="offset points", ha="center", va="bottom", color=ink,
+            fontsize=9.5,
+        )  # fmt: skip
+        right.annotate(
+            name[0], (on_map[kind == k].mean(0)[0], on_map[kind == k].max(0)[1]), (0, 4),
+            textcoords="offset points", ha="center", color=ink, fontweight="bold",
+        )  # fmt: skip
+    left.set(title="the data: two dimensions, all distances known", xlabel="length", ylabel="length")
+    left.set_xlim(points[:, 0].min() - 2, points[:, 0].max() + 2)
+    left.set_ylim(points[:, 1].min() - 1.5, points[:, 1].max() + 2.5)
+    right.margins(0.12)
+    _no_axes(right)
+    right.set_title(f"its t-SNE map, perplexity {perplexity:g}")
+    return figure
+
+
+def _no_axes(axis: Axes) -> None:
+    """A light frame all around: the two axes of a map have no meaning."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set(visible=True, color="0.85")
+
+
+def rulers_and_distances(
+    sigma: np.ndarray,
+    kind: np.ndarray,
+    names: Sequence[str],
+    p: np.ndarray,
+    distance: np.ndarray,
+    map_distance: np.ndarray,
+) -> Figure:
+    """What t-SNE looks at. Left: the width of each point's Gaussian. Right: distance on the map against true distance.
+
+    Args:
+        sigma: (N,), of eq. 1, in the unit of the data. kind: (N,), the group of each point. names: of the groups.
+        p, distance, map_distance: of all P pairs, (P,) each, in the order of ``scipy.spatial.distance.pdist``: the
+            weight of eq. 2 and the distances. Pairs whose weight is above the average are orange.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.1), width_ratios=[1, 1.6])
+    for k in range(len(names)):  # side by side, so that no point hides another
+        own = sigma[kind == k]
+        left.scatter(k + np.linspace(-0.25, 0.25, len(own)), own, color=CLASS_COLORS[k], s=12, linewidth=0)
+    left.set_xticks(range(len(names)), names)
+    left.set(yscale="log", ylabel="width of its Gaussian (unit of the data)", title="every point brings its own ruler")
+    left.grid(axis="x", visible=False)
+    heavy = p > p.mean()
+    for chosen, color, size in ((~heavy, "#999999", 4), (heavy, ORANGE, 9)):
+        right.scatter(distance[chosen], map_distance[chosen], color=color, s=size, linewidth=0)
+    of_heavy, of_rest = p[heavy].sum() / p.sum(), p[~heavy].sum() / p.sum()
+    for place, color, text in (
+        (0.98, "#B34A00", f"above-average p: {heavy.mean():.0%} of pairs, {of_heavy:.0%} of the weight"),
+        (0.91, "0.4", f"all other pairs: {of_rest:.0%} of the weight"),
+    ):
+        right.annotate(text, (0.02, place), xycoords="axes fraction", color=color, va="top", fontsize=10)
+    together = (kind[:, None] == kind)[np.triu_indices(len(kind), 1)]
+    for chosen, text in ((together, "pairs within a group"), (~together, "pairs of two groups")):
+        right.annotate(
+            text, (np.median(distance[chosen]), map_distance[chosen].max()), (0, 6), textcoords="offset points",
+            ha="center", fontsize=10,
+        )  # fmt: skip
+    right.set(xscale="log", ylim=(0, 1.35 * map_distance.max()), title="every pair of points")
+    right.set(xlabel="true distance (logarithmic)", ylabel="distance on the map")
+    return figure
+
+
+def toy_and_noise(toy: np.ndarray, kind: np.ndarray, noise: np.ndarray, titles: tuple[str, str]) -> Figure:
+    """A frame of the slider: the maps (N, 2) of the groups `kind` (N,), and (M, 2) of noise, which has none."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.3))
+    axes[0].scatter(*toy.T, c=class_colors(kind), s=6, linewidth=0)
+    axes[1].scatter(*noise.T, c="0.35", s=6, linewidth=0)
+    for axis, title in zip(axes, titles, strict=True):
+        _no_axes(axis)
+        axis.set_aspect("equal", "datalim")
+        axis.set_title(title, fontsize=10)
+    return figure
 
 
 def displacements(
@@ -84,110 +181,121 @@ def displacements(
     """Left how far features move, right how many cross to another class: the methods side by side for each move.
 
     Args:
-        displacement: for (method, move) the lengths (N,), in units of the distance between classes (eq. 1). A marker
+        displacement: for (method, move) the lengths (N,), in units of the distance between classes (eq. 4). A marker
             is their median, a thick bar the middle half, a thin line nine in ten.
         crossed: for (method, move) the share that crossed and the ends of its interval, in [0, 1]. What is missing
             here is left out.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.3))
     methods, moves = (list(dict.fromkeys(part)) for part in zip(*displacement, strict=True))
     for (method, move), lengths in displacement.items():
         color, marker = plotting.method_color(method), plotting.method_marker(method)
-        position = moves.index(move) + 0.22 * (methods.index(method) - 1)
+        position = _beside(moves.index(move), method, methods)
         q = np.quantile(lengths, [0.05, 0.25, 0.5, 0.75, 0.95])
-        axes[0].plot([position] * 2, q[[0, 4]], color=color, linewidth=1.2)
-        axes[0].plot([position] * 2, q[[1, 3]], color=color, linewidth=6, alpha=0.45, solid_capstyle="butt")
-        axes[0].plot(position, q[2], color=color, marker=marker, markersize=7)
-        if (method, move) in crossed:
-            share, *interval = crossed[method, move]
-            axes[1].plot([position] * 2, interval, color=color, linewidth=1.2)
-            axes[1].plot(position, share, color=color, marker=marker, markersize=7)
-    for m, method in enumerate(methods):
-        axes[0].annotate(
-            plotting.method_name(method), (0.02, 0.98 - 0.08 * m), xycoords="axes fraction",
-            color=plotting.method_color(method), fontweight="bold", va="top",
-        )  # fmt: skip
-    axes[0].axhline(1, color="0.3", linestyle="--", linewidth=1)
-    axes[0].annotate(
+        left.plot([position] * 2, q[[0, 4]], color=color, linewidth=1.2)
+        left.plot([position] * 2, q[[1, 3]], color=color, linewidth=6, alpha=0.45, solid_capstyle="butt")
+        left.plot(position, q[2], color=color, marker=marker, markersize=7)
+    _dots(right, methods, moves, crossed)
+    _names(right, methods)
+    left.axhline(1, color="0.3", linestyle="--", linewidth=1)
+    left.annotate(
         "as far as from class to class", (-0.45, 1), (0, -4), textcoords="offset points", fontsize=9.5,
         color="0.3", va="top",
     )  # fmt: skip
-    axes[0].set(title="how far: displacement r", ylim=(0, 1.15 * max(1.0, *(v.max() for v in displacement.values()))))
-    axes[1].set(title="how many: crossed to another class", ylim=(-0.03, 1.03))
-    axes[1].yaxis.set_major_formatter("{x:.0%}")
-    for axis in axes:
-        axis.set_xticks(range(len(moves)), [MOVES.get(move, move) for move in moves])
-        axis.set_xlim(-0.5, len(moves) - 0.5)
-        axis.grid(axis="x", visible=False)
+    left.set(title="how far: displacement r", ylabel="r (distances between class centres)")
+    left.set_ylim(0, 1.15 * max(1.0, *(v.max() for v in displacement.values())))
+    right.set(title="how many: nearest to another class", ylim=(-0.03, 1.03), ylabel="share that crossed")
+    right.yaxis.set_major_formatter("{x:.0%}")
+    _views(left, moves)
+    return figure
+
+
+def _beside(place: int, method: str, methods: Sequence[str]) -> float:
+    return place + 0.22 * (methods.index(method) - (len(methods) - 1) / 2)
+
+
+def _dots(
+    axis: Axes,
+    methods: Sequence[str],
+    views: Sequence[str],
+    values: Mapping[tuple[str, str], tuple[float, float, float]],
+) -> None:
+    """A marker and the line of its interval (value, low, high) for each (method, view), the methods side by side."""
+    for (method, view), (value, *interval) in values.items():
+        color, marker = plotting.method_color(method), plotting.method_marker(method)
+        position = _beside(views.index(view), method, methods)
+        axis.plot([position] * 2, interval, color=color, linewidth=1.2)
+        axis.plot(position, value, color=color, marker=marker, markersize=7)
+    _views(axis, views)
+
+
+def _views(axis: Axes, views: Sequence[str]) -> None:
+    axis.set_xticks(range(len(views)), [VIEWS.get(view, view) for view in views])
+    axis.set_xlim(-0.5, len(views) - 0.5)
+    axis.grid(axis="x", visible=False)
+
+
+def _names(axis: Axes, methods: Sequence[str]) -> None:
+    """The methods in their colours, right of the axes, where no point can be."""
+    for m, method in enumerate(methods):
+        axis.annotate(
+            plotting.method_name(method), (1.02, 0.98 - 0.08 * m), xycoords="axes fraction",
+            color=plotting.method_color(method), fontweight="bold", va="top",
+        )  # fmt: skip
+
+
+def neighbours(blocks: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]]) -> Figure:
+    """Images and their nearest ones, framed in blue if these are of its class, else in orange; a block a network.
+
+    Args:
+        blocks: for each title the rows: name, image (C, H, W) in [0, 1], its nearest (K, C, H, W), and bool (K,): of
+            its class. All blocks have the same names and one K.
+    """
+    rows = [*blocks.values()]
+    count, lines = len(rows[0][0][2]), len(rows[0])
+    figure = plt.figure(figsize=(0.78 * len(blocks) * (count + 1.6) + 0.9, 0.82 * lines + 0.5))
+    for part, (title, block) in zip(figure.subfigures(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
+        part.suptitle(title, fontsize=11, fontweight="bold")
+        axes = part.subplots(lines, count + 2, squeeze=False, width_ratios=[1.0, 0.3, *[1.0] * count])
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for line, (name, image, nearest, own) in zip(axes, block, strict=True):
+            plotting.draw_image(line[0], image)
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+            for axis, picture, right in zip(line[2:], nearest, own, strict=True):
+                plotting.draw_image(axis, picture)
+                axis.spines[:].set(visible=True, color=BLUE if right else ORANGE, linewidth=3)
     return figure
 
 
 def class_separation(
-    views: Sequence[str],
-    knn: Mapping[str, Sequence[float]],
-    bands: Mapping[str, tuple[Any, Any]],
-    silhouette: Mapping[str, Sequence[float]],
+    knn: Mapping[tuple[str, str], tuple[float, float, float]],
+    silhouette: Mapping[tuple[str, str], float],
     *,
     chance: float,
     images: int,
 ) -> Figure:
-    """Left kNN accuracy, right silhouette of each method, over V views of the same images.
+    """Left kNN accuracy, right silhouette, for each (method, view) of the same images.
 
     Args:
-        knn: accuracies (V,) in [0, 1] of each method. bands: their lower and upper ends, (V,) each.
-        silhouette: (V,) in [-1, 1] of each method.
+        knn: accuracy in [0, 1] and the ends of its interval. silhouette: in [-1, 1].
         chance: accuracy of guessing, a dashed line.
         images: their number, which stands at the axis.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(12, 3.9))
-    x = range(len(views))
-    left = {method: np.asarray(values) for method, values in knn.items()}
-    right = {method: np.asarray(values) for method, values in silhouette.items()}
-    plotting.curves(axes[0], x, left, bands=bands, xlabel="", ylabel=f"kNN accuracy, {images} test images")
-    axes[0].axhline(chance, color="0.4", linestyle="--", linewidth=1)
-    axes[0].annotate(
-        "guessing the largest class", (0, chance), (0, 4), textcoords="offset points", fontsize=9, color="0.4"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.1), width_ratios=[1.25, 1])
+    for axis, values in ((left, knn), (right, {key: (s, s, s) for key, s in silhouette.items()})):
+        methods, views = (list(dict.fromkeys(part)) for part in zip(*values, strict=True))
+        _dots(axis, methods, views, values)
+    left.axhline(chance, color="0.4", linestyle="--", linewidth=1)
+    left.annotate(
+        "guessing the largest class", (-0.45, chance), (0, 4), textcoords="offset points", fontsize=9, color="0.4"
     )
-    axes[0].set_ylim(-0.03, 1.03)
-    plotting.curves(axes[1], x, right, xlabel="", ylabel="silhouette", percent=False)
-    axes[1].axhline(0, color="0.4", linestyle="--", linewidth=1)
-    for axis in axes:
-        axis.set_xticks(x, views)
-    return figure
-
-
-def weights_and_distances(
-    weights: Mapping[int, np.ndarray], p: np.ndarray, feature_distance: np.ndarray, map_distance: np.ndarray
-) -> Figure:
-    """What t-SNE looks at. Left: the neighbours' weights by rank. Right: distance on the map against distance before.
-
-    Args:
-        weights: for three perplexities the weights (N - 1,) of one image's neighbours, largest first (eq. 4).
-        p, feature_distance, map_distance: of all P pairs of some images, (P,) each, in the order of
-            ``scipy.spatial.distance.pdist``: the weight of eq. 5 and the distances, without a unit. Pairs whose
-            weight is above the average are orange.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
-    for k, (perplexity, color) in enumerate(zip(weights, ("#0072B2", "#009E73", "#D55E00"), strict=True)):
-        left.plot(range(1, len(weights[perplexity]) + 1), weights[perplexity], color=color, linewidth=2)
-        left.annotate(
-            f"perplexity {perplexity}", (0.98, 0.97 - 0.08 * k), xycoords="axes fraction", color=color,
-            ha="right", va="top",
-        )  # fmt: skip
-    left.set(xscale="log", yscale="log", ylim=(1e-5, 2), title="one image, three perplexities")
-    left.set(xlabel="neighbour's rank (logarithmic)", ylabel="its weight p in eq. 4")
-    heavy = p > p.mean()
-    for chosen, color, size in ((~heavy, "#999999", 3), (heavy, "#D55E00", 9)):
-        right.scatter(feature_distance[chosen], map_distance[chosen], color=color, s=size, linewidth=0)
-    of_heavy, of_rest = p[heavy].sum() / p.sum(), p[~heavy].sum() / p.sum()
-    for place, color, text in (
-        (0.97, "#B34A00", f"above-average p: {heavy.mean():.0%} of pairs, {of_heavy:.0%} of the weight"),
-        (0.89, "0.4", f"all other pairs: {of_rest:.0%} of the weight"),
-    ):
-        right.annotate(text, (0.02, place), xycoords="axes fraction", color=color, va="top", fontsize=10)
-    images = round((1 + np.sqrt(1 + 8 * len(p))) / 2)  # P = images (images - 1) / 2
-    right.set(xlabel="distance of a pair in feature space", ylabel="distance on the map")
-    right.set(title=f"all pairs of {images} images", ylim=(0, 1.25 * map_distance.max()))
+    left.set(ylim=(-0.03, 1.03), ylabel=f"kNN accuracy, {images} test images", title="neighbours of the right class")
+    left.yaxis.set_major_formatter("{x:.0%}")
+    right.axhline(0, color="0.4", linestyle="--", linewidth=1)
+    right.set(ylabel="silhouette", title="classes apart")
+    _names(right, methods)
     return figure
 
 
@@ -199,27 +307,26 @@ def joint_maps(
     *,
     arrows: int = 40,
 ) -> Figure:
-    """One column a method. Top: clean points, augmented ones as faint dots, arrows to the adversarial versions.
+    """One column a method. Top: clean points with arrows to adversarial versions of the first of them.
 
-    Bottom: the adversarial points in the same map, with the names of the classes where the clean points are.
+    Bottom: all adversarial points in the same map, with the names of the classes where the clean points are.
 
     Args:
-        maps: for each method the points (N, 2) of its views "clean", "augmented" and "adversarial", from one fit.
+        maps: for each method the points (N, 2) of its views "clean" and "adversarial", from one fit.
         labels: (N,). wrong: for each method (N,), is the adversarial image misclassified? Its arrow is black then.
         notes: a text below each column.
         arrows: how many of the first images have one.
     """
-    figure, axes = plt.subplots(2, len(maps), figsize=(12.5, 9.6), squeeze=False)
+    figure, axes = plt.subplots(2, len(maps), figsize=(12.5, 9.4), squeeze=False)
     for (top, bottom), (method, views) in zip(axes.T, maps.items(), strict=True):
         name = plotting.method_name(method)
         clean, adversarial = views["clean"], views["adversarial"]
-        top.scatter(*views["augmented"].T, c=class_colors(labels), s=5, linewidth=0, alpha=0.3, zorder=0)
         embedding_map(
             top, clean, labels, title=f"{name}: clean", moved_to=adversarial[:arrows],
             moved_wrong=wrong[method][:arrows], size=30,
         )  # fmt: skip
         embedding_map(bottom, adversarial, labels, title=f"{name}: adversarial", names_at=clean, size=30)
-        everything = np.concatenate(list(views.values()))
+        everything = np.concatenate([clean, adversarial])
         middle, reach = (everything.max(0) + everything.min(0)) / 2, 0.53 * np.ptp(everything, axis=0).max()
         for axis in (top, bottom):
             axis.set_aspect("equal", "box")
@@ -253,50 +360,34 @@ def maps_with_moves(
     return figure
 
 
-def starts_and_perplexities(
-    maps: Mapping[tuple[int, int], np.ndarray], labels: np.ndarray, quality: Mapping[tuple[int, int], float]
-) -> Figure:
-    """Maps (N, 2) of the same features for (start, perplexity): a row a start, counted from 0, a column a perplexity.
-
-    `labels` (N,); `quality` is the trustworthiness of each map and stands above it.
-    """
-    starts, perplexities = (list(dict.fromkeys(part)) for part in zip(*maps, strict=True))
-    figure, axes = plt.subplots(len(starts), len(perplexities), figsize=(11, 7.4), squeeze=False)
-    for (start, perplexity), points in maps.items():
-        title = f"perplexity {perplexity}, start {start + 1}\ntrustworthiness {quality[start, perplexity]:.2f}"
-        axis = axes[starts.index(start), perplexities.index(perplexity)]
-        embedding_map(axis, points, labels, title=title, size=20)
-    return figure
-
-
-def arrows_in_fits(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+def separate_fits(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     labels: np.ndarray,
-    lengths: Mapping[str, np.ndarray],
+    before: np.ndarray,
+    after: Mapping[str, np.ndarray],
     *,
     arrows: int = 60,
 ) -> Figure:
-    """A map a panel, with arrows from its first points (N, 2) to its second ones (N, 2), both of classes `labels` (N,).
+    """Pairs of maps of the same features, with arrows from one to the other; right, distances between classes.
 
-    `lengths` (N,) of the arrows are in units of the distance between classes; their median stands in the title.
+    Args:
+        pairs: for each title a map (N, 2) and another one, laid over it. labels: (N,).
+        before: (P,), distances between class centres in feature space. after: the same on some maps, (P,) for each
+            name; each map is scaled to its own mean.
+        arrows: how many of the first points have one.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 5.2), squeeze=False)
-    for axis, (title, (start, end)) in zip(axes[0], panels.items(), strict=True):
-        embedding_map(axis, start, labels, moved_to=end[:arrows], size=22)
-        axis.set_title(f"{title}\nmedian arrow {np.median(lengths[title]):.2f} of the distance between classes")
-    return figure
-
-
-def controls(points: np.ndarray, labelled: Mapping[str, np.ndarray], noise: np.ndarray) -> Figure:
-    """The same map (N, 2) with several labels (N,), each below its title; at the right pure `noise` (M, 2)."""
-    figure, axes = plt.subplots(1, len(labelled) + 1, figsize=(12.5, 4.7))
-    for axis, (title, labels) in zip(axes, labelled.items(), strict=False):
-        embedding_map(axis, points, labels, title=title, names_at=NOWHERE, size=24)
-    axes[-1].scatter(*noise.T, c="0.35", s=9, linewidth=0)
-    axes[-1].set_title(f"pure noise, perplexity 2\n{len(noise)} Gaussian vectors, no classes")
-    axes[-1].set(xticks=[], yticks=[])
-    axes[-1].spines[:].set(visible=True, color="0.85")
-    axes[-1].set_aspect("equal", "datalim")
+    figure, axes = plt.subplots(1, len(pairs) + 1, figsize=(12.5, 4.6), squeeze=False)
+    for axis, (title, (start, end)) in zip(axes[0], pairs.items(), strict=False):
+        embedding_map(axis, start, labels, title=title, moved_to=end[:arrows], size=20)
+    last = axes[0, -1]
+    for k, (name, distances) in enumerate(after.items()):
+        last.scatter(before, distances / distances.mean(), s=14, color=CLASS_COLORS[k], linewidth=0, alpha=0.8)
+        last.annotate(
+            name, (0.02, 0.98 - 0.07 * k), xycoords="axes fraction", color=CLASS_COLORS[k], va="top", fontsize=10
+        )
+    last.set(title="distances between classes", xlabel="between centres, in feature space")
+    last.set(ylabel="on the map (its mean is 1)", ylim=(0, None))
+    last.set_ylim(0, 1.35 * last.get_ylim()[1])
     return figure
 
 
@@ -305,64 +396,55 @@ def controls(points: np.ndarray, labelled: Mapping[str, np.ndarray], noise: np.n
 Stage = tuple[np.ndarray, np.ndarray]
 
 
-def _stage(axis: Axes, stage: Stage, labels: np.ndarray, title: str, *, arrows: int, **style: Any) -> None:
-    points, wrong = stage
-    clean, moved = points[: len(labels)], points[len(labels) :]
-    embedding_map(axis, clean, labels, moved_to=moved[:arrows], moved_wrong=wrong[:arrows], **style)
-    axis.set_title(title, fontsize=11)
-    axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
-    axis.set_aspect("equal", "box")
-
-
-def _in_words(measured: Mapping[str, np.ndarray], epoch: int) -> str:
-    return f"kNN {measured['clean kNN'][epoch]:.0%}, silhouette {measured['silhouette'][epoch]:.2f}"
-
-
 def growing_maps(
-    stages: Sequence[Stage], labels: np.ndarray, measured: Mapping[str, np.ndarray], *, arrows: int = 40
+    stages: Sequence[Stage],
+    labels: np.ndarray,
+    knn: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    shown: str,
+    arrows: int = 40,
 ) -> Iterator[Figure]:
-    """The frames of an animation: the maps of epoch 0, 1, ..., E, and up to two interpolated ones between them.
+    """The frames of an animation: the maps of epoch 0, 1, ..., E, with interpolated ones between, beside the curves.
 
     Args:
-        stages: E + 1 maps, which resemble one another.
+        stages: E + 1 maps of one training, which resemble one another.
         labels: (N,) of the clean points.
-        measured: "clean kNN" and "silhouette", (E + 1,) each.
+        knn: accuracies (E + 1,) by what was trained and then by view, "clean" (solid) and "adversarial" (dashed).
+        shown: the training that the maps are of.
         arrows: how many of the first images have one, black if misclassified.
     """
     epochs = len(stages) - 1
-    between = min(3, max(1, 36 // epochs))
+    between = min(2, max(1, 24 // epochs))
     for epoch, (points, wrong) in enumerate(stages):
-        title = f"epoch {epoch} of {epochs}: {_in_words(measured, epoch)}"
         for t in np.arange(between) / between if epoch < epochs else [0.0]:
             frame = points if t == 0 else (1 - t) * points + t * stages[epoch + 1][0]
-            figure, axis = plt.subplots(figsize=(4.6, 4.8))
-            _stage(axis, (frame, wrong), labels, title, arrows=arrows, size=26, names_at=NOWHERE)
+            figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.5), width_ratios=[1, 1.05])
+            clean, moved = frame[: len(labels)], frame[len(labels) :]
+            embedding_map(
+                left, clean, labels, title=f"{shown}: epoch {epoch} of {epochs}", moved_to=moved[:arrows],
+                moved_wrong=wrong[:arrows], size=24, names_at=NOWHERE,
+            )  # fmt: skip
+            left.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
+            left.set_aspect("equal", "box")
+            _growth(right, knn, epoch + t)
             yield figure
 
 
-def filmstrip(
-    stages: Sequence[Stage], labels: np.ndarray, measured: Mapping[str, np.ndarray], *, arrows: int = 40
-) -> Figure:
-    """Up to six of the maps of `growing_maps`, evenly spread, and below them all that was `measured`, over the epochs.
-
-    `measured` has "adversarial kNN" (E + 1,) too.
-    """
-    epochs = len(stages) - 1
-    picked = np.unique(np.linspace(0, epochs, min(6, epochs + 1)).round().astype(int))
-    figure = plt.figure(figsize=(12.5, 11.5))
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.3, 1])[:, 0]
-    strip = list(top.subplots(2, (len(picked) + 1) // 2, squeeze=False).flat)
-    for axis in strip:
-        axis.set_axis_off()
-    for axis, epoch in zip(strip, picked, strict=False):
-        axis.set_axis_on()
-        title = f"epoch {epoch}: {_in_words(measured, epoch)}"
-        _stage(axis, stages[epoch], labels, title, arrows=arrows, size=20)
-    left, right = bottom.subplots(1, 2)
-    x, accuracies = range(epochs + 1), {name: measured[name] for name in ("clean kNN", "adversarial kNN")}
-    plotting.curves(left, x, accuracies, xlabel="epoch", ylabel="kNN accuracy")
-    left.set_ylim(-0.03, 1.03)
-    silhouette = {"silhouette": measured["silhouette"]}
-    plotting.curves(right, x, silhouette, xlabel="epoch", ylabel="clean features", percent=False)
-    right.axhline(0, color="0.4", linestyle="--", linewidth=1)
-    return figure
+def _growth(axis: Axes, knn: Mapping[str, Mapping[str, np.ndarray]], now: float) -> None:
+    """kNN accuracy over the epochs, one colour a training; a line where the animation is."""
+    ends: list[tuple[float, str, str]] = []
+    for color, (name, views) in zip((BLUE, ORANGE), knn.items(), strict=False):
+        for view, style in (("clean", "-"), ("adversarial", "--")):
+            axis.plot(range(len(views[view])), views[view], color=color, linestyle=style)
+            ends.append((views[view][-1], f"{view},\n{name}", color))
+    position = -np.inf
+    for end, text, color in sorted(ends):  # labels that would overlap are pushed apart, from the lowest up
+        position = max(end, position + 0.11)
+        axis.annotate(
+            text, (1.02, position), xycoords=axis.get_yaxis_transform(), color=color, va="center", fontsize=9,
+            annotation_clip=False,
+        )  # fmt: skip
+    axis.axvline(now, color="0.3", linewidth=1)
+    axis.set(ylim=(-0.03, 1.03), xlabel="epoch", title="kNN accuracy")
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
