@@ -29,8 +29,8 @@ def shown(monkeypatch):
 
 
 def drawn(shade=0.5):
-    figure, axis = plt.subplots(figsize=(2, 1), facecolor=(shade, shade, shade))
-    axis.set_axis_off()
+    figure = plt.figure(figsize=(2, 1))
+    figure.add_axes((0, 0, 1, 1)).imshow([[shade]], cmap="gray", vmin=0, vmax=1, aspect="auto")
     return figure
 
 
