@@ -30,7 +30,9 @@ def shown(monkeypatch):
 
 def drawn(shade=0.5):
     figure = plt.figure(figsize=(2, 1))
-    figure.add_axes((0, 0, 1, 1)).imshow([[shade]], cmap="gray", vmin=0, vmax=1, aspect="auto")
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow([[shade]], cmap="gray", vmin=0, vmax=1, aspect="auto")
+    axis.set_axis_off()
     return figure
 
 
