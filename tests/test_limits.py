@@ -7,9 +7,7 @@ from course import limits
 from course.runner import notebooks
 
 # Notebooks that may exceed a limit, and by name which.
-EXCEPTIONS: dict[str, set[str]] = {
-    f"{number:02}": {"visible lines of code", "longest visible cell", "longest paragraph"} for number in range(1, 9)
-}
+EXCEPTIONS: dict[str, set[str]] = {}
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name[:2])
