@@ -149,6 +149,8 @@ def test_promise_and_truth_show_how_far_the_last_attack_goes_down():
     )
     assert [line.get_ydata()[0] for line in shown] == [1, 1, 1, 0, 0, 0]
     assert [text.get_color() for text in axis.texts[2:]] == [line.get_color() for line in shown[:3]]
+    places = [text.xy for text in axis.texts[2:]]
+    assert places == [(0.95, 0), (0.8, 1), (0.0, 1)]  # where each mark stands alone
     span = axis.containers[2][2][0].get_segments()[0][:, 0]
     np.testing.assert_allclose(span, [0, 0.04])
 
@@ -174,7 +176,7 @@ def test_accuracy_by_class_is_in_the_order_of_anchors():
     assert {"clean", "ANCHOR", "PGD-AT", "MART"} <= set(texts(axis))
 
 
-@pytest.mark.parametrize(("winner", "title"), [(1, "FGSM: right: b"), (2, "FGSM: broken: c")])
+@pytest.mark.parametrize(("winner", "title"), [(1, "FGSM: classified as b"), (2, "FGSM: classified as c, not b")])
 def test_one_attack_colours_the_true_class_and_the_one_that_wins(random, winner, title):
     image, change = random.random((1, 6, 6)), random.random((1, 6, 6)) - 0.5
     probabilities = np.full(3, 0.2)

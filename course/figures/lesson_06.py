@@ -56,10 +56,15 @@ def promise_and_truth(
             )
         text = f"{100 * (after - before):+.0f} points"
         axis.annotate(text, ((before + after) / 2, y), (0, 9), textcoords="offset points", ha="center", fontsize=10)
-    for (value, *_), (color, *_), mark, place in zip(
-        next(iter(found.values())), styles, marks, ((0, 24), (0, 24), (0, -26)), strict=True
-    ):
-        axis.annotate(mark, (value, heights[0]), place, textcoords="offset points", ha="center", color=color)
+    # Each mark is named where it stands alone.
+    centres = np.array([[value for value, *_ in values] for values in found.values()])
+    fallen = int((centres[:, 1] - centres[:, 2]).argmax())
+    alone = int(np.abs(centres[:, :1] - centres[:, 1:]).min(1).argmax())
+    for k, (row, mark) in enumerate(zip((alone, fallen, fallen), marks, strict=True)):
+        axis.annotate(
+            mark, (centres[row, k], heights[row]), (0, 9 if k else 12), textcoords="offset points", ha="center",
+            color=styles[k][0],
+        )  # fmt: skip
     axis.set_yticks(heights, list(found))
     axis.set(ylim=(-0.6, len(found) - 0.2), xlim=(-0.06, 1.06), xlabel=f"accuracy on {images} images")
     axis.xaxis.set_major_formatter("{x:.0%}")
@@ -181,7 +186,7 @@ def accuracy_by_class(
     axis.plot(x, clean[order], linestyle="none", marker="_", markersize=16, markeredgewidth=2, color="0.3")
     axis.annotate("clean", (0, clean[order][0]), (0, 6), textcoords="offset points", ha="center", color="0.3")
     axis.annotate(
-        "ANCHOR", (0, ends[order][0, 0]), (0, -6), textcoords="offset points", ha="center", va="top", color=color
+        "ANCHOR", (0, robust[order][0]), (-6, 0), textcoords="offset points", ha="right", va="center", color=color
     )
     axis.axhline(robust.mean(), color=color, linestyle="--", linewidth=1, zorder=0)
     axis.annotate(
@@ -189,6 +194,7 @@ def accuracy_by_class(
         textcoords="offset points", color=color, fontsize=9, ha="right",
     )  # fmt: skip
     axis.set_xticks(x, np.asarray(classes)[order].tolist())
+    axis.set_xlim(-1, len(classes) - 0.2)
     axis.set(xlabel=f"class, in the order of ANCHOR's accuracy under {attack}", ylabel="accuracy")
     axis.yaxis.set_major_formatter("{x:.0%}")
     axis.grid(axis="x", visible=False)
@@ -307,7 +313,7 @@ def one_attack(
     right.tick_params(axis="x", labelsize=8)
     right.grid(axis="y", visible=False)
     right.set_title("probability", fontsize=10)
-    verdict = f"right: {classes[winner]}" if winner == true else f"broken: {classes[winner]}"
+    verdict = f"classified as {classes[winner]}" + ("" if winner == true else f", not {classes[true]}")
     figure.suptitle(f"{title}: {verdict}", x=0.02, ha="left", fontsize=12, color=BLUE if winner == true else ORANGE)
     return figure
 
@@ -391,7 +397,13 @@ def cliff(
         )
         left.annotate(name, (place, share), (7, 0), textcoords="offset points", color=color, fontsize=10, va="center")
     left.annotate(
-        "trained with", (epsilon, 0.02), (-4, 0), textcoords="offset points", ha="right", fontsize=9, color="0.4"
+        "epsilon of\ntraining",
+        (epsilon, 0.12),
+        (-4, 0),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color="0.4",
     )
     left.set(xlabel="epsilon of the attack (pixel intensity)", ylabel=f"accuracy, {images} images", ylim=(-0.03, 1.03))
     left.set_title("Accuracy under PGD", loc="left")
