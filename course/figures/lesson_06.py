@@ -54,7 +54,8 @@ def promise_and_truth(
             axis.errorbar(
                 value, y, xerr=errors if k else None, fmt=marker, color=color, markersize=size, capsize=3, zorder=2 + k
             )
-        text = f"{100 * (after - before):+.0f} points"
+        points = round(100 * (after - before))
+        text = f"{points:+} points" if points else "no change"
         axis.annotate(text, ((before + after) / 2, y), (0, 9), textcoords="offset points", ha="center", fontsize=10)
     # Each mark is named where it stands alone.
     centres = np.array([[value for value, *_ in values] for values in found.values()])
@@ -190,8 +191,8 @@ def accuracy_by_class(
     )
     axis.axhline(robust.mean(), color=color, linestyle="--", linewidth=1, zorder=0)
     axis.annotate(
-        "ANCHOR, mean of classes", (1, robust.mean()), (2, 3), xycoords=axis.get_yaxis_transform(),
-        textcoords="offset points", color=color, fontsize=9, ha="right",
+        "mean", (0, robust.mean()), (4, 3), xycoords=axis.get_yaxis_transform(), textcoords="offset points",
+        color=color, fontsize=9,
     )  # fmt: skip
     axis.set_xticks(x, np.asarray(classes)[order].tolist())
     axis.set_xlim(-1, len(classes) - 0.2)

@@ -452,8 +452,8 @@ page.figure(
     "PGD.",
     f"Under {pgd_name} ANCHOR keeps **{by_class['anchor'][weak]:.0%}** of class {names[weak]} and "
     f"{by_class['anchor'][strongest]:.0%} of class {names[strongest]}. For {also} of the {len(rivals)} other methods "
-    f"the same class is the weakest. A class has {min(own.sum() for own in of_class)} to "
-    f"{max(own.sum() for own in of_class)} images, and the minimum of several noisy numbers is too low on average.",
+    f"the same class is the weakest. The smallest class here has {min(own.sum() for own in of_class)} images, and the "
+    "minimum of several noisy numbers is too low on average.",
     svg=True,
 )
 
@@ -490,7 +490,7 @@ def climb(model, loss, x, y, alpha, steps):
 # %% [markdown]
 # The attacker knows how ANCHOR was trained, and goes for its parts:
 #
-# - **more steps** on the cross-entropy: five times as many;
+# - **more steps** on the cross-entropy: five times as many, of half the size;
 # - **towards a wrong class**: its logit minus that of the true one. *Wrong class 1* is the one with the largest logit,
 #   2 the next. Cross-entropy climbs wherever it is steepest at first;
 # - **its features**: away from the image's own clean features, whatever the classifier says;
@@ -509,7 +509,7 @@ reference = dataset.train[:500].to(device)  # the other views of the contrastive
 
 
 def losses_of(model, x, y):
-    """Losses (N,) of features h (N, D), by name."""
+    """Losses (N,) as functions of features h (N, D): of the logits, of the features themselves, of the embeddings."""
     with torch.no_grad():
         clean, z = model.encode(x), model.project(model.encode(reference.inputs()))
         wrong = model.classifier(clean).scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
@@ -643,6 +643,7 @@ page.slider(
     "end in a wrong class. Blue is the true class, orange a wrong one that wins. All tries stay within the same "
     "epsilon; they differ in where they go. Shown is the iterate that broke the image, or the last one.",
     start=list(tries).index(pgd_name),
+    strip=3,
 )
 
 # %% [markdown]
