@@ -63,8 +63,8 @@ def test_survival_matrix_sorts_images_and_states_shares():
 
 def test_attack_ladder_marks_what_only_the_last_attack_breaks(random):
     survived = np.array([[True, True, True, False], [True, True, False, False], [True, False, False, False]])
-    lead, images = np.array([3.0, 1.0, -1.0, -2.0]), random.random((4, 1, 5, 5))
-    figure = figures.attack_ladder(survived, ["FGSM", "PGD-20", "AutoAttack"], lead, images)
+    margin, images = np.array([3.0, 1.0, -1.0, -2.0]), random.random((4, 1, 5, 5))
+    figure = figures.attack_ladder(survived, ["FGSM", "PGD-20", "AutoAttack"], margin, images)
     figure.canvas.draw()
     _, middle, bottom = figure.axes
     assert [bar.get_height() for bar in middle.patches] == [-2, -1, 1, 3]  # those that fall early at the left
@@ -79,18 +79,18 @@ def test_attack_ladder_marks_what_only_the_last_attack_breaks(random):
 
 
 def test_attack_ladder_shows_twenty_pictures_with_the_late_ones_among_them(random):
-    lead = np.linspace(-1, 4, 50)
-    survived = np.tile(lead > 0, (2, 1))
+    margin = np.linspace(-1, 4, 50)
+    survived = np.tile(margin > 0, (2, 1))
     survived = np.stack([survived[0], survived[0], survived[0]])
-    survived[2, 49] = False  # the largest lead, and yet broken
-    figure = figures.attack_ladder(survived, ["FGSM", "PGD", "AutoAttack"], lead, random.random((50, 3, 4, 4)))
+    survived[2, 49] = False  # the largest margin, and yet broken
+    figure = figures.attack_ladder(survived, ["FGSM", "PGD", "AutoAttack"], margin, random.random((50, 3, 4, 4)))
     _, middle, bottom = figure.axes
     assert len(bottom.images) == 20
     assert len(bottom.patches) == 1
     connected = {int(line.get_xdata()[0]) for line in bottom.lines}
     heights = np.array([bar.get_height() for bar in middle.patches])
     shown = np.sort(heights[sorted(connected)])
-    np.testing.assert_allclose(shown, [*np.sort(lead[lead > 0])[:19], 4])
+    np.testing.assert_allclose(shown, [*np.sort(margin[margin > 0])[:19], 4])
 
 
 def test_attack_ladder_names_another_network_and_attack(random):
@@ -103,59 +103,130 @@ def test_attack_ladder_names_another_network_and_attack(random):
     assert middle.get_title(loc="left").endswith("PGD left it standing, the rest breaks it")
 
 
-def test_stages_show_intervals_and_what_pgd_promised():
-    def row(accuracy, images):
-        return {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.03, "images": images}
+def test_promised_and_left_show_the_gap():
+    def network(method, name, promised, first, left):
+        return {
+            "method": method,
+            "name": name,
+            "promised": (promised, promised - 0.01, promised + 0.01),
+            "first": (first, first - 0.01, first + 0.01),
+            "left": (left, left - 0.03, left + 0.02),
+        }
 
-    sizes = {"clean": 10000, "PGD": 10000, "APGD": 1000, "Square": 1000}
-    shares = {"pgd_at": (0.8, 0.5, 0.48, 0.4), "anchor": (0.7, 0.45, 0.44, 0.44)}
+    networks = [network("mart", "MART, small", 0.5, 0.48, 0.4), network("anchor", "ANCHOR, small", 0.45, 0.45, 0.44)]
+    figure = figures.promised_and_left(networks, promise="PGD-20")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    assert rows(axis) == ["MART, small", "ANCHOR, small"]
+    assert texts(axis)[:2] == ["-10.0 points", "-1.0 points"]
+    assert set(texts(axis)[2:]) == {"PGD-20", "APGD-CE", "AutoAttack"}
+    ticks = {label.get_text(): height for label, height in zip(axis.get_yticklabels(), axis.get_yticks(), strict=True)}
+    for container, given in zip(axis.containers, networks, strict=True):
+        assert container[0].get_xdata() == pytest.approx(given["left"][0])
+        assert container[0].get_ydata() == pytest.approx(ticks[given["name"]])
+        assert container[0].get_color() == plotting.method_color(given["method"])
+        np.testing.assert_allclose(container[2][0].get_segments()[0][:, 0], given["left"][1:])
+    bars = [list(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 5]
+    assert bars == [[0.4, 0.5], [0.44, 0.45]]
+    ticked = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "|" and line.get_markersize() == 14]
+    assert ticked == [0.48, 0.45]
+
+
+def test_promise_and_truth_show_how_far_the_last_attack_goes_down():
     found = {
-        method: {attack: row(share, sizes[attack]) for attack, share in zip(sizes, values, strict=True)}
-        for method, values in shares.items()
+        "hidden": [(0.9, 0.85, 0.95), (0.8, 0.7, 0.9), (0.0, 0.0, 0.04)],
+        "honest": [(0.95, 0.9, 1.0), (0.7, 0.6, 0.8), (0.69, 0.6, 0.8)],
     }
-    figure = figures.stages(found, promise="PGD")
+    figure = figures.promise_and_truth(found, ("noise", "PGD", "adapted"), images=50)
     figure.canvas.draw()
     (axis,) = figure.axes
-    labels = [label.get_text() for label in axis.get_xticklabels()]
-    assert labels == ["clean\n10,000 images", "PGD\n10,000 images", "APGD\n1,000 images", "Square\n1,000 images"]
-    assert texts(axis) == ["PGD-AT: -10.0 points from PGD to the end", "ANCHOR: -1.0 points from PGD to the end"]
-    for container, (method, values) in zip(axis.containers, shares.items(), strict=True):
-        np.testing.assert_allclose(container[0].get_ydata(), values)
-        assert container[0].get_color() == plotting.method_color(method)
-        spans = [segment[:, 1] for segment in container[2][0].get_segments()]
-        np.testing.assert_allclose(spans, [(v - 0.02, v + 0.03) for v in values])
-    dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
-    assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.5], [0.45, 0.45]]
+    assert rows(axis) == ["hidden", "honest"]
+    assert texts(axis) == ["-80 points", "-1 points", "noise", "PGD", "adapted"]
+    assert axis.get_xlabel() == "accuracy on 50 images"
+    shown = [container[0] for container in axis.containers]
+    np.testing.assert_allclose(
+        [line.get_xdata()[0] for line in shown], [value for values in found.values() for value, _, _ in values]
+    )
+    assert [line.get_ydata()[0] for line in shown] == [1, 1, 1, 0, 0, 0]
+    assert [text.get_color() for text in axis.texts[2:]] == [line.get_color() for line in shown[:3]]
+    places = [text.xy for text in axis.texts[2:]]
+    assert places == [(0.95, 0), (0.8, 1), (0.0, 1)]  # where each mark stands alone
+    span = axis.containers[2][2][0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(span, [0, 0.04])
 
 
-def test_accuracy_by_epsilon_has_a_panel_a_method():
-    methods = ["standard", "pgd_at", "trades", "mart", "supcon_at", "anchor"]
-    epsilons = [0, 0.1, 0.2]
-    accuracy = {method: np.array([1, 0.5, 0.1]) - k / 100 for k, method in enumerate(methods)}
-    ends = {method: np.stack([values - 0.1, values + 0.1]) for method, values in accuracy.items()}
-    figure = figures.accuracy_by_epsilon(epsilons, accuracy, ends, epsilon=0.1, ylabel="accuracy under PGD")
+def test_accuracy_by_class_is_in_the_order_of_anchors():
+    clean, robust = np.array([0.9, 1.0, 0.95]), np.array([0.8, 0.5, 0.7])
+    ends = np.stack([robust - 0.1, robust + 0.05], axis=1)
+    others = {"pgd_at": np.array([0.7, 0.4, 0.6]), "mart": np.array([0.1, 0.2, 0.3])}
+    figure = figures.accuracy_by_class(["a", "b", "c"], clean, robust, ends, others, attack="PGD-20")
     figure.canvas.draw()
-    assert [axis.get_title(loc="left") for axis in figure.axes] == [plotting.method_name(m) for m in methods]
-    for axis, method in zip(figure.axes, methods, strict=True):
-        coloured = [line for line in axis.lines if line.get_color() == plotting.method_color(method)]
-        assert len(axis.lines) == 8  # all in grey, one in colour, the dashed one
-        np.testing.assert_array_equal(coloured[-1].get_ydata(), accuracy[method])
-        assert axis.lines[-1].get_xdata()[0] == 0.1
-    band = figure.axes[0].collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == pytest.approx(0)
-    assert texts(figure.axes[0]) == ["epsilon of\nthe table"]
-    assert figure.get_supylabel() == "accuracy under PGD"
-
-
-def test_accuracy_by_steps():
-    heights = {"final": [0.9, 0.6, 0.5], "any": [0.9, 0.55, 0.4], "scaled": [0.7, 0.6]}
-    figure = figures.accuracy_by_steps([1, 5, 20], heights, 100)
     (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["b", "c", "a"]
+    (container,) = axis.containers
+    np.testing.assert_array_equal(container[0].get_ydata(), [0.5, 0.7, 0.8])
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in container[2][0].get_segments()], [[0.4, 0.55], [0.6, 0.75], [0.7, 0.85]]
+    )
+    for method, values in others.items():
+        (line,) = [line for line in axis.lines if line.get_color() == plotting.method_color(method)]
+        np.testing.assert_array_equal(line.get_ydata(), values[[1, 2, 0]])
+    (mean,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert mean.get_ydata()[0] == pytest.approx(robust.mean())
+    assert {"clean", "ANCHOR", "PGD-AT", "MART"} <= set(texts(axis))
+
+
+@pytest.mark.parametrize(("winner", "title"), [(1, "FGSM: classified as b"), (2, "FGSM: classified as c, not b")])
+def test_one_attack_colours_the_true_class_and_the_one_that_wins(random, winner, title):
+    image, change = random.random((1, 6, 6)), random.random((1, 6, 6)) - 0.5
+    probabilities = np.full(3, 0.2)
+    probabilities[winner] = 0.6
+    figure = figures.one_attack(image, change, probabilities, ["a", "b", "c"], true=1, title="FGSM")
     figure.canvas.draw()
-    assert [list(line.get_ydata()) for line in axis.lines] == list(heights.values())
-    assert [list(line.get_xdata()) for line in axis.lines] == [[1, 5, 20], [1, 5, 20], [1, 5]]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "5", "20"]
-    assert axis.get_ylabel() == "accuracy, ANCHOR, 100 images"
+    left, middle, right = figure.axes
+    np.testing.assert_array_equal(left.images[0].get_array(), image[0])
+    np.testing.assert_array_equal(middle.images[0].get_array(), change[0])
+    assert [bar.get_width() for bar in right.patches] == list(probabilities)
+    colors = [to_hex(bar.get_facecolor()) for bar in right.patches]
+    assert colors[1] == figures.BLUE.lower()
+    assert (colors[2] == figures.ORANGE.lower()) == (winner == 2)
+    assert rows(right) == ["a", "b", "c"]
+    assert figure.get_suptitle() == title
+
+
+def test_cliff_shows_two_methods_in_colour_and_the_others_in_grey():
+    methods = ["standard", "pgd_at", "anchor"]
+    epsilons, levels = [0, 0.1, 0.2, 0.4], np.linspace(0, 1, 11)
+    accuracy = {method: np.array([1, 0.5, 0.1, 0]) - k / 100 for k, method in enumerate(methods)}
+    answers = {"standard": levels, "pgd_at": levels**2, "anchor": levels**3}
+    moved = np.array([0.9, 0.8, 0.7, 0.0])
+    figure = figures.cliff(epsilons, accuracy, moved, levels, answers, epsilon=0.1, images=40)
+    figure.canvas.draw()
+    left, right = figure.axes
+    for axis, lines in ((left, accuracy), (right, answers)):
+        for method in methods:
+            color = "0.7" if method == "pgd_at" else plotting.method_color(method)
+            (line,) = [line for line in axis.lines if line.get_color() == color and line.get_linestyle() == "-"]
+            np.testing.assert_array_equal(line.get_ydata(), lines[method])
+        (marked,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+        assert marked.get_xdata()[0] == 0.1
+    (threshold,) = [line for line in left.lines if line.get_linestyle() == "-."]
+    np.testing.assert_array_equal(threshold.get_ydata(), moved)
+    named = {text.get_text(): text for text in left.texts}
+    name = "ANCHOR behind a\nthreshold at 0.5"
+    assert named[name].get_color() == threshold.get_color()
+    place, height = named[name].xy
+    assert height == pytest.approx(np.interp(place, epsilons, moved))  # the label stands on its line
+    assert texts(right) == ["standard", "ANCHOR"]
+    assert left.get_ylabel() == "accuracy, 40 images"
+
+
+def test_cliff_labels_lines_that_never_fall():
+    flat = np.ones(3)
+    lines = {"standard": flat, "anchor": flat}
+    figure = figures.cliff([0, 0.1, 0.2], lines, flat, np.linspace(0, 1, 3), lines, epsilon=0.1, images=4)
+    figure.canvas.draw()
+    assert len(texts(figure.axes[0])) == 4
 
 
 def test_strokes_on_a_walk_have_the_slope_of_autograd():

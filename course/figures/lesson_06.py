@@ -33,6 +33,46 @@ CHECKS = {
 }
 
 
+def promise_and_truth(
+    found: Mapping[str, Sequence[tuple[float, float, float]]], marks: Sequence[str], *, images: int
+) -> Figure:
+    """Accuracy of each network under three attacks, as points with intervals, and how far the last one takes it down.
+
+    Args:
+        found: for each network, the first on top, (accuracy, low, high) in [0, 1] under each attack.
+        marks: names of the attacks, in this order: noise, an attack, and the one that knows the defence.
+        images: how many images these are shares of.
+    """
+    figure, axis = plt.subplots(figsize=(9, 0.75 * len(found) + 1.3))
+    styles = [("0.55", "|", 12.0), (ORANGE, "o", 9.0), (BLUE, "D", 8.0)]
+    heights = np.arange(len(found))[::-1]
+    for y, values in zip(heights, found.values(), strict=True):
+        (before, *_), (after, *_) = values[1], values[2]
+        axis.plot([after, before], [y, y], color="0.75", linewidth=4, solid_capstyle="butt", zorder=1)
+        for k, ((value, low, high), (color, marker, size)) in enumerate(zip(values, styles, strict=True)):
+            errors = [[max(0, value - low)], [max(0, high - value)]]
+            axis.errorbar(
+                value, y, xerr=errors if k else None, fmt=marker, color=color, markersize=size, capsize=3, zorder=2 + k
+            )
+        points = round(100 * (after - before))
+        text = f"{points:+} points" if points else "no change"
+        axis.annotate(text, ((before + after) / 2, y), (0, 9), textcoords="offset points", ha="center", fontsize=10)
+    # Each mark is named where it stands alone.
+    centres = np.array([[value for value, *_ in values] for values in found.values()])
+    fallen = int((centres[:, 1] - centres[:, 2]).argmax())
+    alone = int(np.abs(centres[:, :1] - centres[:, 1:]).min(1).argmax())
+    for k, (row, mark) in enumerate(zip((alone, fallen, fallen), marks, strict=True)):
+        axis.annotate(
+            mark, (centres[row, k], heights[row]), (0, 9 if k else 12), textcoords="offset points", ha="center",
+            color=styles[k][0],
+        )  # fmt: skip
+    axis.set_yticks(heights, list(found))
+    axis.set(ylim=(-0.6, len(found) - 0.2), xlim=(-0.06, 1.06), xlabel=f"accuracy on {images} images")
+    axis.xaxis.set_major_formatter("{x:.0%}")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
 def intervals(
     truth: np.ndarray,
     coverage: Mapping[str, np.ndarray],
@@ -113,6 +153,55 @@ def paired_differences(differences: Mapping[str, tuple[float, float, float]], at
     return figure
 
 
+def accuracy_by_class(
+    classes: Sequence[str],
+    clean: np.ndarray,
+    robust: np.ndarray,
+    ends: np.ndarray,
+    others: Mapping[str, np.ndarray],
+    *,
+    attack: str,
+) -> Figure:
+    """ANCHOR's accuracy in each class, clean and under attack, beside that of other methods under attack.
+
+    Args:
+        classes: names (K,); they are shown in the order of `robust`.
+        clean, robust: accuracies (K,) in [0, 1]; `ends` are the intervals of `robust`, (K, 2).
+        others: for each other method accuracies under attack (K,).
+        attack: its name.
+    """
+    figure, axis = plt.subplots(figsize=(10, 3.7))
+    order, x = np.argsort(robust, kind="stable"), np.arange(len(classes))
+    for k, (method, values) in enumerate(others.items()):
+        axis.plot(
+            x + 0.22 + 0.1 * k, values[order], linestyle="none", marker=plotting.method_marker(method), markersize=5,
+            color=plotting.method_color(method), alpha=0.6,
+        )  # fmt: skip
+        axis.annotate(
+            plotting.method_name(method), (0.99, 0.30 - 0.08 * k), xycoords="axes fraction", ha="right", fontsize=9,
+            color=plotting.method_color(method),
+        )  # fmt: skip
+    errors = np.abs(ends[order].T - robust[order])
+    color = plotting.method_color("anchor")
+    axis.errorbar(x, robust[order], yerr=errors, fmt=plotting.method_marker("anchor"), color=color, capsize=3)
+    axis.plot(x, clean[order], linestyle="none", marker="_", markersize=16, markeredgewidth=2, color="0.3")
+    axis.annotate("clean", (0, clean[order][0]), (0, 6), textcoords="offset points", ha="center", color="0.3")
+    axis.annotate(
+        "ANCHOR", (0, robust[order][0]), (-6, 0), textcoords="offset points", ha="right", va="center", color=color
+    )
+    axis.axhline(robust.mean(), color=color, linestyle="--", linewidth=1, zorder=0)
+    axis.annotate(
+        "mean", (0, robust.mean()), (4, 3), xycoords=axis.get_yaxis_transform(), textcoords="offset points",
+        color=color, fontsize=9,
+    )  # fmt: skip
+    axis.set_xticks(x, np.asarray(classes)[order].tolist())
+    axis.set_xlim(-1, len(classes) - 0.2)
+    axis.set(xlabel=f"class, in the order of ANCHOR's accuracy under {attack}", ylabel="accuracy")
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    axis.grid(axis="x", visible=False)
+    return figure
+
+
 def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *, title: str = "") -> np.ndarray:
     """Outcome bits (A, N) of A attacks on the same N images: blue survives, orange is broken.
 
@@ -141,22 +230,22 @@ def survival_matrix(axis: Axes, survived: np.ndarray, attacks: Sequence[str], *,
 def attack_ladder(
     survived: np.ndarray,
     attacks: Sequence[str],
-    lead: np.ndarray,
+    margin: np.ndarray,
     images: np.ndarray,
     *,
     network: str = "ANCHOR",
-    last: str = "AutoAttack",
+    last: str = "another attack",
 ) -> Figure:
-    """Which images survive which attack, the lead of the true class after PGD, and the images themselves.
+    """Which images survive which attack, the logit margin after PGD, and the images themselves.
 
     The columns of all three rows are the same images, those that fall early at the left. Pink are those that PGD left
-    standing and the last attack breaks. Where there are more than 20, only those and the ones of the smallest lead that
+    standing and the last row breaks. Where there are more than 20, only those and the ones of the smallest margin that
     PGD left standing are shown as pictures.
 
     Args:
-        survived: outcome bits (A, N) of A attacks; the second is PGD, the last one is the last stage of `last`.
+        survived: outcome bits (A, N) of A attacks; the second is PGD, the last one is what `last` names.
         attacks: their names.
-        lead: logit of the true class minus the largest other one, at PGD's worst iterate (N,).
+        margin: logit of the true class minus the largest other one, at PGD's worst iterate (N,).
         images: (N, C, H, W) in [0, 1].
         network, last: their names in the titles.
     """
@@ -164,22 +253,22 @@ def attack_ladder(
         3, 1, figsize=(10, 5.2), sharex=True, gridspec_kw={"height_ratios": [2.3, 1.4, 0.75]}
     )
     order = survival_matrix(top, survived, attacks, title=f"{network}: blue survives, orange is broken")
-    survived, lead = survived[:, order], lead[order]
+    survived, margin = survived[:, order], margin[order]
     late = survived[1] & ~survived[-1]
     colors = np.where(late, PINK, np.where(survived[1], LIGHT, ORANGE))
-    middle.bar(np.arange(len(lead)) + 0.5, lead, color=colors, width=0.8)
+    middle.bar(np.arange(len(margin)) + 0.5, margin, color=colors, width=0.8)
     middle.axhline(0, color="0.2", linewidth=1)
-    middle.set_ylabel("lead (logits)")
+    middle.set_ylabel("logit margin")
     middle.grid(axis="x", visible=False)
     pgd = attacks[1]
-    middle.set_title(f"Lead of the true class after {pgd}. Pink: {pgd} left it standing, {last} breaks it", loc="left")
+    middle.set_title(f"Logit margin after {pgd}. Pink: {pgd} left it standing, {last} breaks it", loc="left")
     # All images if there is room, otherwise those that fall late and those that barely survive.
-    shown = np.arange(len(lead))
-    if len(lead) > 20:
-        urgency = np.where(late, -1, np.where(survived[1], lead, np.inf))
+    shown = np.arange(len(margin))
+    if len(margin) > 20:
+        urgency = np.where(late, -1, np.where(survived[1], margin, np.inf))
         shown = np.sort(np.argsort(urgency, kind="stable")[:20])
     _pictures(bottom, images[order], shown, colors)
-    bottom.set_xlabel(f"the first {len(lead)} test images, those that fall early at the left")
+    bottom.set_xlabel(f"the first {len(margin)} test images, those that fall early at the left")
     for axis in (middle, bottom):
         axis.spines["bottom"].set_visible(False)
     bottom.spines["left"].set_visible(False)
@@ -201,100 +290,135 @@ def _pictures(axis: Axes, images: np.ndarray, shown: np.ndarray, colors: np.ndar
     axis.grid(False)
 
 
-def stages(found: Mapping[str, Mapping[str, Mapping[str, Any]]], *, promise: str) -> Figure:
-    """Accuracy of each method from attack to attack, and how far it ends below what one of them promised.
+def one_attack(
+    image: np.ndarray, change: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], *, true: int, title: str
+) -> Figure:
+    """A frame of the slider: an attacked image, what the attack changed, and what the network makes of it.
 
     Args:
-        found: for each method and attack the row of a results table, of which accuracy, low and high, in [0, 1], and
-            the number of images are shown. The attacks after `promise` are the stages of one attack on the same images.
-        promise: the attack whose accuracy a dashed line carries on to the right.
+        image: (C, H, W) in [0, 1].
+        change: (C, H, W), what was added.
+        probabilities: (K,) of the classes named in `classes`, (K,).
+        true: the true class, which is blue; another one that wins is orange.
+        title: name of the attack.
     """
-    figure, axis = plt.subplots(figsize=(9.5, 4))
-    attacks = list(next(iter(found.values())))
-    at = attacks.index(promise)
-    for k, (method, rows) in enumerate(found.items()):
-        color, x = plotting.method_color(method), np.arange(len(attacks)) + 0.14 * (k - (len(found) - 1) / 2)
-        value, low, high = (np.array([rows[a][column] for a in attacks]) for column in ("accuracy", "low", "high"))
-        errors = np.maximum([value - low, high - value], 0)
-        axis.errorbar(x, value, yerr=errors, fmt=plotting.method_marker(method), color=color, capsize=3)
-        axis.plot(x[at + 1 :], value[at + 1 :], color=color, linewidth=1.2)
-        axis.plot(x[[at, -1]], value[[at, at]], color=color, linestyle="--", linewidth=1)
-        axis.annotate(
-            f"{plotting.method_name(method)}: {100 * (value[-1] - value[at]):+.1f} points from {promise} to the end",
-            (0.98, 0.95 - 0.09 * k), xycoords="axes fraction", color=color, ha="right", va="top",
-        )  # fmt: skip
-    images = [next(iter(found.values()))[a]["images"] for a in attacks]
-    axis.set_xticks(range(len(attacks)), [f"{a}\n{n:,} images" for a, n in zip(attacks, images, strict=True)])
-    axis.grid(axis="x", visible=False)
-    axis.set_ylabel("accuracy")
-    axis.yaxis.set_major_formatter("{x:.0%}")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6.4, 2.7), gridspec_kw={"width_ratios": [1, 1, 1.25]})
+    plotting.draw_image(left, image, "attacked image")
+    plotting.draw_image(middle, change, "what was added", signed=True)
+    winner = int(probabilities.argmax())
+    colors = [BLUE if k == true else ORANGE if k == winner else "0.75" for k in range(len(classes))]
+    right.barh(np.arange(len(classes)), probabilities, color=colors, height=0.75)
+    right.set_yticks(np.arange(len(classes)), list(classes), fontsize=8)
+    right.set(xlim=(0, 1), ylim=(len(classes) - 0.4, -0.6))
+    right.xaxis.set_major_formatter("{x:.0%}")
+    right.tick_params(axis="x", labelsize=8)
+    right.grid(axis="y", visible=False)
+    right.set_title("probability", fontsize=10)
+    verdict = f"classified as {classes[winner]}" + ("" if winner == true else f", not {classes[true]}")
+    figure.suptitle(f"{title}: {verdict}", x=0.02, ha="left", fontsize=12, color=BLUE if winner == true else ORANGE)
     return figure
 
 
-def accuracy_by_epsilon(
+def promised_and_left(networks: Sequence[Mapping[str, Any]], *, promise: str) -> Figure:
+    """What one attack promised of each network, and what the first stage and all stages of AutoAttack left of it.
+
+    Args:
+        networks: the first on top, each with `method`, `name`, and (accuracy, low, high) in [0, 1] as `promised`,
+            `first` and `left`.
+        promise: name of the attack that promised.
+    """
+    figure, axis = plt.subplots(figsize=(9.5, 0.5 * len(networks) + 1.5))
+    heights = np.arange(len(networks))[::-1]
+    for y, network in zip(heights, networks, strict=True):
+        color = plotting.method_color(network["method"])
+        promised, first, left = (network[key] for key in ("promised", "first", "left"))
+        axis.plot([left[0], promised[0]], [y, y], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axis.plot(promised[0], y, marker="o", color=color, markersize=9)
+        axis.plot(first[0], y, marker="|", color="0.2", markersize=14, markeredgewidth=2)
+        errors = [[left[0] - left[1]], [left[2] - left[0]]]
+        axis.errorbar(left[0], y, xerr=errors, fmt="D", color=color, markersize=7, capsize=3, elinewidth=1)
+        axis.annotate(
+            f"{100 * (left[0] - promised[0]):+.1f} points", (max(promised[0], left[2]), y), (12, 0),
+            textcoords="offset points", va="center", fontsize=10, color=color,
+        )  # fmt: skip
+    top = networks[0]
+    for key, text, place, side in (
+        ("promised", promise, (4, 15), "left"),
+        ("first", "APGD-CE", (0, -23), "center"),
+        ("left", "AutoAttack", (0, 15), "center"),
+    ):
+        axis.annotate(
+            text, (top[key][0], heights[0]), place, textcoords="offset points", ha=side, fontsize=10, color="0.2"
+        )
+    axis.set_yticks(heights, [network["name"] for network in networks])
+    axis.set(ylim=(-0.7, len(networks) - 0.2), xlabel="accuracy")
+    axis.margins(x=0.14)
+    axis.xaxis.set_major_formatter("{x:.0%}")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def cliff(
     epsilons: Sequence[float],
     accuracy: Mapping[str, np.ndarray],
-    ends: Mapping[str, np.ndarray],
+    moved: np.ndarray,
+    levels: np.ndarray,
+    answers: Mapping[str, np.ndarray],
     *,
     epsilon: float,
-    ylabel: str,
+    images: int,
 ) -> Figure:
-    """Accuracy against the size of the attack: six panels, each with one method in colour and the others in grey.
+    """Accuracy against the size of the attack, and how the first layer answers a plain grey of some brightness.
 
     Args:
         epsilons: radii (E,), in units of pixel intensity, from 0 up.
-        accuracy: (E,) in [0, 1] for each of six methods.
-        ends: low and high end of the interval, (2, E).
-        epsilon: the radius that a dashed line marks.
-        ylabel: which accuracy this is.
+        accuracy: (E,) in [0, 1] for each method; `moved` is that of ANCHOR behind a threshold at 0.5.
+        levels: brightness (L,) in [0, 1].
+        answers: (L,) for each method: how far the first layer's answer is from that to black, as a share of white's.
+        epsilon: the radius of training, which a dashed line marks.
+        images: how many images the accuracies are shares of.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), sharex=True, sharey=True)
-    for axis, method in zip(axes.flat, accuracy, strict=True):
-        for other in accuracy:
-            axis.plot(epsilons, accuracy[other], color="0.8", linewidth=1)
-        color, marker = plotting.method_color(method), plotting.method_marker(method)
-        axis.fill_between(epsilons, *ends[method], color=color, alpha=0.2, linewidth=0)
-        axis.plot(epsilons, accuracy[method], color=color, marker=marker, markersize=5)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    shown = ("standard", "anchor")
+    for axis, x, lines in ((left, epsilons, accuracy), (right, levels, answers)):
+        for method in (*(other for other in lines if other not in shown), *shown):
+            color = plotting.method_color(method) if method in shown else "0.7"
+            marker = plotting.method_marker(method) if axis is left else ""
+            axis.plot(x, lines[method], color=color, marker=marker, markersize=5, linewidth=2 if method in shown else 1)
         axis.axvline(epsilon, color="0.4", linewidth=1, linestyle="--")
-        axis.set_title(plotting.method_name(method), color=color, loc="left")
-        axis.set_ylim(-0.03, 1.03)
-        axis.yaxis.set_major_formatter("{x:.0%}")
-    height, shift, side = (
-        (0.6, 5, "left") if epsilon < 0.3 * epsilons[-1] else (0.3, -5, "right")
-    )  # where there is room
-    axes[0, 0].annotate(
-        "epsilon of\nthe table", (epsilon, height), (shift, 0), textcoords="offset points", ha=side, fontsize=9,
+    left.plot(epsilons, moved, color=PINK, marker="s", markersize=5, linestyle="-.")
+    named = [("standard", accuracy["standard"], plotting.method_color("standard"), 0.25)]
+    named += [("ANCHOR", accuracy["anchor"], plotting.method_color("anchor"), 0.5)]
+    named += [("ANCHOR behind a\nthreshold at 0.5", moved, PINK, 0.75)]
+    for name, heights, color, height in named:
+        share = height * max(heights[0], 1e-9)
+        after = int(np.argmax(heights <= share)) if (heights <= share).any() else len(heights) - 1
+        place = np.interp(
+            -share, -heights[max(0, after - 1) : after + 1], np.array(epsilons)[max(0, after - 1) : after + 1]
+        )
+        left.annotate(name, (place, share), (7, 0), textcoords="offset points", color=color, fontsize=10, va="center")
+    left.annotate(
+        "epsilon of\ntraining",
+        (epsilon, 0.12),
+        (-4, 0),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
         color="0.4",
-    )  # fmt: skip
-    figure.supxlabel("epsilon (pixel intensity, 0 to 1)", fontsize=11)
-    figure.supylabel(ylabel, fontsize=11)
-    return figure
-
-
-def accuracy_by_steps(steps: Sequence[int], heights: Mapping[str, Sequence[float]], images: int) -> Figure:
-    """ANCHOR's accuracy against the number of PGD steps.
-
-    Args:
-        steps: numbers of steps (S,).
-        heights: accuracies in [0, 1]: `final` and `any` (S,), with a fixed step and the final or any iterate counting;
-            `scaled`, for the first numbers of steps, with a step of 2.5 epsilon / steps and any iterate counting.
-        images: how many images these are shares of.
-    """
-    figure, axis = plt.subplots(figsize=(8, 3.9))
-    final, scaled = heights["final"], heights["scaled"]
-    axis.plot(steps, final, color=PALE, linewidth=8, solid_capstyle="round", solid_joinstyle="round")
-    axis.plot(steps, heights["any"], color=BLUE, marker="o")
-    axis.plot(steps[: len(scaled)], scaled, color=ORANGE, marker="^")
-    text = "step fixed; wide: final iterate, thin: any iterate"
-    axis.annotate(text, (steps[1], final[1]), (12, 6), textcoords="offset points", color=BLUE)
-    axis.annotate("step 2.5 epsilon / steps, any iterate", (0.02, 0.05), xycoords="axes fraction", color=ORANGE)
-    axis.set_xlabel("PGD steps (logarithmic)")
-    axis.set_ylabel(f"accuracy, ANCHOR, {images} images")
-    axis.margins(y=0.12)
-    axis.yaxis.set_major_formatter("{x:.0%}")
-    axis.set_xscale("log")
-    axis.set_xticks(steps, [str(t) for t in steps])
-    axis.minorticks_off()
+    )
+    left.set(xlabel="epsilon of the attack (pixel intensity)", ylabel=f"accuracy, {images} images", ylim=(-0.03, 1.03))
+    left.set_title("Accuracy under PGD", loc="left")
+    for method, place in (("standard", 0.45), ("anchor", 0.8)):
+        k = int(place * (len(levels) - 1))
+        beside, side = ((-8, 6), "right") if method == "standard" else ((8, -8), "left")
+        right.annotate(
+            plotting.method_name(method), (levels[k], answers[method][k]), beside, textcoords="offset points", ha=side,
+            color=plotting.method_color(method),
+        )  # fmt: skip
+    right.set(xlabel="brightness of a plain grey image", ylabel="change of the first layer", ylim=(-0.03, 1.03))
+    right.set_title("What the first layer notices", loc="left")
+    for axis in (left, right):
+        axis.yaxis.set_major_formatter("{x:.0%}")
     return figure
 
 
