@@ -41,6 +41,6 @@ def test_the_glossary_is_in_order_and_points_to_where_a_word_is_used():
     for term, number, link in found:
         assert (DOCS / link).is_file(), link
         (source,) = (DOCS.parent / "notebooks" / "src").glob(f"{number}_*.py")
-        text = re.sub(r"[\s#*$\\]+", " ", source.read_text()).lower()
+        text = re.sub(r"[\s#*$\\]+", " ", source.read_text()).lower().replace("_", "-")
         words = re.findall("[a-z-]{4,}|[a-z]+", re.sub(r" ?\(.*?\)", "", term).lower())
         assert max(words, key=len)[:-1] in text or words[0] in text.split(), f"{term} is not in notebook {number}"
