@@ -760,8 +760,8 @@ longest = max(breaks, key=breaks.get)
 lesson.say(
     f"APGD-CE climbs PGD's own loss for longer. There it takes {100 * drops.mean(0)[0]:.1f} points: {promise} had "
     f"{'converged, on its loss; another goal finds more' if drops.mean(0)[0] < 1 else 'not converged'}. In section 4, "
-    f"on {dataset.name}, the attack that broke most of what {pgd_name} left was {longest} ({breaks[longest]} "
-    "images)."
+    f"on {dataset.name.partition(':')[0]}, the attack that broke most of what {pgd_name} left was {longest} "
+    f"({breaks[longest]} images)."
 )
 
 # %% [markdown]
@@ -857,9 +857,8 @@ curves = {method: nested(networks[method], epsilons, outcome[method]) for method
 # %%
 def first_layer(model, levels):
     """How far the first layer's answer to a plain grey is from its answer to black; that of white is 1."""
-    grey = levels.view(-1, 1, 1, 1).expand(-1, *images.shape[1:])
-    with torch.no_grad():
-        answer = model.stem((grey - model.mean) / model.std)
+    grey, model = levels.view(-1, 1, 1, 1).expand(-1, *images.shape[1:]), fold_batchnorm(model)
+    answer = model.stem((grey - model.mean) / model.std)
     middle = answer[:, :, answer.shape[2] // 2, answer.shape[3] // 2]  # away from the border
     moved = (middle - middle[0]).norm(dim=1)
     return (moved / moved[-1].clamp_min(1e-12)).cpu().numpy()
@@ -870,6 +869,7 @@ answers = {method: first_layer(networks[method], levels) for method in METHODS}
 moved = nested(Rounding(anchor, k=1, straight_through=True), epsilons)
 bare = Rounding(standard, k=1, straight_through=True)
 bare_left = share(evaluation.pgd_outcomes(bare, x, y, **pgd))
+free = ((x - 0.5).abs() <= config.epsilon).float().mean().item()  # pixels that can cross the threshold at all
 
 # %% tags=["fold"]
 # @title Drawing: the cliff and the threshold
@@ -902,7 +902,8 @@ lesson.say(
     f"share of the commonest class, {y.bincount().max() / n_curve:.0%} of these images. The *ordinary* network behind "
     f"the threshold at 0.5, never trained to be robust, keeps {bare_left[0]:.0%} [{bare_left[1]:.0%}, "
     f"{bare_left[2]:.0%}] at {config.epsilon:g} under the adapted attack; behind the rounding to 16 levels it kept "
-    f"{truth['standard, rounding'][2][0]:.0%}."
+    f"{truth['standard, rounding'][2][0]:.0%}. Of all pixels {free:.0%} lie within {config.epsilon:g} of the "
+    "threshold; no attack whatever carries another one across it."
 )
 
 # %% [markdown]
@@ -1015,8 +1016,9 @@ class Ripple(nn.Module):
         self.model, self.frequency = model, frequency
 
     def ripple(self, x):
-        by_column = self.frequency * torch.linspace(1, 1.5, x.shape[-1], device=x.device)
-        return x + 0.005 * torch.sin(by_column * x)
+        generator = torch.Generator().manual_seed(0)  # the same wave at every call, another one for every pixel
+        faster, phase = torch.rand(2, *x.shape[1:], generator=generator).to(x.device)
+        return x + 0.005 * torch.sin(self.frequency * (1 + faster / 2) * x + 2 * torch.pi * phase)
 
     def forward(self, x):
         return self.model(self.ripple(x))
@@ -1036,7 +1038,8 @@ for name, count in unknown_left.items():
 #
 # - `"zero"`: there is none, with any loss;
 # - `"saturated"`: there is none with cross-entropy, on most images, but there is one with another loss;
-# - `"shattered"`: there is one, and it leads nowhere: a step of a tenth of epsilon along it does not raise the loss;
+# - `"shattered"`: there is one, and it leads nowhere: a step of a tenth of epsilon along it raises the loss no more than
+#   a step against it;
 # - `"honest"`: it leads uphill.
 #
 # Hint: `attacks.margin` is minus the logit margin. Mind that a gradient may be tiny and honest. Once the check passes,
@@ -1055,10 +1058,10 @@ def diagnose(model, x, y, epsilon):
         return "zero"
     if (ce.flatten(1) == 0).all(1).float().mean() > 0.5:
         return "saturated"
+    step = epsilon / 10 * other.sign()
     with torch.no_grad():
-        nudged = (x + epsilon / 10 * other.sign()).clamp(0, 1)
-        rises = attacks.margin(model(nudged), y) > attacks.margin(logits, y)
-    return "honest" if rises.float().mean() > 0.9 else "shattered"
+        along, against = (attacks.margin(model((x + move).clamp(0, 1)), y) for move in (step, -step))
+    return "honest" if (along > against).float().mean() > 0.9 else "shattered"
     # END SOLUTION
 
 
@@ -1094,14 +1097,14 @@ def _():
 # %% [markdown] tags=["solution"]
 # A is shattered: `Ripple` adds a tiny fast wave to every pixel, so the sign of the gradient is a coin flip. B are loud
 # logits, C is rounding to 13 levels. A gradient that is not zero is not yet one that helps: only a step along it shows
-# that.
+# that, beside a step against it, since *any* step may raise the loss of a fragile network.
 
 # %% [markdown]
 # ### Exercise 2 · Break the shattered one
 #
-# A is `Ripple(standard)`: it puts $g(x) = x + 0.005 \sin(\omega x)$ before the network, with $\omega$ from 20,000 in
-# the first column of pixels to 30,000 in the last. No warning appears, for the derivative of $g$ is never zero: it
-# swings between -149 and 151, so its sign is a coin flip.
+# A is `Ripple(standard)`: it puts $g(x) = x + 0.005 \sin(\omega x + \varphi)$ before the network, with $\omega$ between
+# 20,000 and 30,000 and a phase $\varphi$, both drawn once for each pixel. No warning appears, for the derivative of $g$
+# is not zero: it swings between -149 and 151, so its sign is a coin flip.
 #
 # Write a PGD that ends within `epsilon` of `x` and in $[0, 1]$. `defended.ripple` and `defended.model` are the two
 # parts. Hint: what is $g$ to the eye, and so what may the *backward* pass take it for? (This is called BPDA, backward
