@@ -199,7 +199,7 @@ def test_cliff_shows_two_methods_in_colour_and_the_others_in_grey():
     epsilons, levels = [0, 0.1, 0.2, 0.4], np.linspace(0, 1, 11)
     accuracy = {method: np.array([1, 0.5, 0.1, 0]) - k / 100 for k, method in enumerate(methods)}
     answers = {"standard": levels, "pgd_at": levels**2, "anchor": levels**3}
-    moved = np.array([0.9, 0.8, 0.7, 0.0])
+    moved = np.array([0.9, 0.85, 0.8, 0.0])
     figure = figures.cliff(epsilons, accuracy, moved, levels, answers, epsilon=0.1, images=40)
     figure.canvas.draw()
     left, right = figure.axes
@@ -221,12 +221,16 @@ def test_cliff_shows_two_methods_in_colour_and_the_others_in_grey():
     assert left.get_ylabel() == "accuracy, 40 images"
 
 
-def test_cliff_labels_lines_that_never_fall():
+def test_cliff_names_lines_that_lie_together_in_the_corner():
     flat = np.ones(3)
     lines = {"standard": flat, "anchor": flat}
     figure = figures.cliff([0, 0.1, 0.2], lines, flat, np.linspace(0, 1, 3), lines, epsilon=0.1, images=4)
     figure.canvas.draw()
-    assert len(texts(figure.axes[0])) == 4
+    left = figure.axes[0]
+    names = ["standard", "ANCHOR", "ANCHOR behind a threshold at 0.5"]
+    assert texts(left)[:3] == names
+    boxes = [text.get_window_extent() for text in left.texts[:3]]
+    assert not [1 for k in range(3) for other in boxes[:k] if boxes[k].overlaps(other)]
 
 
 def test_strokes_on_a_walk_have_the_slope_of_autograd():

@@ -387,29 +387,11 @@ def cliff(
             axis.plot(x, lines[method], color=color, marker=marker, markersize=5, linewidth=2 if method in shown else 1)
         axis.axvline(epsilon, color="0.4", linewidth=1, linestyle="--")
     left.plot(epsilons, moved, color=PINK, marker="s", markersize=5, linestyle="-.")
-    named = [("standard", accuracy["standard"], plotting.method_color("standard"), 0.25)]
-    named += [("ANCHOR", accuracy["anchor"], plotting.method_color("anchor"), 0.5)]
-    named += [("ANCHOR behind a\nthreshold at 0.5", moved, PINK, 0.75)]
-    for name, heights, color, height in named:
-        share = height * max(heights[0], 1e-9)
-        after = int(np.argmax(heights <= share)) if (heights <= share).any() else len(heights) - 1
-        place = np.interp(
-            -share, -heights[max(0, after - 1) : after + 1], np.array(epsilons)[max(0, after - 1) : after + 1]
-        )
-        left.annotate(name, (place, share), (7, 0), textcoords="offset points", color=color, fontsize=10, va="center")
-    left.annotate(
-        "epsilon of\ntraining",
-        (epsilon, 0.12),
-        (-4, 0),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-        color="0.4",
-    )
+    _name_falling_lines(left, epsilons, {**{m: accuracy[m] for m in shown}, "moved": moved}, epsilon)
     left.set(xlabel="epsilon of the attack (pixel intensity)", ylabel=f"accuracy, {images} images", ylim=(-0.03, 1.03))
     left.set_title("Accuracy under PGD", loc="left")
-    for method, place in (("standard", 0.45), ("anchor", 0.8)):
-        k = int(place * (len(levels) - 1))
+    for method, at in (("standard", 0.45), ("anchor", 0.8)):
+        k = int(at * (len(levels) - 1))
         beside, side = ((-8, 6), "right") if method == "standard" else ((8, -8), "left")
         right.annotate(
             plotting.method_name(method), (levels[k], answers[method][k]), beside, textcoords="offset points", ha=side,
@@ -420,6 +402,34 @@ def cliff(
     for axis in (left, right):
         axis.yaxis.set_major_formatter("{x:.0%}")
     return figure
+
+
+def _name_falling_lines(axis: Axes, x: Sequence[float], lines: Mapping[str, np.ndarray], epsilon: float) -> None:
+    """Names beside the lines of :func:`cliff` where they fall apart, in the corner where they fall together."""
+    named = [("standard", lines["standard"], plotting.method_color("standard"), 0.25)]
+    named += [("ANCHOR", lines["anchor"], plotting.method_color("anchor"), 0.5)]
+    named += [("ANCHOR behind a\nthreshold at 0.5", lines["moved"], PINK, 0.75)]
+    places = [_falls_to(x, heights, share) for _, heights, _, share in named]
+    apart = np.diff(sorted(place for place, _ in places)).min() > 0.12 * x[-1]
+    offset: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+    for k, ((name, _, color, _), place) in enumerate(zip(named, places, strict=True)):
+        if apart:
+            axis.annotate(name, place, (7, 0), color=color, fontsize=10, **offset)
+        else:
+            corner = (0.98, 0.95 - 0.08 * k)
+            axis.annotate(name.replace("\n", " "), corner, xycoords="axes fraction", ha="right", color=color)
+    side, height = ("right", 0.12) if apart else ("left", 0.85)
+    beside = (-4 if apart else 4, 0)
+    axis.annotate("epsilon of\ntraining", (epsilon, height), beside, ha=side, color="0.4", fontsize=9, **offset)
+
+
+def _falls_to(x: Sequence[float], heights: np.ndarray, share: float) -> tuple[float, float]:
+    """Where a falling line has come down to this share of its first height, or its end."""
+    height = share * max(float(heights[0]), 1e-9)
+    if not (heights <= height).any():
+        return x[-1], float(heights[-1])
+    after = max(1, int(np.argmax(heights <= height)))
+    return float(np.interp(-height, -heights[after - 1 : after + 1], x[after - 1 : after + 1])), height
 
 
 def losses_on_a_walk(walks: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], epsilon: float) -> Figure:

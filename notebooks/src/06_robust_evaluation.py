@@ -760,8 +760,8 @@ longest = max(breaks, key=breaks.get)
 lesson.say(
     f"APGD-CE climbs PGD's own loss for longer. There it takes {100 * drops.mean(0)[0]:.1f} points: {promise} had "
     f"{'converged, on its loss; another goal finds more' if drops.mean(0)[0] < 1 else 'not converged'}. In section 4, "
-    f"on {dataset.name}, the attack that broke most of what {pgd_name} left was {longest} ({breaks[longest]} "
-    "images)."
+    f"on {dataset.name.partition(':')[0]}, the attack that broke most of what {pgd_name} left was {longest} "
+    f"({breaks[longest]} images)."
 )
 
 # %% [markdown]
