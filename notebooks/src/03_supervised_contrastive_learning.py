@@ -138,7 +138,7 @@ page.figure(
         size=1.05,
     ),
     "Six views of one training image under this run's augmentation, and of a photograph under two stronger ones.",
-    f"This run's views differ by a shift of at most {config.crop_padding} of {height} pixels{mirrored}. A row shows six views "
+    f"This run shifts each view by at most {config.crop_padding} of {height} pixels{mirrored}. A row shows six views "
     "of one image. Crop and mirror is usual for CIFAR-10. SimCLR also zooms and changes colours: without labels, views must "
     "be hard to match. The photograph, from scikit-learn, is an example only; no network here has seen it.",
 )
@@ -548,7 +548,8 @@ page.figure(
 # guess is better than the uniform one. $\log(2N - 1)$ is the loss of a network that knows nothing about the pairs.
 #
 # If yours stays there, look for labels in the wrong order, a **collapse** (all cosines near one), or a learning rate that is
-# too high or too low. The loss can never be below its floor; if yours is, positives are missing from the sum of equation 2.
+# too high or too low. The loss of a batch can never be below that batch's floor. If yours is, positives are missing from the
+# sum of equation 2, or the loss is scaled (see *What can go wrong*).
 #
 # The floor also says why the groups on the circle stopped at low temperature: there was next to nothing left to gain.
 
@@ -684,15 +685,15 @@ page.figure(
     "Accuracy of a linear probe and of ten nearest neighbours on four representations, for the class of an image and for "
     "its rotation, with intervals.",
     f"Probes on features and projection classify {last:.1%} and {head:.1%} of the test images; for the rotation it is "
-    f"{turn_last:.0%} and {turn_head:.0%}. Bars: 95% Wilson intervals; dotted: guessing. Compare with the two upper rows: pixels "
-    "and an untrained network give that much for nothing. The encoder was trained with more labels than the "
-    "probes.",
+    f"{turn_last:.0%} and {turn_head:.0%}, from raw pixels {turn_scores['raw pixels']['linear probe']:.0%}. Bars: 95% Wilson intervals; "
+    "dotted: guessing. The two upper rows cost no training. The encoder was trained with more labels than the probes.",
     svg=True,
 )
 
 # %% [markdown]
 # For the classes both layers will do: the head was trained with the very labels that the probe is asked for. It is dropped
-# all the same, because features are wanted for *other* tasks, and in the head less is left for them. Where pretraining had
+# all the same, because features are wanted for *other* tasks, and the head may throw away what they need: here less of the
+# rotation is left in it (one task, one network). Where pretraining had
 # no labels, the head costs accuracy on the classes, too (Chen et al., section 4.2).
 #
 # ## 6 The geometry, measured
@@ -812,9 +813,9 @@ page.figure(
     "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean "
     "images, second views, and two attacks; points above the diagonal are nearer to a wrong centre.",
     f"PGD on the probe puts {wrong_centre['PGD on the probe']:.0%} of {len(few)} images nearest to a wrong centre. Distance gives "
-    f"them away with AUC {given_away['PGD on the probe']:.2f}; after PGD on distances AUC is {given_away['PGD on distances']:.2f} "
-    "(1/2: guessing). Below the diagonal (blue): nearest to the own centre; above (orange): to another. The detector here is "
-    "the simplest one.",
+    f"them away with AUC {given_away['PGD on the probe']:.2f}; after PGD on distances it is {given_away['PGD on distances']:.2f} "
+    "(1/2: guessing; below: attacked images lie nearer than clean ones). Below the diagonal (blue): nearest to the own "
+    "centre; above (orange): to another. A simple detector only.",
     colors=64,
 )
 
@@ -834,9 +835,9 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# So robustness is not the same as tight groups. Nor are the neighbours, which the first attack never saw, a defence: whoever
-# goes by these features, goes wrong with them. And "far from all centres" is a property of *one* attack, not of attacked
-# images.
+# So tight groups are not robustness: the attacks carry images towards a wrong group. Nor are the neighbours, which the first
+# attack never saw, a defence: whoever goes by these features goes wrong with them. And lying farther from the nearest centre
+# is a mark of *one* attack, not of attacked images: the second attack undoes it.
 #
 # ## What can go wrong
 #
@@ -874,9 +875,10 @@ lesson.say(
     f"{interval['low']:.1%} to {interval['high']:.1%}) under L-infinity PGD of that size: {config.eval_steps} steps of "
     f"{config.eval_step_size:g}, one restart, any iterate counts. Of {len(few)} images so attacked (last iterate) the nearest "
     f"neighbours classify {neighbours_right['PGD on the probe']:.1%} correctly.\n\n"
-    f"**Not found.** For the classes, no use in dropping the head: on its output the probe differs by {100 * (head - last):+.1f} points "
-    f"({head:.1%} against {last:.1%}). No distance that tells attacked images from clean ones once the attack minds it: AUC "
-    f"{given_away['PGD on distances']:.2f}.\n\n"
+    f"**Not found.** A gain from dropping the head, for the classes: on its output the probe differs by {100 * (head - last):+.1f} points "
+    f"({head:.1%} against {last:.1%}). A detector: with the distance to the nearest centre, AUC falls from "
+    f"{given_away['PGD on the probe']:.2f} to {given_away['PGD on distances']:.2f} once the attack minds it (1/2 is guessing; the reversed rule "
+    f"would have {1 - given_away['PGD on distances']:.2f} on this attack).\n\n"
     f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run, with training seed {config.seed}."
 )
 
@@ -922,7 +924,7 @@ lesson.finish(
 
 # %% [markdown]
 # **Limits.** One data set, one network, one training seed, one temperature, and no network trained with cross-entropy
-# beside it. On digits the views are shifts by one pixel, far weaker than what is usual for photographs. Raw pixels alone go far on digits, so the probe's accuracy shows that the features are good, not that SupCon
+# beside it. On digits the views are shifts by at most one pixel, far weaker than what is usual for photographs. Raw pixels alone go far on digits, so the probe's accuracy shows that the features are good, not that SupCon
 # is needed for it. The attacks know all weights. One attack that works is enough to show that a network is *not* robust.
 #
 # **References.** Khosla et al., *Supervised contrastive learning*, arXiv 2004.11362 · Chen et al., *A simple framework for

@@ -40,7 +40,10 @@ config, dataset, device = lesson.start("04", preset, overrides, seed, runs_dir, 
 
 # %% [markdown]
 # We take the SupCon network of notebook 03 (it is trained now if that has not happened yet) and look at training
-# images, since these are what a loss sees. All cosines are those behind the projection head, where the loss works.
+# images, since these are what a loss sees. All cosines are those behind the projection head, where the loss works. The
+# network also carries a linear classifier, trained along without a gradient to the encoder; PGD attacks that one. Each
+# positive will get a *weight*, the larger the lower its cosine; a number, *beta*, says by how much (section 1). Beta = 0 is
+# SupCon.
 
 # %%
 run = training.fit(config.replace(method="supcon"), dataset=dataset)
@@ -113,7 +116,8 @@ page.figure(
 # %% [markdown]
 # **Claim: a softmax over the negative cosines in place of SupCon's uniform target moves the loss's attention to hard
 # positives, adversarial images among them, and beta = 0 gives SupCon back. If the gradient may run through these
-# weights, easy positives can be pushed away; on a circle that tears classes apart, in 16 dimensions it does not.**
+# weights, easy positives can be pushed away; on a circle fewer classes then gather, in 16 dimensions (tried at beta = 4)
+# nearly all do.**
 #
 # Confirmed means, in this run: beta = 0 gives SupCon's value; at beta = 2 adversarial positives get over ten points
 # more of the weight than in SupCon; if the gradient runs through the weights ("not detached"), the easy positive of
@@ -330,8 +334,9 @@ def _():
 # %% [markdown]
 # ## 3 Adversarial images are hard positives
 #
-# Are hard positives hard for anybody else? For each *test* image we take the mean weight that it receives as a
-# positive, sort by it, and ask the linear classifier, which never saw a weight.
+# Are hard positives hard for anybody else? For each *test* image we add up the weights that it receives as a positive
+# from all its classmates (SupCon gives everyone 1 in all), sort by this sum, and ask the linear classifier, which never
+# saw a weight.
 
 # %%
 test = dataset.test[: config.test_images].to(device)
@@ -436,8 +441,8 @@ lesson.say(
 # $$w_{\mathrm{wrong}} = \frac{1}{1 + (n - 1)\, e^{-\beta \Delta}} \tag{5}$$
 #
 # We measure it on the clean batch of section 3, in the trained network. One image gets a wrong label, both its views,
-# so there are two wrong positives among the $n$ of each anchor image of that class. We do this for *every* image and
-# *every* wrong class of the batch, one at a time.
+# so there are two wrong positives among the $n$ of each anchor image of that class: for two that are alike, put $n / 2$ in
+# place of $n$. We do this for *every* image and *every* wrong class of the batch, one at a time.
 #
 # > **Predict, then see.** SupCon gives two of $n$ positives the share $2/n$. Which share do the two wrong ones get
 # > at $\beta = 2$, and by which $\beta$ do they have nearly everything?
@@ -479,7 +484,7 @@ page.figure(
     "Share of the weight that two positives with a wrong label take, against beta, with a band over all wrong labels, and the "
     "curve of equation 5.",
     f"Two wrong positives of {number:.0f} get {wrong_share[0]:.0%} of the weight in SupCon, {wrong_share[2]:.0%} at beta = 2, "
-    f"and over 90% {nearly}: medians over {int(different.sum()):,} pairs; the band holds the middle 80%. Dotted: equation 5. "
+    f"and over 90% {nearly}: medians over {int(different.sum()):,} pairs; the band holds the middle 80%. Dotted: equation 5, $n/2$ for $n$. "
     "Caution: a network that trains with the wrong label may learn it by heart, which closes the gap.",
     svg=True,
 )
@@ -583,7 +588,7 @@ lesson.say("\n".join(table))
 before, trained = selectable["before training"], selectable["trained"]
 lesson.say(
     f"Before training {before[0]:.0%} of the pairs have a semi-hard negative, afterwards, in the clean batch, {trained[0]:.0%}. "
-    f"A fixed threshold means something else in each phase of training. The softmax follows: it spreads over {before[2]:.0%} of "
+    f"A fixed threshold means something else before and after training. The softmax follows: it spreads over {before[2]:.0%} of "
     f"the negatives before, and over {trained[2]:.0%} afterwards."
 )
 
@@ -617,8 +622,8 @@ page.figure(
     "Two panels of three rows, positives above and negatives below; a dot is an image at its cosine with the anchor image, and "
     "its area is the share of the attention that it gets under the rule of its row.",
     f"Weights at beta = 2 keep all {len(c_pos)} positives and give the hardest {on_positives['weights, beta = 2'].max():.0%}; selecting "
-    f"gives it 100%. The semi-hard rule keeps {int(semi_hard.sum())} of {len(c_neg)} negatives, those in the shaded strip below "
-    "the positive (blue line). A dot's area is its share. Caution: one anchor image only.",
+    f"gives it 100%. SupCon's softmax attends to the nearest negatives; the semi-hard rule skips them and keeps {int(semi_hard.sum())} of "
+    f"{len(c_neg)}, in the shaded strip below the positive (blue line). A dot's area is its share. Caution: one anchor image.",
     colors=64,
 )
 
@@ -714,13 +719,15 @@ reversed_sign = (forces["detached"] > 0) & (forces["not detached"] < 0)
 # %% tags=["fold"]
 # @title The force on a positive that walks round the circle
 span, through = away[reversed_sign], forces["not detached"]
-where = f"from {span.min():.0f} to {span.max():.0f} degrees" if len(span) else "at 0 of 181 places"
+pushed = away[through < 0]
+easy = f"up to {pushed.max():.0f} degrees" if len(pushed) else "at 0 of 181 places"
+differs = f"From {span.min():.0f} to {span.max():.0f} degrees (shaded)" if len(span) else "At 0 of 181 places"
 page.figure(
     figures.walking_positive(away.numpy(), forces, reversed_sign, float(degrees[2].deg2rad())),
     "Left and middle: circles with arrows that show where the anchor's loss moves a positive from each place, with detached "
     "weights and without. Right: the force against the angle; a shaded region where it changes its sign.",
-    f"Without detaching the positive is pushed away {where} (shaded) and pulled in with detached weights: the *easy* places. The "
-    f"strongest push is {-through.min():.2f}, the strongest pull {through.max():.2f}. An arrow is the step from that place; orange "
+    f"Without detaching the positive is pushed away at *easy* places, {easy}. {differs} detached weights pull it in there. The "
+    f"strongest push is {-through.min():.2f}, the strongest pull {through.max():.2f}. An arrow shows the direction only; orange "
     "leads away. Caution: one hand-made arrangement, at temperature 1.",
     svg=True,
 )
@@ -961,15 +968,15 @@ bands = {name: tuple(zip(*ends, strict=True)) for name, ends in intervals.items(
 pairs = [(f"both at beta {b}", *found) for b, found in at_equal_beta.items()]
 pairs += [(f"detached at {2 * b}, not at {b}", *found) for b, found in at_double_beta.items()]
 two = at_equal_beta[2]
-holds = [str(b) for b, (_, _, p) in at_double_beta.items() if p >= 0.05]
 fails = [str(b) for b, (_, _, p) in at_double_beta.items() if p < 0.05]
 page.figure(
     figures.gathering(strengths, success, bands, count, pairs),
     "Left: share of random starts that end with every class in one group, against beta, with and without detached weights. "
     "Right: for pairs of versions, how many starts only one of them gathers.",
-    f"At beta = 2 detached weights gather {two[0]} of {count} starts that the others do not, the others {two[1]} (p = {two[2]:.1g}). "
-    f"Against detached weights at twice beta, a difference shows at beta = {' and '.join(fails) or 'none'}, none at "
-    f"{' and '.join(holds) or 'no beta'}. Caution: {len(pairs)} tests without correction, and a large p proves no equality.",
+    f"At beta = 2 detached weights gather {two[0]} of {count} starts that the others do not, the others {two[1]} "
+    f"({'p < 0.001' if two[2] < 0.001 else f'p = {two[2]:.2g}'}). Against detached weights at twice beta, p is below 0.05 at "
+    f"{'beta = ' + ' and '.join(fails) if fails else 'no beta tried'}. Caution: {len(pairs)} tests without correction; where nearly all starts gather, "
+    "the test can see nothing.",
     svg=True,
 )
 doubling_gap = max(
@@ -977,16 +984,17 @@ doubling_gap = max(
 )
 lesson.say(
     f"On a sphere in **16 dimensions**, at beta = 4, every class gathers in {in_16_dimensions['detached']:.0%} of {count} starts "
-    f"with detached weights and in {in_16_dimensions['not detached']:.0%} without. More dimensions leave more ways round."
+    f"with detached weights and in {in_16_dimensions['not detached']:.0%} without. Why, "
+    "we did not test: there are more ways round, and random cosines spread less there, so the same beta does less."
 )
 
 # %% [markdown]
-# Where a curve on the left falls, hardness tears classes: hard positives on opposite sides pull a point both ways. That
+# Where a curve on the left falls, hardness keeps classes in pieces: hard positives on opposite sides pull a point both ways. That
 # happens to detached weights too, at a larger $\beta$. Doubling is an approximation for a small spread: at a larger
 # $\beta$ the negative targets come on top, which no softmax has. So that is where a difference on the right should show
 # first.
 #
-# The circle shows the *mechanism*. That a real network must fail it does not show; 16 dimensions are a warning against it.
+# The circle shows the *mechanism*. It does not show that a real network fails; the 16 dimensions warn against that conclusion.
 #
 # ## What can go wrong
 #
