@@ -85,7 +85,7 @@ def slider(
     display({"text/html": _slider_html(label, values, pictures, alt, start), "text/plain": alt}, raw=True)
     count = min(strip, len(pictures))
     chosen = [round(k * (len(pictures) - 1) / max(1, count - 1)) for k in range(count)]
-    drawn = _strip([pictures[k] for k in chosen], colors)
+    drawn = _strip([pictures[k] for k in chosen])
     shown = ", ".join(values[k] for k in chosen)
     kind = "image/png"
     still = f"The slider's frames at {label} {shown}, side by side. {alt}"
@@ -107,13 +107,13 @@ def _picture(drawn: Figure, colors: int) -> bytes:
     return _quantized(Image.open(buffer).convert("RGB"), colors)
 
 
-def _quantized(picture: Image.Image, colors: int, method: Image.Quantize = Image.Quantize.MAXCOVERAGE) -> bytes:
+def _quantized(picture: Image.Image, colors: int) -> bytes:
     buffer = io.BytesIO()
-    picture.quantize(colors, method, dither=Image.Dither.NONE).save(buffer, format="PNG")
+    picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _strip(pictures: Sequence[bytes], colors: int) -> bytes:
+def _strip(pictures: Sequence[bytes]) -> bytes:
     """Pictures side by side, together about as wide as a page."""
     images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
     width = min(images[0].width, 1600 // len(images))
@@ -121,7 +121,7 @@ def _strip(pictures: Sequence[bytes], colors: int) -> bytes:
     whole = Image.new("RGB", (width * len(images), height), "white")
     for index, image in enumerate(images):
         whole.paste(image.resize((width, height), Image.Resampling.LANCZOS), (index * width, 0))
-    return _quantized(whole, colors, Image.Quantize.MEDIANCUT)
+    return _quantized(whole, 256)
 
 
 # Shows the frame that the slider is at and writes its value; nothing else on the page is touched.

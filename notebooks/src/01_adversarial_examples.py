@@ -100,7 +100,7 @@ page.figure(
     "each the class that the network names and its confidence.",
     f"Of these {len(y)} images the network misclassifies {sum(wrong[1])} after random signs, {sum(wrong[2])} after FGSM and "
     f"{sum(wrong[3])} after PGD; no pixel moved by more than {epsilon:.3g}. Above each image: the class it names, its confidence; "
-    "orange is wrong. Last row: red is brighter, blue is darker. Read the digits yourself. A few images are an anecdote; "
+    "orange is wrong. Last row: red is brighter, blue is darker. FGSM and PGD are the attacks of sections 2 and 3; "
     "section 4 counts.",
 )
 
@@ -138,7 +138,7 @@ page.figure(
 # look odd, or be far outside (shifted by a pixel, say) and look the same.
 #
 # **Units.** Image files store pixels as 0 to 255, networks get them as 0 to 1. The usual bound for photographs is "8", which
-# is $8/255 = 0.0314$ on the scale of 0 to 1; many papers write 0.031. Digits are black on white and bear more: up to 0.3 is usual.
+# is $8/255 = 0.0314$ on the scale of 0 to 1; many papers write 0.031. The digits here are white on black and bear more: up to 0.3 is usual.
 
 # %% [markdown]
 # ## 2 One step along the gradient: FGSM
@@ -501,7 +501,7 @@ lesson.say(
 # %% [markdown]
 # ### What does 0.3 mean?
 #
-# At 0.5 every image can be turned into the same grey, so no classifier can be right there. At 0.3 the digits are still
+# At 0.5 every image can be turned into the same grey, so no classifier can do better there than always naming one class. At 0.3 the digits are still
 # readable, and networks can be trained to withstand it (notebook 02); it is the usual bound for digits since Madry et al. For
 # an ordinary network 0.3 is large: blind changes hurt it too. So the lesson about *direction* belongs to smaller changes, and most of this
 # notebook stays at 0.1.
@@ -566,8 +566,8 @@ page.figure(
     "Accuracy against the number of PGD steps for three step sizes, and against the number of restarts for a short and a long "
     "attack.",
     f"After 10 steps, steps of ε/20 leave {survives[1 / 20][10]:.0%}, ε/4 {survives[1 / 4][10]:.0%}, ε {survives[1][10]:.0%}. Short steps have "
-    f"not arrived; full ones jump about, so any and last iterate part. Five restarts take {100 * (restarts[3][0] - restarts[3][-1]):.0f} "
-    f"points off 3 steps, {100 * (restarts[10][0] - restarts[10][-1]):.0f} off 10. Lower is a stronger attack; {len(y)} images are few.",
+    f"not arrived; full ones jump about, so any and last iterate (dotted) part. Right: five restarts lower 3 steps of ε/2 by "
+    f"{100 * (restarts[3][0] - restarts[3][-1]):.0f} and 10 of ε/4 by {100 * (restarts[10][0] - restarts[10][-1]):.0f} in a hundred. {len(y)} images are few.",
     svg=True,
 )
 
@@ -905,8 +905,8 @@ page.figure(
 # - **Projecting around the wrong point.** Around $x_t$ instead of $x$, the changes add up and leave the box without a word.
 # - **Train mode.** With BatchNorm in train mode each image's logits depend on the rest of the batch.
 # - **Attacking predictions.** The loss must be that of the true label.
-# - **Softmax twice.** Cross-entropy wants logits. Given probabilities, its gradient is often exactly zero, and the attack
-#   stands still. `attacks.pgd` warns about this.
+# - **Softmax twice.** Cross-entropy wants logits. Given probabilities, its gradient shrinks, and where a probability
+#   rounds to 1 it is exactly zero: there the attack stands still. `attacks.pgd` warns about this.
 # - **Rounding.** An adversarial image saved with 8 bits is another image. Test the one that was saved.
 # - **Too few steps, or too short ones** (section 5). A weak attack proves nothing about a network; notebook 06 is about that.
 #
@@ -932,8 +932,8 @@ lesson.say(
     f"and PGD left {linear_pgd.float().mean():.1%}."
 )
 lesson.say(
-    "**Not found.** How small the network's true robust accuracy is: an attack bounds it from above only. And whether another training "
-    "seed, network or norm would say the same."
+    "**Not found.** How small the network's true robust accuracy is: an attack bounds it from above only (where it leaves 0%, it is 0 "
+    "on these images). And whether another training seed, network or norm would say the same."
 )
 
 # %% [markdown]

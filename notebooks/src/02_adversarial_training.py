@@ -120,16 +120,16 @@ page.animation(
     figures.training_frames(decisions, points.numpy(), labels.numpy(), radius),
     "Animation: the decision boundaries of standard and of adversarial training in a plane, with a square box around "
     "every point, over the steps of training; adversarial training moves the boundary out of the boxes.",
-    f"Both networks classify {toy['standard'][0]:.0%} and {toy['pgd_at'][0]:.0%} of the points right, but only "
-    f"{toy['standard'][1]:.0%} against {toy['pgd_at'][1]:.0%} of the boxes are **whole**: right everywhere inside. A thick red box "
-    "hides an adversarial example. The black line is the boundary. A plane shows what is asked for, not how hard it is with many pixels.",
+    f"The networks get {toy['standard'][0]:.0%} and {toy['pgd_at'][0]:.0%} of their training points right. Of the boxes around them, ordinary training leaves "
+    f"{toy['standard'][1]:.0%} **whole** (right everywhere inside), training on attacked points (PGD-AT, section 1) {toy['pgd_at'][1]:.0%}. A thick red box "
+    "hides an adversarial example. A plane shows what is asked for, not how hard it is with many pixels.",
     milliseconds=400,
     colors=48,
 )
 
 # %% [markdown]
 # **Claim: a network that is trained on its own adversarial examples keeps most of its accuracy under the attack of notebook 01,
-# and TRADES and MART do the same with other losses; but trained long on few images, much of its robustness does not
+# and TRADES and MART do the same with other losses; but trained on few images for many epochs, part of its robustness does not
 # carry over to new ones.** The last cells confirm or refute this with the numbers of this very run.
 #
 # **You will learn** the min-max problem behind adversarial training; PGD-AT, TRADES and MART in a few lines each; what they change in a
@@ -342,10 +342,10 @@ for name, start in starts.items():
     print(f"mean length of the gradient of KL at {name:34} {gradient.norm(dim=1).mean():.1e}")
 
 # %% [markdown]
-# At $x$ itself only rounding errors are left, and PGD would follow their signs. A short gradient that is not rounding is enough for a
-# sign step, which ignores length; so the paper's start works as well.
+# At $x$ itself only rounding errors are left, and PGD's first step would follow their signs. A short gradient that is not rounding is
+# enough for a sign step, which ignores length; so the paper's start can work too.
 #
-# ### $\beta_{\text{TRADES}}$ is an exchange rate
+# ### What does a larger $\beta_{\text{TRADES}}$ buy?
 #
 # Now take more points, with no gap between the classes, so that boxes overlap. Train with several $\beta_{\text{TRADES}}$. New points from the same half circles are the test.
 #
@@ -392,8 +392,8 @@ page.figure(
     ),
     "Three decision boundaries of TRADES in the plane for a small, a middle and a large beta, and the path of clean "
     "and robust accuracy on new points as beta grows.",
-    f"What each move of $\\beta_{{\\text{{TRADES}}}}$ changes, in points: {'; '.join(changes)}. Read each piece of the path as a price: left is paid, up is "
-    f"bought. One training seed, {len(fresh)} points.",
+    f"What each move of $\\beta_{{\\text{{TRADES}}}}$ changes, in points: {'; '.join(changes)}. Left is paid, up is bought; a piece that goes up "
+    f"alone costs nothing, one that goes left alone buys nothing. Differences below a point or two are noise. One training seed, {len(fresh)} points.",
 )
 
 # %% [markdown]
@@ -456,7 +456,7 @@ table[[*shown, "iterate", "attack_seed"]].round(3).astype(object).fillna("").set
 # %% [markdown]
 # ### What does robustness cost?
 #
-# On digits very little. CIFAR-10 is harder, so we also show the study that comes with the course: small networks, several training seeds a
+# On digits a few points. CIFAR-10 is harder, so we also show the study that comes with the course: small networks, several training seeds a
 # method. The same figure shows how accuracy falls with the epsilon of the *attack*, beyond the one of training.
 
 # %%
@@ -745,9 +745,9 @@ def _():
 # ## 7 The generalisation gap
 #
 # Robustness is harder to carry over to new images than clean accuracy: in theory it can need far more images (Schmidt et al.,
-# [1804.11285](https://arxiv.org/abs/1804.11285)). To see the gap within seconds we train on few images, without augmentation, for many epochs.
+# [1804.11285](https://arxiv.org/abs/1804.11285)). To see the gap within seconds we train on few images, without augmentation, for many more epochs than above.
 #
-# > **Predict, then see.** Suppose that the network resists the attack on nearly all of its few training images. Which suffers more on *new* images:
+# > **Predict, then see.** Suppose that the network resists the attack on most of its few training images. Which suffers more on *new* images:
 # > clean accuracy or accuracy under attack?
 
 # %%
@@ -788,15 +788,15 @@ page.figure(
         images=4 * batch_size,
     ),
     "Accuracy under attack on training and on held-out images, and clean held-out accuracy, over many epochs.",
-    f"From training to test images the last network loses {100 * gap:.1f} points under attack and {100 * clean_gap:.1f} clean: robust accuracy "
-    f"{'suffers more' if gap > clean_gap else 'does not suffer more'}. Held-out images end {100 * fall:.1f} points below their best epoch. Right of the grey part compare "
+    f"From training to test images the last network loses {100 * gap:.1f} points under attack and {100 * clean_gap:.1f} clean, on a "
+    f"few hundred images and with one seed. Held-out images end {100 * fall:.1f} points below their best epoch. Right of the grey part compare "
     "the solid curves; the upper one is logged while the weights move.",
     svg=True,
 )
 
 # %% [markdown]
 # **Robust overfitting** is more than a gap: on CIFAR-10, in long training, robust accuracy on held-out images *falls* after a peak (Rice et al.,
-# [2002.11569](https://arxiv.org/abs/2002.11569)). The reading above says whether this run shows it. The remedy costs nothing: keep the epoch that is best on held-out images.
+# [2002.11569](https://arxiv.org/abs/2002.11569)). A last epoch a point or two below the best does not show it. The remedy is cheap: keep the epoch that is best on held-out images.
 #
 # ### Exercise 3 · Find the bug
 #
@@ -872,7 +872,7 @@ def _():
 # - **Choosing the checkpoint on test images.** It turns test accuracy into a training result. Hold out training images instead.
 # - **Attacking in train mode by accident.** The attack then depends on the batch, and each attack step moves the running statistics.
 # - **Watching FGSM accuracy while training with FGSM.** Only a stronger attack shows a collapse.
-# - **Starting TRADES' inner attack at the image itself.** There the gradient of KL is zero, and the attack is noise.
+# - **Starting TRADES' inner attack at the image itself.** There the gradient of KL is zero: in exact arithmetic the attack never moves, in floating point its first step follows rounding errors.
 # - **Probabilities where logarithms are needed.** In float32 $\log(1 - p)$ is infinite for a confident mistake; `losses.mart_loss` adds up the other classes instead.
 # - **Comparing across budgets.** Epochs, images and attack steps must be equal before methods are compared.
 #

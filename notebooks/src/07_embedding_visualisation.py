@@ -221,7 +221,7 @@ page.slider(
     "Left the map of four known groups, right the map of pure noise, for one perplexity.",
     f"C, truly {true_spread:.1f} times as wide as A, is {min(toy_spreads.values()):.1f} to {max(toy_spreads.values()):.1f} times as "
     f"wide. At 30 trustworthiness is {toy_trust[30]:.2f} all the same: it judges neighbours only, not sizes or gaps. Move perplexity: "
-    "at 2, noise falls into clumps; at 80, more than the 50 points of a group, every point minds other groups. Caution: one start.",
+    "at 2, noise falls into clumps; from 50 on, as many as a group has points, every point minds other groups. Caution: one start.",
     start=3,
     strip=4,
 )
@@ -550,7 +550,8 @@ page.figure(
 
 # %% [markdown]
 # So "the attack destroys the classes" would be the wrong conclusion from a kNN accuracy near zero. Where attacked images of
-# one class keep company, the attack has *moved* classes. Which reference is right depends on the question. A defender has
+# one class keep company, the attack has *moved* them together, at least in pieces: a class may be split over several
+# places, which kNN does not notice and the silhouette does. Which reference is right depends on the question. A defender has
 # clean images only, so the course reports clean references.
 #
 # Scores need a zero, too. We shuffle the labels, so that nothing can be known, and compute them again.
@@ -678,7 +679,7 @@ page.figure(
     "the same map, with circled class numbers where the clean points are.",
     f"Median arrow on the map: {of_each(map_r, 'map')}; r, measured before t-SNE: {of_each(median_r, 'adversarial')}. Numbers are "
     "true classes. Bottom: do the numbers around a circle, where the clean ones are, agree with it? Islands without a circle are "
-    "nearest to a wrong class, not inside it. Gaps and sizes mean little.",
+    "nearest to a wrong class, not inside it. Black arrows: misclassified.",
     colors=256,
 )
 
@@ -774,7 +775,7 @@ kept = [float(spearmanr(pdist(centres(same)), pdist(centres(points))).statistic)
 page.figure(
     figures.separate_fits(
         {
-            f"{title} pair of starts\nmismatch {mismatch[pair]:.0%}, median arrow {false_arrow(pair):.2f}": laid[pair][
+            f"{title} pair of starts\nmismatch {mismatch[pair]:.1%}, median arrow {false_arrow(pair):.2f}": laid[pair][
                 :2
             ]
             for title, pair in (("best", best), ("worst", worst))
@@ -785,7 +786,7 @@ page.figure(
     ),
     "Two pairs of t-SNE maps of identical ANCHOR features laid over each other with arrows between them, the best and the worst "
     "of six pairs; right, distances between classes on the maps against those in feature space.",
-    f"Nothing moved, yet arrows appear: the mismatch of two fits is {mismatch[best]:.0%} to {mismatch[worst]:.0%}, depending on the "
+    f"Nothing moved, yet the worst pair shows arrows: the mismatch of two fits is {mismatch[best]:.1%} to {mismatch[worst]:.1%}, depending on the "
     f"starts. Right: distances between classes have rank correlations of {min(kept):.2f} to {max(kept):.2f} with the true ones; a true "
     "picture would be a rising line. Caution: two extremes of six pairs.",
     colors=256,
@@ -886,9 +887,9 @@ if growth:
         "Animated t-SNE map of test features over the epochs of an ANCHOR training: class numbers for clean features, "
         "arrows to their adversarial versions, black where misclassified; beside it kNN accuracy, clean and adversarial, over the "
         "epochs of two trainings.",
-        f"Clean and adversarial kNN have made half of their rise after epochs {when[0.5, 'full attack']} without warm-up, "
-        f"{when[0.5, 'warm-up']} with it; nine tenths after {when[0.9, 'full attack']}, and {when[0.9, 'warm-up']}. Untrained, clean kNN "
-        f"is {growth['warm-up']['clean'][0]:.0%}. Watch when black arrows stop leaving their group. Caution: "
+        f"From which epochs on do clean and adversarial kNN keep half of their rise? {when[0.5, 'full attack']} without warm-up, "
+        f"{when[0.5, 'warm-up']} with it; nine tenths: {when[0.9, 'full attack']}, and {when[0.9, 'warm-up']}. Peaks that are lost again do not count. "
+        f"Untrained, clean kNN is {growth['warm-up']['clean'][0]:.0%}. Black arrows: misclassified. Caution: "
         f"{len(labels[attacked])} attacked images, one run each.",
         milliseconds=330,
     )
@@ -970,9 +971,9 @@ if growth:
     lines.append(f"- What came first in the short trainings? {'; '.join(orders)}.")
 difference = knn["anchor", "adversarial"] - knn["pgd_at", "adversarial"]
 lines.append(
-    f"\n**Not found here:** that ANCHOR's features are better than PGD-AT's. The difference in adversarial kNN accuracy is "
-    f"{100 * difference:+.1f} points, for one training seed and without a test; notebook 08 has several seeds. And no map was "
-    "needed for any of these numbers."
+    f"\n**Not found here:** that ANCHOR's features are better than PGD-AT's. Adversarial kNN accuracy differs by "
+    f"{100 * difference:+.1f} points; the silhouettes stand in the figure above. One training seed, and no test: notebook 08 has several "
+    "seeds. And no map was needed for any of these numbers."
 )
 lesson.say("\n".join(lines))
 

@@ -165,7 +165,7 @@ lines.append(f"| Does the paper's result hold at full scale? | **not tested** | 
 lesson.say("\n".join(lines))
 
 # %% [markdown]
-# **Claim: one training seed cannot decide between two methods. McNemar's test, which looks at test images, tells two
+# **Claim: one training seed cannot decide between two methods that lie close together. McNemar's test, which looks at test images, tells two
 # networks of *one and the same* method apart far more often than the 5% that it promises.** Confirmed means: in more than
 # 10% of the pairs. What the study says about ANCHOR was written after its data were seen. Such a statement is called a
 # **finding**.
@@ -318,7 +318,7 @@ page.figure(
     "False alarms between networks of one method against the number of test images, for McNemar's test on two networks, "
     "the same test on the pooled images of two and two, and the t interval over seeds; a dashed line at 5%.",
     f"With {sizes[-1]:,} images McNemar's test tells {alarms['one seed']:.0%} of the pairs of one method apart; the t interval "
-    f"does so in {alarms['over seeds']:.0%}. Dashed: what both promise. More images find the luck of the seed with more "
+    f"does so in {alarms['over seeds']:.0%}, from comparisons that share networks. Dashed: the promised 5%. More images find the luck of the seed with more "
     "certainty; pooling images of several seeds repairs nothing. These pairs differ in seed; two methods that share one "
     "can lie closer.",
     svg=True,
@@ -371,8 +371,8 @@ page.slider(
 )
 
 # %% [markdown]
-# Pairing pays: a seed that is good for one method tends to be good for the other as well, and their difference hardly feels
-# it. The printed spreads show by how much. Here one seed means the same initial weights and the same order of batches.
+# Pairing can pay: where a seed that is good for one method is good for the other as well, their difference hardly feels it.
+# The printed spreads show where and by how much. Here one seed means the same initial weights and the same order of batches.
 #
 # ## 3 More images or more seeds?
 #
@@ -435,9 +435,9 @@ page.figure(
     ),
     "Half the interval of a difference between two methods against the number of training seeds, for three numbers of test "
     "images, with the four measured differences between ANCHOR and the baselines.",
-    f"{n_seeds} seeds and {n_images:,} images see differences from {100 * new_images:.1f} points on; {2 * n_seeds} seeds from "
-    f"{100 * half_width(typical, 2 * n_seeds, n_images):.1f}, {20 * n_images:,} images from {100 * half_width(typical, n_seeds, 20 * n_images):.1f}. "
-    "Curves have the mean variances of four pairs; each pair has its own, so dots near the bold curve may fall on either side. "
+    f"With {n_seeds} seeds and {n_images:,} images half the interval is typically {100 * new_images:.1f} points; with {2 * n_seeds} seeds "
+    f"{100 * half_width(typical, 2 * n_seeds, n_images):.1f}, with {20 * n_images:,} images {100 * half_width(typical, n_seeds, 20 * n_images):.1f}. "
+    "Dots: measured differences. Curves have the mean variances of four pairs; each pair has its own interval. "
     f"Spreads of so few seeds may be off by a factor of {doubt[0]:.1f} to {doubt[1]:.1f}.",
     svg=True,
 )
@@ -448,7 +448,7 @@ lesson.say(
 )
 
 # %% [markdown]
-# A difference well below the curve cannot be told from zero by such a study. "No difference measured" is then a statement about
+# A measured difference smaller than half *its own* interval cannot be told from zero by such a study. "No difference measured" is then a statement about
 # the study, never "there is no difference". What an interval around zero *does* say is what it excludes: every lead beyond
 # its upper end.
 #
@@ -622,7 +622,7 @@ page.figure(
     ),
     "Eight claims with their verdicts; below each, for every baseline, ANCHOR's difference and its 95% interval over "
     "training seeds. Hollow marks have one seed and no interval.",
-    f"Of the paper's {len(judged)} claims {supported} {'is' if supported == 1 else 'are'} supported as stated. A lead over SupCon-AT above "
+    f"Of our {len(judged)} readings of the paper's claims, clean accuracy held against all baselines, {supported} {'is' if supported == 1 else 'are'} supported. A lead over SupCon-AT above "
     f"{100 * excluded:.1f} points under {ATTACKS['pgd']} is excluded. Blue: the interval lies above zero; orange: below; grey: it contains "
     "zero, and excludes what lies outside it. Among so many rows one may be a false alarm.",
     svg=True,
@@ -804,7 +804,7 @@ page.figure(
     "for the mean over seeds and a bar for its 95% t interval, sorted by the mean; a dashed line at zero is the base.",
     f"{len(apart)} of {len(names)} intervals leave{'s' if len(apart) == 1 else ''} out zero{': ' + apart[0] if len(apart) == 1 else ''}. A row is a variant, a dot a seed compared with the base's same "
     f"seed, the bar eq. 4 over {gains.shape[1]} seeds. Base: beta {base['beta']:g}, lambda {base['contrastive_weight']:g}, tau {base['temperature']:g}, "
-    f"{base['classifier_view']} views. Sorted noise looks like a trend: imagine the order reversed.",
+    f"{base['classifier_view']} views. Sorted noise looks like a trend, and the base won its trials with some luck.",
     svg=True,
 )
 
@@ -938,8 +938,8 @@ page.figure(
     figures.literature(blocks, attacks_of, ours=mine),
     "Accuracies of this course's small networks, filled marks, in one block; accuracies that two other repositories report "
     "for full-size networks, hollow marks, in two blocks below.",
-    f"The AutoAttack accuracies that MAIR states for {len(published)} methods lie within {published.max() - published.min():.1f} points; "
-    f"our study sees differences from {100 * new_images:.1f} points on ({ATTACKS['pgd']}), theirs we cannot know. Filled: ours; hollow: other "
+    f"MAIR's AutoAttack accuracies of {len(published)} methods lie within {published.max() - published.min():.1f} points (without AT-AWP, which also "
+    f"perturbs weights); our intervals are about {100 * new_images:.1f} points wide to each side ({ATTACKS['pgd']}), theirs we cannot know. Filled: ours; hollow: other "
     "people's. The distance between blocks is scale; compare within a block only.",
     svg=True,
 )
@@ -988,7 +988,7 @@ lesson.say(
     f"{'may give as well' if same_time[1] <= 0 else 'do not give'}.\n\n"
     "Not found: whether any of this holds at full scale; whether *hard* positives matter. "
     + "".join(
-        f"In the ablation, {name} differs from the base by {mean:+.1f} [{low:+.1f}, {high:+.1f}] points. "
+        f"In the ablation, {name} minus the base is {mean:+.1f} [{low:+.1f}, {high:+.1f}] points. "
         for name, (mean, low, high) in zip(names, ranges, strict=True)
         if "SupCon-AT" in name
     )
