@@ -15,12 +15,22 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTH = 1100  # pixels: JupyterLab's notebook on a laptop
 
-# Writes into the page what came of each figure: its own width, and where its right edge lies.
+# Writes into the page what came of each figure, its own width and where its right edge lies; and of each slider when it
+# is moved to its end: the frames that are then seen, their widths, and the value beside it.
 MEASURE = """<script>addEventListener("load", () => {  // by then all images in the page are there
-  const images = [...document.querySelectorAll(".jp-OutputArea-output img")];
+  const measure = (i) => [i.naturalWidth, i.getBoundingClientRect().right];
+  const all = [...document.querySelectorAll(".jp-OutputArea-output img")];
+  const images = all.filter((i) => !i.closest(".course-slider"));
+  const sliders = [...document.querySelectorAll(".course-slider")].map((box) => {
+    const input = box.querySelector("input");
+    input.value = input.max;
+    input.dispatchEvent(new Event("input"));
+    const seen = [...box.querySelectorAll("img")].filter((i) => i.getBoundingClientRect().width > 0);
+    return [seen.map(measure), box.querySelector("output").textContent, JSON.parse(box.dataset.values).at(-1)];
+  });
   const report = document.createElement("pre");
   report.id = "report";
-  report.textContent = JSON.stringify(images.map((i) => [i.naturalWidth, i.getBoundingClientRect().right]));
+  report.textContent = JSON.stringify([images.map(measure), sliders]);
   document.body.append(report);
 });</script>"""
 
@@ -41,8 +51,13 @@ def test_every_figure_is_drawn_within_the_window(path, tmp_path):
     )
     found = re.search(r'<pre id="report">(.*?)</pre>', shown.stdout, re.DOTALL)
     assert found, "the page did not finish loading"
-    seen = json.loads(html.unescape(found[1]))
+    seen, sliders = json.loads(html.unescape(found[1]))
     assert len(seen) == len(figures) > 0
+    assert len(sliders) == (path.name[:2] != "05")
+    for frames, value, last in sliders:
+        assert len(frames) == 1, "a slider shows one frame"
+        assert value == last, "the value beside the slider is that of its place"
+        seen += frames
     for number, (width, right) in enumerate(seen, start=1):
         assert width > 0, f"figure {number} is not drawn"
         assert right <= WIDTH, f"figure {number} is wider than the window"

@@ -226,7 +226,7 @@ print(f"objectives.batch_loss: {loss.item():.4f}; largest difference in any weig
 # \lVert \nabla_\theta \mathrm{CE} \rVert} \tag{5}$$
 #
 # A share near 0 or 1 would mean that one term is only along for the ride. We also take the cosine between the two gradients:
-# 1 is the same direction, and below 0 one term undoes the other.
+# 1 is the same direction, 0 means that a small step along one leaves the other as it is, below 0 that it raises it.
 
 
 # %%
@@ -471,9 +471,9 @@ page.figure(
     "Left: target and guess of the positives of one anchor against their cosines: the guess rises steeply, ANCHOR's target "
     "falls, SupCon's is level. Right: histogram of the hardness weights of a batch as multiples of SupCon's.",
     f"Near the mean, over the batch, the pull's slope is **{slopes['SupCon']:.1f}** for SupCon and **{slopes['ANCHOR']:.1f}** for "
-    f"ANCHOR; equation 9 says {expected['SupCon']:.1f} and {expected['ANCHOR']:.1f} (Q = {Q:.2f}). Left: the farther a positive, "
-    f"the stronger it is pulled, with either target. Right: the largest weight is {multiples.max():.2f} times SupCon's. Equation 9 "
-    "is first order; far out the guess bends.",
+    f"ANCHOR, {slopes['ANCHOR'] - slopes['SupCon']:.1f} apart, and beta is {config.beta:g}. Equation 9, first order and with one mean Q = {Q:.2f}, says "
+    f"{expected['SupCon']:.1f} and {expected['ANCHOR']:.1f}. Left: the farther a positive, the stronger its pull. Right: the largest "
+    f"weight is {multiples.max():.2f} times SupCon's.",
     svg=True,
 )
 half = len(batch)
@@ -558,10 +558,11 @@ lesson.say(
 # BatchNorm normalises each batch with the batch's own statistics. In one pass, both views share them. In **two passes**,
 # one for each view, each view is normalised by itself, although at test time there is only one set of running statistics.
 # (AdvProp keeps two sets on purpose.) Does it matter? And does the contrastive term help, or only the second view? That
-# takes two **control arms**, trainings that differ in one thing only:
+# takes two **control arms**:
 #
 # - **ANCHOR, two passes**: the same loss, one view at a time;
-# - **PGD-AT, two passes**: the same two views and passes, but no contrastive term; the cross-entropy is the mean over both.
+# - **PGD-AT, two passes**: the same two views and passes, no contrastive term. Its cross-entropy is the mean over both views
+#   (ANCHOR's sees the attacked one), so a difference from ANCHOR may come from either.
 #
 # A method of the package is a row in a table and a function:
 
@@ -696,8 +697,8 @@ with torch.no_grad():
 change = ((new - old).norm(dim=1) / old.norm(dim=1)).mean().item()
 weights_moved = sum(name in dict(drifted.named_parameters()) for name in moved)
 lesson.say(
-    f"After {passes} passes {weights_moved} weights and **{len(moved) - weights_moved} BatchNorm statistics** of the encoder "
-    f"have other values. The features of {len(x)} clean test images have changed by **{change:.0%}** of their length."
+    f"After {passes} passes {weights_moved} weights and **{len(moved) - weights_moved} BatchNorm buffers** (running means and variances, batch "
+    f"counters) of the encoder have other values. The features of {len(x)} clean test images have changed by **{change:.0%}** of their length."
 )
 
 # %% [markdown]
@@ -863,17 +864,18 @@ dearer = (config.attack_steps + 2) / (config.attack_steps + 1)  # two views pass
 more = "keeps its robustness as well" if kept["pgd_at"] > 0.9 else "loses more of it"
 lesson.say(
     "**Findings of this run**, made after seeing its numbers:\n\n"
-    f"- *The hardness weights.* In this run {verdict(against_supcon, 'ANCHOR', 'SupCon-AT')}. SupCon mines by itself: the measured "
+    f"- *The hardness weights.* In this run {verdict(against_supcon, 'ANCHOR', 'SupCon-AT')}. That is about these two networks, not about "
+    f"the weights: other seeds fall on the other side. SupCon mines by itself: the measured "
     f"hardness slope is {slopes['SupCon']:.1f} without and {slopes['ANCHOR']:.1f} with beta. The weights change the contrastive "
     f"gradient of the encoder by {changed['after training']:.0%}, although they use {effective[-1] / positives:.1%} of the positives.\n"
     f"- *The contrastive term.* In this run {verdict(against_pgd, 'ANCHOR', 'PGD-AT')}. In the short trainings with the same two "
-    f"views and passes, ANCHOR against PGD-AT: {in_words(second_view)} (uncorrected).\n"
-    f"- *One pass or two.* Short trainings, one pass against two: {in_words(one_or_two)} (uncorrected).\n"
+    f"views and passes, ANCHOR against PGD-AT: {in_words(second_view)} (uncorrected; there the cross-entropy differs too, section 6).\n"
+    f"- *One pass or two.* Short trainings, one pass against two: {in_words(one_or_two)} (uncorrected, one seed).\n"
     f"- *Features.* With a new classifier PGD-AT {more} ({kept['pgd_at']:.0%}; ANCHOR {kept['anchor']:.0%}). With new "
     f"classifiers {verdict(features_against, 'ANCHOR', 'PGD-AT')}.\n\n"
     "**Not found out:** whether a difference belongs to the method or to one training seed (notebook 08 has more seeds), and "
-    "whether it survives stronger attacks (notebook 06). The epochs were equal, not the cost: one of ANCHOR or SupCon-AT takes "
-    f"{dearer:.2f} times the forward and backward passes of one of PGD-AT."
+    "whether it survives stronger attacks (notebook 06). The epochs were equal, not the cost: an epoch of ANCHOR or SupCon-AT "
+    f"takes {dearer:.2f} times the forward and backward passes of an epoch of PGD-AT."
 )
 
 # %% [markdown]
