@@ -154,7 +154,7 @@ class Evaluation(BaseModel):
     eval_steps: Count = 20
     eval_restarts: Count = 1
     eval_precision: Literal["float32", "tf32", "auto", "bfloat16", "float16"] = Field(
-        "float32", description="of the queries of AutoAttack and the screen in sweeps; outcomes are always float32"
+        "float32", description="of the queries of AutoAttack and the screen; outcomes are in float32, with tf32 in that"
     )
     autoattack_images: Count = 50
     screen_images: Count = 100
@@ -209,6 +209,8 @@ class Config(Places, Evaluation, Training):
                 f"validation_images={self.validation_images} is held out of train_images={self.train_images}; "
                 "it must be smaller"
             )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True with momentum=0.0: allowed is a momentum above 0")
         return self
 
     def __init__(self, /, **values: Any) -> None:

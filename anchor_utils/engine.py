@@ -136,7 +136,7 @@ class Engine:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.attack.generator)
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may be at work on the GPU
                 self._once()
         except torch.OutOfMemoryError:
             raise

@@ -2,8 +2,9 @@
 
 An *outcome* is True where the image is still classified correctly after the attack. It is always decided in float32 on
 the network that was given, in eval mode, where an image with a logit that is not finite counts as misclassified;
-attacks compute their gradients in float32 too, unless asked otherwise. The network and the global random state are left
-as they were.
+attacks compute their gradients in float32 too, unless asked otherwise. Whether an NVIDIA GPU may round convolutions to
+TF32 is what :func:`anchor_utils.evaluation.evaluate` is asked; a function called by itself decides as torch is set. The
+network and the global random state are left as they were.
 
 Attacks query the network's copy with folded BatchNorm where there is one (:func:`anchor_utils.folding.for_attack`): the
 same function up to rounding, and about half again as fast. The attack chooses its image by what this copy says,

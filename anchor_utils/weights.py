@@ -48,15 +48,15 @@ def new_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
-    """Within, passes in train mode leave BatchNorm's running statistics as they are."""
-    norms = [(norm, norm.momentum) for norm in _norms(model)]
-    for norm, _ in norms:
-        norm.momentum = 0.0
+    """Within, passes in train mode leave BatchNorm's running statistics as they are, whatever they see, NaN too."""
+    norms = _norms(model)
+    for norm in norms:
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm, momentum in norms:
-            norm.momentum = momentum
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 @contextmanager
@@ -64,11 +64,13 @@ def perturbed(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], gam
     """Within, each layer is moved up its gradient, by gamma of its own length: w + gamma |w| g / |g|.
 
     Adversarial weight perturbation (Wu et al., arXiv 2004.05884, eq. 8 and 10) with one step that reaches the radius.
+    Entries that overflowed in float16 give no direction.
     """
     with torch.no_grad():
         before = [weight.clone() for weight in weights]
         for weight, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
+                gradient = gradient.where(gradient.isfinite(), 0)
                 tiny = torch.finfo(gradient.dtype).tiny
                 weight.add_(gradient * (gamma * weight.norm() / gradient.norm().clamp_min(tiny)))
     try:

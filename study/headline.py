@@ -40,12 +40,11 @@ def read_folder(folder: Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 def headline(folder: Path) -> str:
     """The table as Markdown with all that it depends on, from the folders of SWEEPS in `folder` alone."""
     parts = []
-    for name in SWEEPS:
-        table, cells = read_folder(folder / name)
-        if not len(table):
-            continue
+    found = [(table, cells) for table, cells in (read_folder(folder / name) for name in SWEEPS) if len(table)]
+    widest = max((table["width"].max() for table, _ in found), default=0)
+    for table, cells in found:
         parts += sweep_parts(with_screen(table), cells)
-        if not missing(table):
+        if not missing(table, widest):
             break
     return "\n\n".join(parts)
 
@@ -61,7 +60,7 @@ def sweep_parts(table: pd.DataFrame, cells: Sequence[dict[str, Any]]) -> list[st
     parts.append(f"{INTERVALS} Seconds are of training, without what happens only once. {settings}.")
     if failed := [f"{cell['variant']} (seed {cell['training_seed']})" for cell in cells if "error" in cell]:
         parts.append(f"Diverged, and in no mean: {', '.join(failed)}.")
-    if names := missing(table):
+    if names := missing(table, table["width"].max()):
         parts.append(f"Not measured: {', '.join(map(method_name, names))}.")
     claims = claims_table(table[table["width"] == table["width"].max()]) if "outcomes" in table else pd.DataFrame()
     if len(claims):
@@ -73,11 +72,9 @@ def sweep_parts(table: pd.DataFrame, cells: Sequence[dict[str, Any]]) -> list[st
     return parts
 
 
-def missing(table: pd.DataFrame) -> list[str]:
-    """The methods that have no network of the largest width."""
-    return [
-        method for method in METHODS if method not in {*table.loc[table["width"] == table["width"].max(), "method"]}
-    ]
+def missing(table: pd.DataFrame, width: int) -> list[str]:
+    """The methods that have no network of this width."""
+    return [method for method in METHODS if method not in {*table.loc[table["width"] == width, "method"]}]
 
 
 def notes(cells: Sequence[dict[str, Any]]) -> list[str]:

@@ -38,9 +38,10 @@ class Speed:
 
     Args:
         step: of training.
-        epoch: of training, validation and checkpoint included.
+        epoch: of training, validation included.
         start: of a run, before it trains at this speed: recording a CUDA graph, say.
         query: of one gradient of a block of test images, as PGD takes it when it is reported.
+        fast_query: the same as AutoAttack and the screen take it, in `eval_precision`.
         took: to measure this, all that happens only once in a process included.
     """
 
@@ -48,6 +49,7 @@ class Speed:
     epoch: float
     start: float
     query: float
+    fast_query: float
     took: float
 
     def training(self, config: Config, finetune: bool) -> float:
@@ -59,12 +61,15 @@ class Speed:
         pgd = config.eval_steps * config.eval_restarts + 1
         sizes = {"screen": config.screen_images, "autoattack": config.autoattack_images}
         both = {"clean": 2, "pgd": 2}  # the best checkpoint and the last
-        counts = [
-            math.ceil(sizes.get(attack, config.test_images) / BLOCK) * GRADIENTS.get(attack, pgd) * both.get(attack, 1)
+        seconds = [
+            math.ceil(sizes.get(attack, config.test_images) / BLOCK)
+            * GRADIENTS.get(attack, pgd)
+            * both.get(attack, 1)
+            * (self.fast_query if attack in sizes else self.query)
             for attack in measured
         ]
-        counts += [math.ceil(config.embedding_images / BLOCK) * pgd] * bool(measured)
-        return self.query * sum(counts)
+        seconds += [math.ceil(config.embedding_images / BLOCK) * pgd * self.query] * bool(measured)
+        return sum(seconds)
 
 
 def workload(config: Config) -> str:
@@ -90,8 +95,8 @@ def measure_speed(config: Config, dataset: Dataset, clock: Callable[[], float] =
     _, short = _epochs_of(few, config, dataset)
     first, long = _epochs_of(many, config, dataset)
     step = max(0.0, long - short) / (many - few) if many > few else long / many
-    query = _query(config, dataset, clock)
-    return Speed(step, long + (per_epoch - many) * step, max(0.0, first - long), query, clock() - began)
+    query, fast = (_query(config, dataset, clock, precision) for precision in ("float32", config.eval_precision))
+    return Speed(step, long + (per_epoch - many) * step, max(0.0, first - long), query, fast, clock() - began)
 
 
 def _epochs_of(steps: int, config: Config, dataset: Dataset) -> tuple[float, float]:
@@ -106,7 +111,7 @@ def _epochs_of(steps: int, config: Config, dataset: Dataset) -> tuple[float, flo
     return float(first), float(statistics.median(later))
 
 
-def _query(config: Config, dataset: Dataset, clock: Callable[[], float]) -> float:
+def _query(config: Config, dataset: Dataset, clock: Callable[[], float], precision: str) -> float:
     device = device_of(config)
     network = fold_batchnorm(training.new_network(config, dataset)).to(device)
     block = dataset.test[: min(BLOCK, config.test_images)].to(device)
@@ -115,7 +120,8 @@ def _query(config: Config, dataset: Dataset, clock: Callable[[], float]) -> floa
 
     def seconds(steps: int) -> float:
         start = clock()
-        found = attacks.pgd(network, images, labels, **config.replace(eval_steps=steps).evaluation())
+        settings = config.replace(eval_steps=steps).evaluation()
+        found = attacks.pgd(network, images, labels, **settings, precision=precision)
         found.sum().item()  # waits for a GPU
         return clock() - start
 

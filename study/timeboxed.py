@@ -107,6 +107,10 @@ class TimeBox:
         self.done = read_done(self.folder, self.configs)
         for name, found in self.done.items():
             self._check_same(name, Config(**found["config"]))
+            if (given := found["seconds"]["given"]) != self.seconds:
+                raise ValueError(
+                    f"cell {name!r} is finished with seconds={given}: allowed is {self.seconds}, as for all others"
+                )
         self.speeds: dict[str, Speed] = {}
         self.data: dict[tuple[Any, ...], Dataset] = {}
         self.failed: dict[str, str] = {}
@@ -186,6 +190,11 @@ class TimeBox:
         for found in self.done.values():
             if workload(Config(**found["config"])) == workload(config):
                 return int(found["config"]["epochs"])
+        if others := {found["versions"]["hardware"] for found in self.done.values()} - {self.versions["hardware"]}:
+            # Equal seconds on unequal cards are no equal budgets.
+            raise TimeoutError(
+                f"its number of epochs is for {', '.join(sorted(others))} to settle, as that of the others"
+            )
         return max(1, int(seconds / self.speed_of(config).epoch))
 
     def run(self, name: str) -> None:

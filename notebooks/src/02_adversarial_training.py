@@ -392,8 +392,8 @@ page.figure(
     ),
     "Three decision boundaries of TRADES in the plane for a small, a middle and a large beta, and the path of clean "
     "and robust accuracy on new points as beta grows.",
-    f"What each move of $\\beta_{{\\text{{TRADES}}}}$ changes, in points: {'; '.join(changes)}. Left is paid, up is bought; a piece that goes up "
-    f"alone costs nothing, one that goes left alone buys nothing. Differences below a point or two are noise. One training seed, {len(fresh)} points.",
+    f"What each move of $\\beta_{{\\text{{TRADES}}}}$ changes, in points: {'; '.join(changes)}. Left is paid, up is "
+    f"bought; a point or two is noise. One training seed, {len(fresh)} points.",
 )
 
 # %% [markdown]
