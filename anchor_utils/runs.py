@@ -3,8 +3,8 @@
 In it are ``config.json``, ``metrics.jsonl`` (one line an epoch), ``best.safetensors`` (best robust accuracy on held-out
 *training* images, clean accuracy breaking ties; the other way round for methods that train on clean images only) and
 ``last.safetensors``. While a run is under way, ``resume.safetensors`` holds its state, written every few minutes (by
-several processes after every epoch), and ``resume-before.safetensors`` the state before that. With ``keep_epochs`` there
-is also ``epoch-NNN.safetensors`` for every epoch, from the untrained 0 on.
+several processes after every epoch), and ``resume-before.safetensors`` the state before that. With ``keep_epochs``
+there is also ``epoch-NNN.safetensors`` for every epoch, from the untrained 0 on.
 
 Whose run it is says its *identity*: {"training": the fields that decide the weights, "data": Dataset.identity()}.
 """

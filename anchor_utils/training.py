@@ -33,8 +33,9 @@ def fit(
     (ANCHOR with beta = 0) and "anchor" (eq. 3 of the reconstruction).
 
     The same configuration on the same machine with the same number of threads gives the same weights and metrics, but
-    for the seconds (on a GPU only with `deterministic`), interrupted or not, also by a kill while it was writing. It goes
-    on from its state at most `loop.SAVE_SECONDS` before; Ctrl-C saves the state after the step under way (again: it stops at once).
+    for the seconds (on a GPU only with `deterministic`), interrupted or not, also by a kill while it was writing. It
+    goes on from its state at most `loop.SAVE_SECONDS` before; Ctrl-C saves the state after the step under way (again:
+    it stops at once).
     Under ``accelerate launch`` the processes share each batch; the state is then saved after each epoch only,
     since every process draws its own random numbers.
 

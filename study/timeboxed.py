@@ -278,7 +278,9 @@ def with_fields(sweep: Sweep, fields: dict[str, Any]) -> Sweep:
     Raises:
         ValueError: a field in which cells differ, or that has an option of its own.
     """
-    for name in fields.keys() & {"seed", "method", "runs_dir", "data_root"}:
+    own = {name for variant in sweep.variants.values() for name in variant}
+    differ = {name for name in own if len({repr(variant.get(name)) for variant in sweep.variants.values()}) > 1}
+    for name in fields.keys() & (differ | {"seed", "method", "runs_dir", "data_root"}):
         raise ValueError(f"{name}={fields[name]!r}: allowed with -p is what all cells share and no other option says")
     variants = {name: {**variant, **fields} for name, variant in sweep.variants.items()}
     seconds = None if "epochs" in fields else sweep.seconds

@@ -174,6 +174,7 @@ def test_runs_keep_their_names(preset, fields, name):
         ({"self": 3}, ["parameter 'self'", "Allowed:"]),
         ({"name": 3}, ["parameter 'name'", "Allowed:"]),
         ({"method": "anchr"}, ["method='anchr'", "'anchor'", "'pgd_at'"]),
+        ({"nesterov": True, "momentum": 0.0}, ["nesterov=True with momentum=0.0", "allowed is a momentum above 0"]),
         ({"dataset": "mnist"}, ["dataset='mnist'", "mnist5k", "imagefolder:PATH"]),
         ({"dataset": "imagefolder:"}, ["dataset='imagefolder:'", "imagefolder:PATH"]),
         ({"epsilon": 1.5}, ["epsilon=1.5", "at most 1"]),

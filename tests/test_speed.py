@@ -52,14 +52,14 @@ def test_a_real_network_is_measured_and_leaves_nothing_behind(tiny, few_digits, 
 
 def test_what_a_cell_takes_is_counted_in_epochs_and_gradients():
     config = load_preset("minutes", epochs=20, finetune_epochs=2)
-    found = Speed(step=0.02, epoch=4.0, start=1.0, query=0.004, took=5.0)
+    found = Speed(step=0.02, epoch=4.0, start=1.0, query=0.004, fast_query=0.001, took=5.0)
     assert found.training(config, finetune=False) == 81.0
     assert found.training(config, finetune=True) == 89.0
     assert found.evaluation(config, []) == 0.0
     blocks, inside = 40, 4 * 21  # of 250 images in 10,000; 1,000 images are looked at inside
     assert found.evaluation(config, ["clean"]) == pytest.approx(0.004 * (2 * blocks + inside))
     assert found.evaluation(config, ["pgd"]) == pytest.approx(0.004 * (2 * 21 * blocks + inside))
-    assert found.evaluation(config, ["screen"]) == pytest.approx(0.004 * (4 * 1000 + inside))
+    assert found.evaluation(config, ["screen"]) == pytest.approx(0.001 * 4 * 1000 + 0.004 * inside)
 
 
 def test_trials_and_seeds_are_the_same_work_and_other_networks_and_attacks_are_not():

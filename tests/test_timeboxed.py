@@ -19,7 +19,7 @@ from anchor_utils import models, results
 from anchor_utils.config import load_preset
 from study import measure, timeboxed
 from study.speed import Speed
-from study.sweep import SWEEP_DIR, Sweep
+from study.sweep import SWEEP_DIR, Sweep, load_sweep
 from study.timeboxed import SLACK, TimeBox, in_time, main, split_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +103,7 @@ def test_no_cell_is_started_that_cannot_finish_and_the_order_is_kept(cells, dead
 def test_machine_after_machine_goes_on_in_order_within_its_time_and_repeats_nothing(
     minutes, epoch, took, share, seconds
 ):
-    speed = Speed(step=0.01, epoch=epoch, start=1.0, query=0.001, took=took)
+    speed = Speed(step=0.01, epoch=epoch, start=1.0, query=0.001, fast_query=0.001, took=took)
     with tempfile.TemporaryDirectory() as folder:
         ran = []
         for each in minutes:
@@ -119,7 +119,7 @@ def test_machine_after_machine_goes_on_in_order_within_its_time_and_repeats_noth
 
 
 def test_equal_seconds_become_a_whole_number_of_epochs_which_all_seeds_share_on_any_card(tmp_path, monkeypatch):
-    fast, slow = (Speed(0.01, epoch, 1.0, 0.001, 2.0) for epoch in (7.9, 1000.0))
+    fast, slow = (Speed(0.01, epoch, 1.0, 0.001, 0.001, 2.0) for epoch in (7.9, 1000.0))
     clock = Clock()
     box = pretended(tmp_path, clock, SLACK + 105, fast, seconds=80.0)
     run_all(box)
@@ -130,28 +130,51 @@ def test_equal_seconds_become_a_whole_number_of_epochs_which_all_seeds_share_on_
     assert cell["seconds"]["speed"]["step"] == 0.01
     monkeypatch.setattr(results, "versions", lambda: {"hardware": "another card"})
     box = pretended(tmp_path, clock, clock.now + 1e5, slow, seconds=80.0)
-    run_all(box)
-    epochs = {name: found["config"]["epochs"] for name, found in box.done.items()}
-    assert epochs == {f"{v}-s{s}": 10 if v == "standard" else 1 for v in VARIANTS for s in range(3)}  # at least one
+    late = run_all(box)
+    # Of other variants the first card has to say how many epochs fit: equal seconds of two cards are not equal.
+    assert {name: found["config"]["epochs"] for name, found in box.done.items()} == {
+        f"standard-s{s}": 10 for s in range(3)
+    }
+    assert set(late) == set(box.unfinished()) != set()
+    assert set(late.values()) == {float("inf")}
     assert box.done["standard-s1"]["versions"]["hardware"] == "another card"
+
+
+def test_cells_that_were_given_other_seconds_are_refused(tmp_path):
+    clock, speed = Clock(), Speed(0.01, 7.9, 1.0, 0.001, 0.001, 2.0)
+    run_all(pretended(tmp_path, clock, SLACK + 105, speed, seconds=80.0))
+    with pytest.raises(ValueError, match=r"'standard-s0' is finished with seconds=80.0: allowed is 150.0"):
+        pretended(tmp_path, clock, 1e4, speed, seconds=150.0)
+    with pytest.raises(ValueError, match=r"'standard-s0' is finished .* with other settings: epochs is 1, there 10"):
+        pretended(tmp_path, clock, 1e4, speed, seconds=None)
+
+
+def test_a_field_in_which_cells_differ_is_not_set_for_all():
+    with pytest.raises(ValueError, match=r"width=32: allowed with -p is what all cells share"):
+        timeboxed.with_fields(load_sweep("minutes"), {"width": 32})
+    assert (
+        timeboxed.with_fields(load_sweep("minutes"), {"test_images": 100}).variants["pgd_at.w64"]["test_images"] == 100
+    )
 
 
 def test_an_interrupted_cell_goes_on_with_the_epochs_that_it_was_begun_with(tmp_path, monkeypatch):
     clock, options = Clock(), {"seconds": 80.0, "variants": {"pgd_at": {"method": "pgd_at"}}}
-    box = pretended(tmp_path, clock, 1e4, Speed(0.01, 10.0, 1.0, 0.001, 2.0), **options)
+    box = pretended(tmp_path, clock, 1e4, Speed(0.01, 10.0, 1.0, 0.001, 0.001, 2.0), **options)
     with monkeypatch.context() as patch:
         patch.setattr(box, "_measured", lambda name: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_all(box)
     assert not box.folder.exists()
     before = box.configs["pgd_at-s0"].run_name()
-    box = pretended(tmp_path, clock, 1e4, Speed(0.01, 11.0, 1.0, 0.001, 2.0), **options)  # measured a little slower
+    box = pretended(
+        tmp_path, clock, 1e4, Speed(0.01, 11.0, 1.0, 0.001, 0.001, 2.0), **options
+    )  # measured a little slower
     run_all(box)
     assert box.done["pgd_at-s0"]["run"] == before
 
 
 def test_what_cells_took_on_this_card_replaces_the_estimate(tmp_path, monkeypatch):
-    clock, speed = Clock(), Speed(0.01, 10.0, 0.0, 0.001, 0.0)
+    clock, speed = Clock(), Speed(0.01, 10.0, 0.0, 0.001, 0.001, 0.0)
     box = pretended(tmp_path, clock, 1e4, speed, share=0.5, variants={"pgd_at": {"method": "pgd_at"}}, seeds=[0, 1])
     first = box.needed("pgd_at-s0")
     assert first == pytest.approx(timeboxed.MARGIN * 10 + SLACK)

@@ -83,6 +83,19 @@ def test_kept_statistics_keep_their_bits_and_the_gradient():
     assert not all(torch.equal(value, before[name]) for name, value in statistics(model).items())
 
 
+def test_an_overflow_leaves_no_trace_in_statistics_or_weights():
+    """Gradients of float16 overflow in the first steps: the step is then left out, and nothing else may be lost."""
+    model, before = network().train(), statistics(network())
+    with weights.kept_statistics(model):
+        model(torch.full((4, 1, 12, 12), float("nan")))
+    assert all(torch.equal(value, before[name]) for name, value in statistics(model).items())
+    layer, old = torch.ones(2, 2), torch.ones(2, 2)
+    with weights.perturbed([layer], [torch.tensor([[float("inf"), 1.0], [float("nan"), 0.0]])], 0.1):
+        assert layer.isfinite().all()
+        assert layer[0, 1] > 1
+    assert torch.equal(layer, old)
+
+
 def test_each_layer_moves_by_gamma_of_its_length_along_its_gradient():
     layers = [torch.randn(4, 3), torch.randn(5, 2, 3, 3), torch.randn(2, 2), torch.randn(3, 3)]
     gradients = [torch.randn(4, 3), 1e-9 * torch.randn(5, 2, 3, 3), None, torch.zeros(3, 3)]
