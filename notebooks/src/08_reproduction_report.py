@@ -319,8 +319,7 @@ page.figure(
     "the same test on the pooled images of two and two, and the t interval over seeds; a dashed line at 5%.",
     f"With {sizes[-1]:,} images McNemar's test tells {alarms['one seed']:.0%} of the pairs of one method apart; the t interval "
     f"does so in {alarms['over seeds']:.0%}, from comparisons that share networks. Dashed: the promised 5%. More images find the luck of the seed with more "
-    "certainty; pooling images of several seeds repairs nothing. These pairs differ in seed; two methods that share one "
-    "can lie closer.",
+    "certainty; pooling seeds repairs nothing. Two methods that share a seed can lie closer.",
     svg=True,
 )
 
