@@ -1,6 +1,7 @@
 """Data and short training runs that several test files share."""
 
 import dataclasses
+import signal
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,6 +19,10 @@ from anchor_utils.data import Dataset, Split, load_data, load_dataset
 from anchor_utils.training import Run, fit
 
 mpl.use("Agg")
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would the tests that press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
