@@ -57,7 +57,7 @@ def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
 
 
 def count_positives(labels: Tensor) -> Tensor:
-    """|P(i)|, (M,): how many others have the label of i, of labels (M,)."""
+    """The size of P(i), (M,): how many others have the label of i, of labels (M,)."""
     ordered = labels.sort().values
     labels = labels.contiguous()
     return torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels) - 1
