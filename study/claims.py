@@ -16,7 +16,7 @@ Claim = tuple[str, tuple[str, ...], str]  # claim, baselines that ANCHOR must be
 # The paper's claims as its abstract and summary make them.
 CLAIMS: tuple[Claim, ...] = (
     ("more robust than adversarial training without a contrastive term", ("pgd_at", "trades", "mart"), "pgd"),
-    ("the same under AutoAttack's two strongest attacks (screen)", ("pgd_at", "trades", "mart"), "screen"),
+    ("the same under the first two of AutoAttack's attacks (screen)", ("pgd_at", "trades", "mart"), "screen"),
     ("the same under AutoAttack", ("pgd_at", "trades", "mart"), "autoattack"),
     ("weighing hard positives adds robustness over plain supervised contrast", ("supcon_at",), "pgd"),
     ("clean accuracy does not suffer", ("pgd_at",), "clean"),
