@@ -1,4 +1,4 @@
-"""Model cards of the full-width networks in data/pretrained, from the numbers beside them: ``python -m study.cards``."""
+"""Model cards of the networks in data/pretrained; ``python -m study.cards`` writes those of the full-width ones anew."""
 
 from __future__ import annotations
 
@@ -8,14 +8,56 @@ from typing import Any
 
 import pandas as pd
 
-from anchor_utils.config import METHODS, REPORTED
+from anchor_utils.config import REPORTED, Config
 from anchor_utils.files import write_text
 from anchor_utils.models import PRETRAINED, PRETRAINED_DIR
-from study.publish import DATA
 from study.tables import read_cells, setting, with_screen
 
 CELLS = PRETRAINED_DIR / "width64.json"
 SWEEP = "prototype"
+DATA = "CIFAR-10, JPEG copy (the pixels went through JPEG once)"
+
+
+def _head(path: Path, method: str, seed: int, width: int) -> str:
+    anchor = "\nANCHOR is a reconstruction of arXiv 2510.27599 from its abstract and summary.\n"
+    network = f"a ResNet-18 of width {width} for 32x32 colour images in [0, 1], normalisation inside."
+    shown = anchor if method in ("anchor", "supcon_at") else ""
+    return f"# {path.name}\n\n{method}, training seed {seed}: {network}\n{shown}"
+
+
+def _metrics(rows: pd.DataFrame) -> str:
+    lines = ["| test images | accuracy | 95% interval (Wilson, over images) |", "|---|---|---|"]
+    for attack in REPORTED:
+        for _, row in rows[rows["attack"] == attack].iterrows():
+            interval = f"{row['low']:.1%} to {row['high']:.1%}"
+            lines.append(f"| {setting(rows, attack)} | {row['accuracy']:.1%} | {interval} |")
+    return "\n".join(lines)
+
+
+def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: float, sweep: str) -> str:
+    """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
+    recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
+    return f"""{_head(path, config.method, config.seed, config.width)}
+**Data.** {DATA}: {config.train_images} training images, of which {config.validation_images} were held out to choose the
+checkpoint (epoch {cell["held_out"]["joint"]["epoch"]} of {config.epochs}). Test: {config.test_images} images, half of the official test set.
+
+{_metrics(rows)}
+
+Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.
+
+**Limits.** A small network, {config.epochs} epochs on a fraction of CIFAR-10: made for looking at, not for use. Robust accuracies are upper bounds.
+
+**Recipe.**
+
+{recipe}
+
+**Again:** `make sweep SWEEP={sweep}`, then `make publish`. The same
+configuration gives the same metrics on the same machine with one thread.
+
+**Read it:** `anchor_utils.models.load("data/pretrained/{path.name}")`
+
+**sha256:** {hashlib.sha256(path.read_bytes()).hexdigest()}
+"""
 
 
 def wide_card(path: Path, cell: dict[str, Any], table: pd.DataFrame) -> str:
@@ -28,18 +70,9 @@ def wide_card(path: Path, cell: dict[str, Any], table: pd.DataFrame) -> str:
     """
     config, seconds, held_out = cell["config"], cell["seconds"], cell["held_out"]
     rows = with_screen(table)
-    metrics = [
-        f"| {setting(rows, attack)} | {row['accuracy']:.1%} | {row['low']:.1%} to {row['high']:.1%} |"
-        for attack in REPORTED
-        for _, row in rows[rows["attack"] == attack].iterrows()
-    ]
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.items())
-    anchor = "\nANCHOR is a reconstruction of arXiv 2510.27599 from its abstract and summary.\n"
     raw, average = (f"{held_out[of]['clean']:.1%} clean and {held_out[of]['robust']:.1%} under PGD" for of in held_out)
-    return f"""# {path.name}
-
-{config["method"]}, training seed {config["seed"]}: a ResNet-18 of width {config["width"]} for 32x32 colour images in [0, 1], normalisation inside.
-{anchor if METHODS[config["method"]].contrastive else ""}
+    return f"""{_head(path, config["method"], config["seed"], config["width"])}
 **Made by** a prototype of the engine, not by this code, in {seconds["given"]:g} seconds on one {cell["device"]}, {seconds["one_time"]:.1f} of them spent
 once on finding kernels and recording the step: {cell["epochs"]:.1f} epochs. One seed, nothing tuned. The weights are those of the last epoch, none was chosen, and are an average (EMA,
 decay {config["ema"]:g}) over the steps that **lagged**: BatchNorm statistics were averaged with the weights instead of estimated anew. On the {config["validation_images"]} training images
@@ -47,9 +80,7 @@ that were held out, the network itself had {raw}, its average {average}.
 
 **Data.** {DATA}: all training images but the {config["validation_images"]} held out.
 
-| test images | accuracy | 95% interval (Wilson, over images) |
-|---|---|---|
-{chr(10).join(metrics)}
+{_metrics(rows)}
 
 Measured with these weights, rounded to half precision as they are stored. That GPU computed float32 as TF32, in the attacks and where their success was decided.
 The rows differ in their images, and outcomes image by image were not kept.

@@ -8,7 +8,6 @@ cells in data/study_gpu. ``--tables`` only rewrites the README.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from anchor_utils import evaluation, models
 from anchor_utils.config import REPORTED, Config
 from anchor_utils.data import load_data
 from anchor_utils.files import write_text
+from study.cards import DATA, card
 from study.claims import EQUAL_TIME_CLAIMS, claims_table
 from study.headline import INTERVALS, headline
 from study.tables import cost_table, method_table, read_cells, setting, with_screen
@@ -28,7 +28,6 @@ STUDY = ROOT / "data" / "pretrained" / "study.json"
 GPU_CELLS = ROOT / "data" / "study_gpu"
 README = ROOT / "README.md"
 EQUAL_TIME = "cifar10_equal_time"
-DATA = "CIFAR-10, JPEG copy (the pixels went through JPEG once)"
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
@@ -66,43 +65,6 @@ def export(sweep: str, runs_dir: Path, seed: int) -> None:
         if abs(stored - clean) > 0.002:
             raise ValueError(f"{path.name}: half precision moves the clean accuracy from {clean:.4f} to {stored:.4f}")
         write_text(path.with_suffix(".md"), card(path, config, cell, rows, stored, sweep))
-
-
-def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: float, sweep: str) -> str:
-    """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
-    metrics = [
-        f"| {setting(rows, attack)} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} |"
-        for attack in REPORTED
-        for _, r in rows[rows["attack"] == attack].iterrows()
-    ]
-    recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
-    anchor = "\nANCHOR is a reconstruction of arXiv 2510.27599 from its abstract and summary.\n"
-    return f"""# {path.name}
-
-{config.method}, training seed {config.seed}: a ResNet-18 of width {config.width} for 32x32 colour images in [0, 1], normalisation inside.
-{anchor if config.method in ("anchor", "supcon_at") else ""}
-**Data.** {DATA}: {config.train_images} training images, of which {config.validation_images} were held out to choose the
-checkpoint (epoch {cell["held_out"]["joint"]["epoch"]} of {config.epochs}). Test: {config.test_images} images, half of the official test set.
-
-| test images | accuracy | 95% interval (Wilson, over images) |
-|---|---|---|
-{chr(10).join(metrics)}
-
-Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.
-
-**Limits.** A small network, {config.epochs} epochs on a fraction of CIFAR-10: made for looking at, not for use. Robust accuracies are upper bounds.
-
-**Recipe.**
-
-{recipe}
-
-**Again:** `make sweep SWEEP={sweep}`, then `make publish`. The same
-configuration gives the same metrics on the same machine with one thread.
-
-**Read it:** `anchor_utils.models.load("data/pretrained/{path.name}")`
-
-**sha256:** {hashlib.sha256(path.read_bytes()).hexdigest()}
-"""
 
 
 def tables(sweep: str) -> str:
