@@ -105,7 +105,7 @@ class Training(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     temperature: Positive = Field(0.1, description="tau in eq. 2")
     beta: NonNegative = Field(
-        2.0, description="hardness in eq. 1, or gamma of the standardised forms; 0 is SupCon. Only read by anchor"
+        10.0, description="hardness in eq. 1, or gamma of the standardised forms; 0 is SupCon. Only read by anchor"
     )
     mining: Literal["exponential", "standardised", "hardest", "classifier", "displacement", "semi_hard"] = Field(
         "exponential", description="how positives are weighed: a row of mining.FORMULATIONS; exponential is eq. 1"
@@ -258,6 +258,10 @@ class Config(Places, Evaluation, Training):
         """Images in the training pass for each image of the batch."""
         read = METHODS[self.method]
         return self.contrast_views if "contrast_views" in read.fields else read.views
+
+    def contrasts_features(self) -> bool:
+        """Whether the contrastive term sees the encoder's features, not the projection head's output."""
+        return "contrast_on" in METHODS[self.method].fields and self.contrast_on == "features"
 
     def training_fields(self) -> dict[str, Any]:
         """The fields that decide the weights of a training run with this method.

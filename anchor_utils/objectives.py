@@ -215,7 +215,7 @@ def _contrast(step: Step, views: list[Tensor], mining: Mining, classify_all: boo
         label_smoothing=config.label_smoothing,
         validate=False,
     )
-    if config.consistency_weight and METHODS[config.method].attacked:
+    if METHODS[config.method].attacked and config.consistency_weight:
         total = total + config.consistency_weight * losses.divergence(first, last)
     terms = {"cross_entropy": cross_entropy, "contrastive": contrastive}
     terms["hardness_entropy"] = _hardness_entropy(entropy, labels)
@@ -273,22 +273,22 @@ class Heads(nn.Module):
 
     Args:
         dtype: in which the network is computed; logits are float32.
-        contrast_on: "projection", or "features": what the contrastive term sees.
+        contrast_features: the embeddings are the encoder's features, not the projection head's output.
     """
 
     def __init__(
-        self, model: AnchorNet, method: str, dtype: torch.dtype = torch.float32, contrast_on: str = "projection"
+        self, model: AnchorNet, method: str, dtype: torch.dtype = torch.float32, contrast_features: bool = False
     ) -> None:
         super().__init__()
-        self.model, self.method, self.dtype, self.contrast_on = model, method, dtype, contrast_on
+        self.model, self.method, self.dtype = model, method, dtype
+        self.embed = nn.Identity() if contrast_features else model.project
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             features = self.model.encode(images)
             # A probe only listens: its gradient must not shape the features.
             logits = self.model.classifier(features.detach() if METHODS[self.method].probe else features)
-            seen = self.model.project if self.contrast_on == "projection" else nn.Identity()
-            embeddings = seen(features) if METHODS[self.method].contrastive else None
+            embeddings = self.embed(features) if METHODS[self.method].contrastive else None
         return logits.float(), embeddings
 
 
