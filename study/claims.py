@@ -33,7 +33,8 @@ EQUAL_PASSES_CLAIMS: tuple[Claim, ...] = (
 )
 INTERVALS_OF_DIFFERENCES = (
     "Differences in percentage points, paired by training seed and test image, with the 95% crossed interval "
-    "(`anchor_utils.results.crossed_interval`): it speaks of new seeds and new images. One training seed bears no verdict."
+    "(`anchor_utils.results.crossed_interval`): it speaks of new seeds and new images. "
+    "One training seed bears no verdict."
 )
 
 
@@ -101,16 +102,16 @@ def answer(comparison: Comparison | None, margin: float | None = None) -> str:
     Args:
         margin: lead in percentage points from which it counts, fixed before the runs; None asks for any lead.
     """
-    if not has_interval(comparison):
+    if comparison is None or not has_interval(comparison):
         return "no verdict"
-    c = comparison or {}
-    low, high, least = 100 * c["low"], 100 * c["high"], margin or 0.0
+    low, high, least = 100 * comparison["low"], 100 * comparison["high"], margin or 0.0
+    wanted = f"{least:g} point{'' if least == 1 else 's'}"
     if high < 0:
         return "behind"
     if low > least:
-        return "ahead" if margin is None else f"ahead by more than {margin:g} points"
-    wanted = "" if margin is None else f"; a lead of {margin:g} points is {'excluded' if high < margin else 'open'}"
-    return ("ahead" if low > 0 else f"open, {excluded(c)}") + wanted
+        return "ahead" if margin is None else f"ahead by more than {wanted}"
+    side = "ahead" if low > 0 else f"open, {excluded(comparison)}"
+    return side if margin is None else f"{side}; a lead of {wanted} is {'excluded' if high < least else 'open'}"
 
 
 def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:

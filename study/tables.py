@@ -101,7 +101,7 @@ def method_table(table: pd.DataFrame, attacks: Sequence[str] = SHOWN) -> pd.Data
 
 
 def spots(table: pd.DataFrame, robust: str = "pgd") -> dict[str, tuple[np.ndarray, Interval, Interval]]:
-    """For each defended method the accuracies (n, 2) of its n networks, clean and under `robust`, and both intervals."""
+    """For each defended method the accuracies (n, 2) of its networks, clean and under `robust`, and both intervals."""
     found = {}
     for method in (m for m in dict.fromkeys(table["method"]) if m != "standard"):
         own = [table[(table["method"] == method) & (table["attack"] == attack)] for attack in ("clean", robust)]
