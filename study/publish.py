@@ -34,9 +34,11 @@ from study.claims import (
 from study.headline import INTERVALS, SWEEPS, headline, read_folder
 from study.tables import (
     SHOWN,
+    Cells,
     attack_name,
+    best_checkpoints,
     cost_table,
-    filled_up,
+    equal_passes,
     method_table,
     passes,
     read_cells,
@@ -52,8 +54,6 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
 FIGURE = ROOT / "docs" / "clean_against_robust.png"
 STUDY_SWEEP, EQUAL_PASSES = "cifar10_cpu", "cifar10_equal_time"
-
-Cells = list[dict[str, Any]]
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
@@ -94,24 +94,11 @@ def export(sweep: str, runs_dir: Path, seed: int) -> None:
 
 
 def study_tables() -> tuple[pd.DataFrame, Cells]:
-    """Results table of the study's best checkpoints, the screen in place of full AutoAttack, and its cells."""
-    table, cells = read_cells(STUDY, STUDY_SWEEP)
-    return with_screen(table[table["checkpoint"] == "best"]), cells
+    return best_checkpoints(STUDY, STUDY_SWEEP)
 
 
 def equal_passes_tables() -> tuple[pd.DataFrame, Cells]:
-    """The same of PGD-AT and ANCHOR after as many passes; no rows where that sweep has not been run.
-
-    Where the sweep has no network of ANCHOR, that of the study stands in, which was trained in the same way.
-    """
-    table, cells = read_cells(STUDY, EQUAL_PASSES)
-    if not cells:
-        return table, cells
-    study, of_study = study_tables()
-    table = filled_up(table[table["checkpoint"] == "best"], study[study["method"] == "anchor"])
-    if "anchor" not in {cell["method"] for cell in cells}:
-        cells += [cell for cell in of_study if cell["method"] == "anchor"]
-    return table, cells
+    return equal_passes(STUDY, EQUAL_PASSES, STUDY_SWEEP)
 
 
 def sentences() -> list[str]:

@@ -24,9 +24,10 @@ from anchor_utils.results import crossed_interval, current_row, outcome_matrix
 SHOWN = tuple(attack for attack in REPORTED if attack != "autoattack")
 
 Interval = tuple[float, float, float]  # value, low, high
+Cells = list[dict[str, Any]]
 
 
-def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
     """Results table of a sweep in a file that study/publish.py wrote, and its cells without their rows.
 
     The file says `seed` for the seed of training in a cell, and for that of the attacks in a row; here they are
@@ -35,7 +36,7 @@ def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any
     return in_order(json.loads(path.read_text())["sweeps"].get(sweep, []))
 
 
-def in_order(found: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def in_order(found: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, Cells]:
     """Results table of cells as they were written, by method, variant and seed, and the cells without their rows."""
     cells = [{"training_seed" if name == "seed" else name: value for name, value in cell.items()} for cell in found]
     cells.sort(key=lambda cell: ([*METHODS].index(cell["method"]), cell["variant"], cell["training_seed"]))
@@ -160,3 +161,24 @@ def filled_up(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         for row in other.to_dict("records")
     ]
     return pd.concat([table, other[wanted]], ignore_index=True)
+
+
+def best_checkpoints(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
+    """:func:`read_cells` of the checkpoints that were chosen on held-out images, with :func:`with_screen`."""
+    table, cells = read_cells(path, sweep)
+    return (with_screen(table[table["checkpoint"] == "best"]) if len(table) else table), cells
+
+
+def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cells]:
+    """The same of a sweep in which methods had as many passes; no rows where it has not been run.
+
+    Where the sweep has no network of ANCHOR, that of the sweep `study` stands in, which was trained in the same way
+    (:func:`filled_up`).
+    """
+    table, cells = best_checkpoints(path, sweep)
+    if not cells:
+        return table, cells
+    other, of_study = best_checkpoints(path, study)
+    if "anchor" not in {cell["method"] for cell in cells}:
+        cells = cells + [cell for cell in of_study if cell["method"] == "anchor"]
+    return filled_up(table, other[other["method"] == "anchor"]), cells
