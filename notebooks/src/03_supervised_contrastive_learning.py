@@ -758,7 +758,7 @@ page.figure(
 # %%
 table = evaluation.evaluate(probe, pictured, ("clean", "noise", "pgd"), **attack, seed=seed)
 columns = ["attack", "accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "restarts"]
-table[columns].map(lambda v: v if isinstance(v, str) else "-" if pd.isna(v) else f"{v:.3g}")
+table[columns].map(lambda v: v if isinstance(v, str) else "-" if pd.isna(v) else f"{round(v, 3):g}")
 
 # %% [markdown]
 # Where do the features of attacked images lie? We compare each with the **centres** of the classes, the mean features of
@@ -823,7 +823,7 @@ page.figure(
     figures.distances_to_centres(to_own, to_other),
     "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean "
     "images, second views, and two attacks; points above the diagonal are nearer to a wrong centre.",
-    f"PGD on SGD probe puts {wrong_centre['PGD on SGD probe']:.0%} of {len(few)} images nearest to a wrong centre. Distance gives "
+    f"PGD on the SGD probe puts {wrong_centre['PGD on SGD probe']:.0%} of {len(few)} images nearest to a wrong centre. Distance gives "
     f"them away with AUC {given_away['PGD on SGD probe']:.2f}; after PGD on distances it is {given_away['PGD on distances']:.2f} "
     "(1/2: guessing; below: attacked images lie nearer than clean ones). Below the diagonal (blue): nearest to the own "
     "centre; above (orange): to another. A simple detector only.",
