@@ -283,7 +283,7 @@ def target_and_guess(
         inset = axes[0].inset_axes((place - 0.45, 0.0, 0.9, 1.0), transform=axes[0].transData)
         plotting.draw_image(inset, image)
         inset.set_title(name, fontsize=8, fontweight="bold" if place < 0 else "normal", pad=2)
-        inset.spines[:].set(visible=place < 0, linewidth=2.5)
+        inset.spines[:].set(visible=place < 0, linewidth=2.5, color="black")
     rows = (("target\nw", target, "0.35"), ("guess\nq", guess, "0.65"), ("pull\nw - q", target - guess, BLUE))
     for axis, (name, values, color) in zip(axes[1:], rows, strict=True):
         colors = [ORANGE if value < 0 else color for value in values]
