@@ -544,7 +544,7 @@ page.figure(
     "adversarial features among each other.",
     f"Standard, under PGD: kNN {knn['standard', 'adversarial']:.0%} with clean references, {among_attacked['standard']:.0%} with "
     f"attacked ones; PGD-AT {knn['pgd_at', 'adversarial']:.0%} and {among_attacked['pgd_at']:.0%}. Below the dashed line attacked "
-    "features do not scatter: they go to wrong classes. Caution: PGD was told the label, and the last column can see traces of that.",
+    "features do not scatter: they go to wrong classes. Caution: PGD was told the label, and the last column may show traces of that.",
     svg=True,
 )
 
@@ -989,7 +989,8 @@ lesson.say("\n".join(lines))
 # %% [markdown]
 # ### Expected values
 #
-# The numbers of this run, beside the bands in which the same preset should find them on other machines.
+# The numbers of this run, beside the bands in which the same preset should find them on other machines. Two have no band:
+# from run to run they lay so far apart that no value could be unusual.
 
 # %% tags=["fold"]
 # @title Keep the numbers, and compare them
