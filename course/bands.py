@@ -2,7 +2,8 @@
 
 Each folder is the ``--output`` of one ``python -m anchor_utils run PRESET -p seed N``, on whichever machine. In
 ``expected/NN.PRESET.yaml`` the claims stay, because they are what the course says. `usual` becomes where the numbers
-lay, widened on both sides by as much again and a twentieth of their size, 0.02 at least; `work` is the notebook's time
+lay, widened on both sides by as much again and a twentieth of their size, 0.02 at least; a share that may be anything
+from 0 to 1 gets no band, for none could miss it. `work` is the notebook's time
 in training steps of the machine that ran it, the median of the runs.
 """
 
@@ -42,8 +43,9 @@ def expected(old: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     lines = ["# What the notebook claims, and where its other numbers usually lie; written by course/bands.py."]
     lines += [f"work: {work}"] if work else []
     lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items())]
-    lines += ["usual:" if names else "usual: {}"]
-    lines += [f"  {name}: {band(name, [run['metrics'][name] for run in runs])}" for name in names]
+    bands = {name: band(name, [run["metrics"][name] for run in runs]) for name in names}
+    bands = {name: span for name, span in bands.items() if span != [0, 1] or not AT_MOST_1.search(name)}
+    lines += ["usual:" if bands else "usual: {}", *(f"  {name}: {span}" for name, span in bands.items())]
     return "\n".join(lines) + "\n"
 
 

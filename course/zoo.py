@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from anchor_utils.data import Split, load_dataset
@@ -63,13 +64,16 @@ def load_images(count: int, root: str | Path) -> Split:
         raise ZooError(f"CIFAR-10's test images are missing ({error})") from error
 
 
-def attack_network(name: str, images: int, root: str | Path, **settings: Any) -> pd.DataFrame:
+def attack_network(
+    name: str, images: int, root: str | Path, *, device: str | torch.device = "cpu", **settings: Any
+) -> pd.DataFrame:
     """Accuracy of a network of the zoo on clean test images of CIFAR-10, under FGSM and under our PGD.
 
     Args:
         name: as in :func:`load_network`; the weights are kept in the folder ``zoo`` of `root`.
         images: how many, from the first test image on.
         root: folder of the data.
+        device: where the network runs.
         settings: epsilon and all else, see :func:`anchor_utils.evaluation.evaluate`.
 
     Returns:
@@ -79,5 +83,5 @@ def attack_network(name: str, images: int, root: str | Path, **settings: Any) ->
         ZooError: what is missing.
         ValueError: see :func:`anchor_utils.evaluation.evaluate`.
     """
-    model = load_network(name, Path(root) / "zoo")
+    model = load_network(name, Path(root) / "zoo").to(device)
     return evaluate(model, load_images(images, root), ("clean", "fgsm", "pgd"), **settings)
