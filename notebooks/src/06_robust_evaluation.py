@@ -173,7 +173,7 @@ page.figure(
 # - **Capability:** change each pixel by at most $\varepsilon$ ($L_\infty$), within $[0, 1]$, once, on a test image.
 # - **Knowledge:** everything: weights, code, training data, defence (*white box*).
 #
-# Nobody's real attacker is bound by $\varepsilon$. The ball is a stand-in: changes that no person would mind, and that
+# Hardly any real attacker is bound by $\varepsilon$. The ball is a stand-in: changes that no person would mind, and that
 # we can search. Robustness there is necessary for more, and not sufficient.
 #
 # The robust accuracy $R$ of a network $f$ on $N$ test images $x_i$ with labels $y_i$ is the share of images for which
@@ -500,7 +500,8 @@ def climb(model, loss, x, y, alpha, steps):
 #   2 the next. Cross-entropy climbs wherever it is steepest at first;
 # - **its features**: away from the image's own clean features, whatever the classifier says;
 # - **its contrastive loss**: away from its positives. The embedding $z$ of the attacked image is the *anchor
-#   embedding*, training images are the others, with cosines $c$, and
+#   embedding*, training images are the others, with cosines $c$; hardness $\beta$ and temperature $\tau$ are those of
+#   its training (notebook 05):
 #
 # $$\ell = - \sum_{p:\, y_p = y} w_p \log q_p, \qquad w \propto e^{-\beta c} \text{ over positives}, \qquad
 # q \propto e^{c / \tau} \text{ over all} \tag{7}$$
@@ -699,7 +700,7 @@ if possible:
         "APGD-CE and APGD-T for the screen, 100 steps each; AutoAttack in the standard version. Both query the "
         f"network in {first.loc[('anchor', 'screen')]['precision']}. With {n_screen} images an interval reaches over "
         f"some {100 * np.diff(results.wilson(n_screen * 3 // 4, n_screen))[0]:.0f} points: that orders no networks. "
-        f"AutoAttack took {price['autoattack']:.2g} seconds an image, "
+        f"AutoAttack took {price['autoattack']:.2g} seconds an image, beside other work and in a small batch, "
         f"**{price['autoattack'] / max(price['pgd'], 1e-9):,.0f} times** as long as {pgd_name}."
     )
 
@@ -734,7 +735,9 @@ for trained in [*study, *wide_study]:
     if PIECES[-1] not in rows or trained["method"] == "standard":
         continue
     values, known = reached(rows)
-    counts = [rows["pgd"]["images"], rows[PIECES[-1]]["images"]][bool(known) :]  # with bits: the same images
+    counts = [rows[PIECES[-1]]["images"]]
+    if not known:  # without stored bits PGD's number is that of more images
+        counts.insert(0, rows["pgd"]["images"])
     name = f"{plotting.method_name(trained['method'])}, width {trained['config']['width']}"
     name += f"\n{' and '.join(f'{count:,}' for count in counts)} images"
     entry = {"promised": values["pgd"], "first": values[PIECES[0]], "left": values[PIECES[-1]]}
