@@ -561,7 +561,7 @@ for steps, fraction in ((3, 1 / 2), (10, 1 / 4)):
 
 # %% tags=["fold"]
 # @title Draw accuracy against steps and restarts
-enough = next(k for k, left in enumerate(survives[1 / 4]) if left <= survives[1 / 4][-1] + 0.03)
+enough = next(k for k, left in enumerate(survives[1 / 4]) if round(100 * (left - survives[1 / 4][-1])) <= 3)
 page.figure(
     figures.effort(survives, last, restarts, len(y)),
     "Accuracy against the number of PGD steps for three step sizes, and against the number of restarts for a short and a long "
