@@ -311,7 +311,9 @@ def taught_by_pushes(
     for height, (value, low, high), color in zip(heights, scores.values(), (WRONG, NOISE), strict=True):
         axis.barh(height, value, 0.5, color=color, alpha=0.75)
         axis.errorbar(value, height, xerr=[[value - low], [high - value]], fmt="none", ecolor="0.2", capsize=3)
-        axis.annotate(f"{value:.0%}", (high, height), (6, 0), textcoords="offset points", va="center")
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line of chance does not cross a number
+        axis.annotate(f"{value:.0%}", (high, height), (6, 0), bbox=box, **beside)
     axis.axvline(chance, color="0.3", lw=1, ls="--")
     axis.annotate(
         "chance", (chance, 1), (4, -3), xycoords=axis.get_xaxis_transform(), textcoords="offset points", va="top"
