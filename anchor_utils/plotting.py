@@ -15,6 +15,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from anchor_utils.config import METHODS
@@ -213,6 +214,24 @@ def curves(
     axis.set_ylabel(ylabel)
     if percent:
         axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+
+
+def seed_strip(axis: Axes, stored: Mapping[str, ArrayLike], here: Mapping[str, float], *, label: str) -> None:
+    """Accuracies of stored networks, a row a method and a dot a training seed, and a diamond for that of this run.
+
+    Args:
+        stored: method -> accuracies (n,) in [0, 1].
+        here: method -> accuracy of the network that was trained here.
+        label: of the horizontal axis, in percent.
+    """
+    for row, (method, accuracies) in enumerate(stored.items()):
+        values = 100 * np.asarray(accuracies, dtype=float)
+        axis.scatter(values, np.full(len(values), row), s=40, color=method_color(method), alpha=0.55, linewidths=0)
+        axis.plot([values.mean()] * 2, [row - 0.25, row + 0.25], color=method_color(method), linewidth=2)
+        if method in here:
+            axis.scatter(100 * here[method], row, s=90, marker="D", facecolors="white", edgecolors="black", zorder=3)
+    axis.set(yticks=range(len(stored)), yticklabels=[method_name(method) for method in stored], xlabel=label)
+    axis.set_ylim(len(stored) - 0.5, -0.5)
 
 
 def accuracy_bars(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from IPython.display import Markdown, display
@@ -167,6 +168,12 @@ def _duration(seconds: float) -> str:
 def say(text: str) -> None:
     """Display Markdown whose numbers come from this run."""
     display(Markdown(text))
+
+
+def table(found: pd.DataFrame) -> str:
+    """A table of texts as Markdown, whose cells wrap where those of a DataFrame would be cut off."""
+    rows = [list(found.columns), [":--"] * found.shape[1], *found.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def check(exercise: str) -> Callable[[Callable[[], None]], None]:

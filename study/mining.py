@@ -1,10 +1,12 @@
-"""Hard mining, asked in two stages: does a formulation change the gradient (no training), and do networks gain by it?"""
+"""Hard mining, asked in two stages: do the weights change the gradient (no training), and do networks gain by it?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -14,8 +16,12 @@ from anchor_utils.config import Config
 from anchor_utils.data import Split
 from anchor_utils.models import AnchorNet, fold_batchnorm
 from anchor_utils.objectives import Heads, Objective, batch_loss, logged
+from anchor_utils.results import compare, outcome_matrix
+from study.claims import Comparison, excluded, has_interval, points
+from study.sweep import load_sweep
+from study.tables import best_checkpoints, setting
 
-# Stage one looks at these, by the letters under which CONTRIBUTING speaks of them; fields of ANCHOR's configuration.
+# Stage one looks at these: fields of ANCHOR's configuration.
 FORMULATIONS: dict[str, dict[str, Any]] = {
     "SupCon": {"beta": 0.0},
     "eq. 1, beta 2": {"beta": 2.0},
@@ -93,3 +99,98 @@ def remembered(network: AnchorNet, config: Config) -> Callable[..., Tensor]:
         return known[-1][1]
 
     return attack
+
+
+# Stage two. In configs/sweeps/mining.yaml each formulation has two twins: one with uniform weights, and one with its
+# own weights, dealt to the positives at random. What leads only the first of them is not mining.
+SWEEP = "mining"
+TWINS = {
+    "beta10": ("supcon_at", "beta10.permuted"),
+    "semi_hard": ("supcon_at", "semi_hard.permuted"),
+    "features": ("features.uniform", "features.permuted"),
+}
+NAMES = {
+    "beta10": "eq. 1, beta 10",
+    "semi_hard": "semi-hard, gamma 1",
+    "features": "features, standardised, gamma 1",
+    "supcon_at": "uniform weights",
+    "features.uniform": "uniform weights on features",
+    "two_views": "no contrast (lambda 0)",
+    "kl": "KL without contrast",
+    "ascl": "ASCL",
+}
+NAMES |= {f"{name}.permuted": f"{NAMES[name]}, permuted" for name in TWINS}
+PAIRS = tuple((name, twin) for name, twins in TWINS.items() for twin in twins)
+CONTROLS = (
+    *((f"{name}.permuted", uniform) for name, (uniform, _) in TWINS.items()),
+    *(("supcon_at", "two_views"), ("kl", "two_views"), ("ascl", "kl"), ("beta10", "kl")),
+)
+
+
+def comparisons(
+    path: Path, pairs: tuple[tuple[str, str], ...] = PAIRS, attack: str = "pgd"
+) -> dict[tuple[str, str], Comparison]:
+    """The differences of pairs of variants in the stored sweep; a pair that has not been run is left out."""
+    table, _ = best_checkpoints(path, SWEEP)
+    found = (
+        {(ours, twin): compare(table, ours, twin, attack, by="variant") for ours, twin in pairs} if len(table) else {}
+    )
+    return {pair: comparison for pair, comparison in found.items() if comparison is not None}
+
+
+def finding(name: str, found: Mapping[tuple[str, str], Comparison], margin: float) -> str:
+    """Whether a formulation helped: it has to lead both of its twins, and by the margin, in points, on average.
+
+    That is the rule that the sweep file fixed before the runs. An interval that leaves out such a lead over one of them
+    is enough to say that it did not.
+    """
+    twins = {twin: found.get((name, twin)) for twin in TWINS[name]}
+    if not all(has_interval(c) for c in twins.values()):
+        return "no verdict (not measured with several seeds)"
+    measured = {twin: c for twin, c in twins.items() if c is not None}
+    if all(100 * c["low"] > 0 and 100 * c["difference"] >= margin for c in measured.values()):
+        return "helped"
+    without = [twin for twin, c in measured.items() if 100 * c["high"] < margin]
+    if without:
+        return f"did not help: a lead of {margin:g} over {' and '.join(NAMES[twin] for twin in without)} is excluded"
+    return f"open: {' and '.join(f'{excluded(c)} over {NAMES[twin]}' for twin, c in measured.items())}"
+
+
+def answers(path: Path, attack: str = "pgd") -> pd.DataFrame:
+    """What the stored sweep says of each formulation: how far it leads its twins, and whether it helped."""
+    margin, found = load_sweep(SWEEP).margin or 0.0, comparisons(path, PAIRS, attack)
+    rows = []
+    for name, (uniform, dealt) in TWINS.items():
+        minus = {"minus uniform weights": (name, uniform), "minus its weights, permuted": (name, dealt)}
+        told = {column: points(found[pair]) if pair in found else "not measured" for column, pair in minus.items()}
+        rows.append({"formulation": NAMES[name], **told, "did mining help?": finding(name, found, margin)})
+    return pd.DataFrame(rows)
+
+
+def controls(path: Path, attack: str = "pgd") -> pd.DataFrame:
+    """The differences that are not about mining: permuted against uniform weights, and what contrast and KL add."""
+    found = comparisons(path, CONTROLS, attack)
+    return pd.DataFrame(
+        [{"": NAMES[ours], "minus": NAMES[twin], "difference": points(c)} for (ours, twin), c in found.items()]
+    )
+
+
+def how_compared(path: Path, attack: str = "pgd") -> str:
+    """Attack, images and seeds of the stored sweep, and what its intervals contain."""
+    table, _ = best_checkpoints(path, SWEEP)
+    return (
+        f"Differences in points of robust accuracy with 95% crossed intervals over training seeds and test images, not "
+        f"corrected for their number; {setting(table, attack)}."
+    )
+
+
+def seeds_of(path: Path, variants: Mapping[str, str], attack: str, images: int | None = None) -> dict[str, np.ndarray]:
+    """Accuracies of the stored networks, one a training seed, by method.
+
+    Args:
+        variants: variant of the sweep -> the method that it stands for.
+        images: of the first so many test images; None: of all that were attacked.
+    """
+    table, _ = best_checkpoints(path, SWEEP)
+    rows = {m: table[(table["variant"] == v) & (table["attack"] == attack)] for v, m in variants.items()}
+    return {method: outcome_matrix(own)[:, :images].mean(1) for method, own in rows.items() if len(own)}

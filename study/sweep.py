@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anchor_utils.config import REPORTED, load_preset, readable, unknown_name
+from anchor_utils.files import data_folder
 
-SWEEP_DIR = Path(__file__).resolve().parent.parent / "configs" / "sweeps"
+SWEEP_DIR = data_folder("configs/sweeps", __file__)
 
 
 class Sweep(BaseModel):

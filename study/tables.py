@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from anchor_utils.autoattack import screen_rows
-from anchor_utils.config import METHODS, REPORTED
+from anchor_utils.config import METHODS, REPORTED, Config
 from anchor_utils.plotting import method_name
 from anchor_utils.results import crossed_interval, current_row, outcome_matrix
 
@@ -119,7 +119,7 @@ def with_screen(table: pd.DataFrame) -> pd.DataFrame:
 def passes(config: dict[str, Any]) -> int:
     """Forward-and-backward passes of one image through the network in a whole training with this configuration."""
     method = METHODS[config["method"]]
-    return config["epochs"] * (method.attacked * config["attack_steps"] + method.views)
+    return config["epochs"] * (method.attacked * config["attack_steps"] + Config(**config).views())
 
 
 def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -131,13 +131,14 @@ def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
     for variant in dict.fromkeys(cell.get("variant", cell["method"]) for cell in cells):
         chosen = [cell for cell in cells if cell.get("variant", cell["method"]) == variant]
         config = chosen[0]["config"]
-        method, whole = METHODS[chosen[0]["method"]], passes({**config, "method": chosen[0]["method"]})
+        config = {**config, "method": chosen[0]["method"]}
+        method, whole = METHODS[config["method"]], passes(config)
         rows.append(
             {
                 "method": method_name(chosen[0]["method"]),
                 "epochs": config["epochs"],
                 "attack passes": method.attacked * config["attack_steps"],
-                "training passes": method.views,
+                "training passes": Config(**config).views(),
                 "passes in all": whole,
                 "passes an epoch, PGD-AT = 1": whole / config["epochs"] / (config["attack_steps"] + 1),
                 "seconds a run": fmean(cell["training_seconds"] for cell in chosen),

@@ -4,6 +4,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -212,3 +213,9 @@ def test_an_exercise_is_passed_not_solved_wrong_or_broken(capsys):
         "Exercise 1: your code raised KeyError: 'x'",
         "Exercise 1: passed.",
     ]
+
+
+def test_a_table_of_texts_is_markdown():
+    assert lesson.table(pd.DataFrame({"a": ["x", "y"], "b": [1.5, None]})) == (
+        "| a | b |\n| :-- | :-- |\n| x | 1.5 |\n| y | nan |"
+    )

@@ -17,6 +17,7 @@ PACKAGES = ("anchor_utils", "course", "study")
 SOURCES = (
     *PACKAGES,
     "configs/presets",
+    "configs/sweeps",
     "data/pretrained",
     "data/study_gpu",
     "expected",
@@ -65,6 +66,7 @@ def test_all_that_the_course_needs_is_in_the_wheel(installed):
     for package in PACKAGES:
         assert names(ROOT / package) <= names(installed / package)
     assert names(installed / "anchor_utils/presets") == names(ROOT / "configs/presets")
+    assert names(installed / "study/sweeps") == names(ROOT / "configs/sweeps")
     kept = names(installed / "anchor_utils/pretrained")
     large = {name for name in names(ROOT / "data/pretrained") if "-w64-" in name}
     assert large

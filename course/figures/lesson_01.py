@@ -297,7 +297,7 @@ def taught_by_pushes(
         images: how many test images there are.
     """
     figure = plt.figure(figsize=(11, 3.9))
-    pictures, bars = figure.subfigures(1, 2, width_ratios=[1.75, 1])
+    pictures, bars = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=[1.75, 1])))
     axes = pictures.subplots(3, len(before), squeeze=False)
     rows = (("an image", before, digits), ("+ push", pushed - before, None), ("= taught as", pushed, taught))
     for row, (name, shown, titles) in zip(axes, rows, strict=True):

@@ -369,6 +369,54 @@ def pulls(offsets: np.ndarray, target: np.ndarray, guess: np.ndarray, weights: n
     return figure
 
 
+def formulations(names: Sequence[str], change: Sequence[float], on_misclassified: Sequence[float]) -> Figure:
+    """What each way to weigh positives does to a network's gradient.
+
+    Args:
+        change: of the contrastive gradient by the encoder, as a multiple of the length of SupCon's.
+        on_misclassified: share of an anchor's weight on misclassified adversarial views, in [0, 1].
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.32 * len(names) + 1.2), sharey=True)
+    rows = np.arange(len(names))
+    colors = [plotting.method_color("supcon_at")] + [ORANGE] * (len(names) - 1)
+    left.barh(rows, change, color=colors)
+    left.set(yticks=rows, yticklabels=names, xlabel="change of the encoder's gradient (1: as long as SupCon's)")
+    right.barh(rows, 100 * np.asarray(on_misclassified), color=colors)
+    right.axvline(100 * on_misclassified[0], color=colors[0], linestyle=":")
+    right.set(xlabel="weight on misclassified views, %", xlim=(0, 100))
+    left.invert_yaxis()
+    return figure
+
+
+def mining_study(
+    stored: Mapping[str, ArrayLike],
+    here: Mapping[str, float],
+    pairs: Mapping[str, tuple[float, float, float]],
+    *,
+    margin: float,
+    attack: str,
+) -> Figure:
+    """Left, eight stored networks a method and the one of this run; right, formulations of mining minus their twins.
+
+    Args:
+        stored, here: as :func:`anchor_utils.plotting.seed_strip` takes them.
+        pairs: label -> difference and the ends of its interval, in percentage points.
+        margin: lead from which a difference counts, in points.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 0.42 * max(len(pairs), 4) + 1.2), width_ratios=(1, 1.3))
+    plotting.seed_strip(left, stored, here, label=f"accuracy under {attack}, %")
+    left.set_title("dots: stored seeds; diamond: this run", fontsize=11)
+    right.axvspan(-margin, margin, color="0.9", zorder=0)
+    right.axvline(0, color="black", linewidth=1)
+    for row, (difference, low, high) in enumerate(pairs.values()):
+        right.plot([low, high], [row, row], color=ORANGE, linewidth=2)
+        right.plot(difference, row, "o", color=ORANGE)
+    right.set(yticks=range(len(pairs)), yticklabels=list(pairs), xlabel="difference, points of robust accuracy")
+    right.set_ylim(len(pairs) - 0.5, -0.5)
+    right.set_title(f"grey: less than the margin of {margin:g}", fontsize=11)
+    return figure
+
+
 def candidates(
     accuracies: Mapping[str, Mapping[str, Sequence[float]]],
     comparisons: Mapping[str, Mapping[str, float]],

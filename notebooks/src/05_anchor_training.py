@@ -38,8 +38,10 @@ from scipy.stats import binomtest
 from anchor_utils import attacks, evaluation, losses, objectives, plotting, results, training
 from anchor_utils.augmentation import augment
 from anchor_utils.config import METHODS
+from anchor_utils.models import PRETRAINED_DIR
 from course import lesson, page
 from course.figures import lesson_05 as figures
+from study import mining
 
 config, dataset, device = lesson.start("05", preset, overrides, seed, runs_dir, data_root)
 test = dataset.test[: config.test_images].to(device)
@@ -54,6 +56,8 @@ def two_views(model, images, labels, generator):
     x_aug, x = (augment(images, **crop).float() / 255 for _ in range(2))
     return x_aug, attacks.pgd(model, x, labels, **config.attack(), generator=generator)  # eq. 4
 
+
+STUDY = PRETRAINED_DIR / "study.json"  # trainings with more seeds; comes with the course
 
 # %% tags=["fold"]
 # @title One step late in the training: its tensors
@@ -288,8 +292,8 @@ page.figure(
 # its weight.
 #
 # > **Predict, then see.** The contrastive term is a cross-entropy with the soft target $w$, and a cross-entropy never falls
-# > below the entropy of its target. So: will it approach zero? And at $\beta = 2$, over how many of its positives
-# > will an anchor spread its weight: two, half of them, or nearly all?
+# > below the entropy of its target. So: will it approach zero? And at $\beta = 1/\tau = 10$, over how many of its
+# > positives will an anchor spread its weight: two, half of them, or nearly all?
 
 # %%
 for method in ("pgd_at", "supcon_at"):
@@ -410,7 +414,7 @@ def _():
 # $1/n^2$: the slope of eq. 9.
 
 # %% [markdown]
-# > **Predict, then see.** In the trained network of this run: (a) by how much do the weights at $\beta = 2$, $\tau = 0.1$
+# > **Predict, then see.** In the trained network of this run: (a) by how much do the weights at $\beta = 10$, $\tau = 0.1$
 # > change the gradient that SupCon would give: 1%, 20% or 100%? (b) How many times its SupCon weight does the heaviest
 # > positive of a batch get? (c) And do adversarial positives weigh more than augmented ones?
 
@@ -550,6 +554,48 @@ lesson.say(
     f"network and of {median['anchor']:.2f} in ANCHOR's. At beta = {hardnesses[here]:g} they would get "
     f"{sweep['standard']['share'][here]:.0%} of the weight there; here they get {anchors['share'][here]:.0%} (SupCon: "
     f"{anchors['share'][0]:.0%})."
+)
+
+# %% [markdown]
+# ### Other ways to weigh
+#
+# The paper's abstract says that hard positives are mined, not how. Every way gives a positive a score $s_{ip}$, and the
+# softmax of the scores over $P(i)$ is its weight:
+#
+# | | score of a positive |
+# |:--|:--|
+# | eq. 1 | $-\beta c_{ip}$ |
+# | standardised | $-\gamma\,(c_{ip} - \bar c_i) / (\sigma_i + 0.05)$: as strong for gathered positives as for scattered ones |
+# | hardest | $0$ for the hardest share of the positives, $-\infty$ for the others; also after a skip of the very hardest |
+# | semi-hard | standardised, and $-\infty$ for views that the classifier gets wrong |
+# | classifier | $\log(1 - p_y)$ of the view |
+# | displacement | $\log(1 - \cos)$ between the two views of the image |
+#
+# Each can also see three views, or the encoder's features in place of the projection. And each has a control: the *same*
+# weights, **permuted** among the positives of an anchor. What does as well permuted is not mining.
+#
+# > **Predict, then see.** Mining puts weight on far positives. Which views are those, mostly: ones that the network still
+# > classifies correctly, or ones that it already gets wrong?
+
+# %%
+standing = networks["anchor"].eval()  # as it is: no step is taken
+acting = mining.does_it_act(standing, dataset.train[order[: 3 * config.batch_size]].to(device), config)
+acting.set_index("weights").round(2)
+
+# %% tags=["fold"]
+# @title Drawing: what each way to weigh does to the gradient
+wrong = acting.set_index("weights")[mining.COLUMNS["weight_on_misclassified"]]
+turned = acting.set_index("weights")[mining.ENCODER]
+strongest = turned.idxmax()
+page.figure(
+    figures.formulations(acting["weights"].tolist(), turned.tolist(), wrong.tolist()),
+    "Bars for each way to weigh positives: how much it changes the encoder's contrastive gradient, and how much weight it puts "
+    "on misclassified adversarial views.",
+    f"SupCon gives misclassified views **{wrong['SupCon']:.0%}** of an anchor's weight, beta 10 {wrong['eq. 1, beta 10']:.0%}; "
+    f"permuted, beta 10 changes the gradient {turned['eq. 1, beta 10, permuted']:.2f} times SupCon's length, unpermuted "
+    f"{turned['eq. 1, beta 10']:.2f}. Most: {strongest}, {turned[strongest]:.1f}. To change the gradient is not to improve the "
+    f"network. One network, {3 * len(batch)} training images.",
+    svg=True,
 )
 
 # %% [markdown]
@@ -804,6 +850,50 @@ page.figure(
     f"ANCHOR keeps {kept['anchor']:.0%} and PGD-AT {kept['pgd_at']:.0%} of their robust accuracy. Rows and marks as in section "
     f"6. {len(comparisons)} comparisons: multiply each p by {len(comparisons)}. The test knows nothing of the luck of training.",
     svg=True,
+)
+
+# %% [markdown]
+# ### The same with eight seeds
+#
+# The networks above are one draw. Stored with the course are eight seeds of the same trainings, none of them used to choose
+# anything, and eight of each of three ways to mine. Each way stands against two twins: uniform weights, and its own weights
+# permuted. Before the runs it was fixed that mining helps if it leads *both*, and that a lead counts from the margin on.
+#
+# > **Predict, then see.** Will any of the three lead both of its twins?
+
+# %%
+variants = {"pgd_at": "pgd_at", "supcon_at": "supcon_at", "beta10": "anchor"}
+stored = mining.seeds_of(STUDY, variants, "pgd", images=len(compared))
+differences = mining.comparisons(STUDY)
+
+# %% tags=["fold"]
+# @title Drawing: this run among eight seeds, and mining against its twins
+margin = mining.load_sweep(mining.SWEEP).margin
+pairs = {
+    f"{mining.NAMES[ours]}\nminus {mining.NAMES[twin]}": tuple(
+        100 * found[key] for key in ("difference", "low", "high")
+    )
+    for (ours, twin), found in differences.items()
+}
+helped = [name for name in mining.TWINS if mining.finding(name, differences, margin).startswith("helped")]
+least, most = 100 * stored["anchor"].min(), 100 * stored["anchor"].max()
+page.figure(
+    figures.mining_study(
+        stored,
+        {method: by.loc[(method, "pgd"), "accuracy"] for method in variants.values()},
+        pairs,
+        margin=margin,
+        attack=f"PGD-{config.eval_steps}",
+    ),
+    "Left: PGD accuracy of eight stored networks of PGD-AT, SupCon-AT and ANCHOR, and of the network of this run. Right: "
+    "differences between ways to mine and their twins with intervals.",
+    f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; the diamonds are this "
+    f"run's. {len(helped)} of {len(mining.TWINS)} ways to mine lead both of their twins by {margin:g} point. Bars right: 95% intervals over "
+    "seeds and 1,000 images. Digits, short trainings: nothing here is about CIFAR-10.",
+    svg=True,
+)
+lesson.say(
+    f"{lesson.table(mining.answers(STUDY))}\n\n{lesson.table(mining.controls(STUDY))}\n\n{mining.how_compared(STUDY)}"
 )
 
 # %% [markdown]

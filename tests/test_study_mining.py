@@ -1,0 +1,165 @@
+"""Whether mining acts, and whether it helps: the tables of study/mining.py, from known networks and cells."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from anchor_utils import losses
+from anchor_utils.config import Config
+from anchor_utils.objectives import Heads
+from anchor_utils.results import pack_outcomes
+from anchor_utils.training import new_network
+from study import mining
+from study.publish import STUDY
+from study.sweep import load_sweep
+
+
+@pytest.fixture
+def standing(few_digits):
+    """A network in eval mode, a batch, and the configuration of its training."""
+    torch.manual_seed(0)
+    config = Config(method="anchor", width=2, stem_stride=2, attack_steps=1, projection_dim=8, crop_padding=1)
+    return new_network(config, few_digits).eval(), few_digits.train[:24], config
+
+
+# Does it act?
+
+
+def test_a_change_is_that_of_the_gradient_by_the_encoder(standing):
+    network, images, config = standing
+    found = mining.does_it_act(network, images, config).set_index("weights")
+    assert list(found.index) == list(mining.FORMULATIONS)
+    assert found.loc["SupCon", mining.ENCODER] == 0
+    assert found.loc["SupCon", mining.COLUMNS["gradient_change"]] == 0
+    assert (found.drop(index=["SupCon"])[mining.ENCODER] > 0).all()
+    # By hand, for one row: the same views, and both gradients.
+    seen = []
+
+    def forward(x):
+        seen.append(x)
+        return Heads(network, "anchor")(x)
+
+    attack = mining.remembered(network, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    mining.batch_loss(config, forward, attack, images.images, images.labels, generator)
+    z, both = network.project(network.encode(seen[0])), images.labels.repeat(2)
+    encoder = [*network.stem.parameters(), *network.stages.parameters()]
+
+    def slope(beta):
+        loss = losses.hard_positive_supcon_loss(z, both, config.temperature, beta)
+        parts = torch.autograd.grad(loss, encoder, retain_graph=True)
+        return torch.cat([part.flatten() for part in parts])
+
+    expected = (slope(10.0) - slope(0.0)).norm() / slope(0.0).norm()
+    assert found.loc["eq. 1, beta 10", mining.ENCODER] == pytest.approx(float(expected), rel=0.02)
+
+
+def test_all_formulations_see_the_same_adversarial_images(standing):
+    network, images, config = standing
+    attack = mining.remembered(network, config)
+    x = images.inputs()
+    first, other = attack(x, images.labels), attack(1 - x, images.labels)
+    assert attack(x.clone(), images.labels) is first
+    assert not torch.equal(first, other)
+    assert 0 < (first - x).abs().max() <= config.epsilon + 1e-6
+
+
+# Does it help?
+
+MARGIN = 1.0
+
+
+def stored(folder, accuracy, seeds=8, images=400):
+    """A file of cells: variant -> accuracy of each of its networks, which misclassify images at random."""
+    cells = []
+    for variant, level in accuracy.items():
+        for seed in range(seeds):
+            random = np.random.default_rng([seed, len(variant), ord(variant[0])])
+            outcome = torch.from_numpy(random.random(images) < level)
+            row = {"attack": "pgd", "checkpoint": "best", "accuracy": float(outcome.float().mean()), "images": images}
+            row |= {"low": 0.0, "high": 1.0, "epsilon": 0.3, "step_size": 0.03, "steps": 20, "restarts": 1}
+            row |= {"iterate": "any", "precision": "float32", "seed": 0, "seconds": 1.0, "notes": ""}
+            row |= {"outcomes": pack_outcomes(outcome)}
+            method = (
+                "supcon_at" if variant in ("supcon_at", "features.uniform", "two_views", "kl", "ascl") else "anchor"
+            )
+            cells.append({"method": method, "seed": seed, "variant": variant, "rows": [row]})
+    path = folder / "study.json"
+    path.write_text(json.dumps({"sweeps": {mining.SWEEP: cells}}))
+    return path
+
+
+def levels(**changes):
+    variants = {*mining.TWINS, *(twin for twins in mining.TWINS.values() for twin in twins), "two_views", "kl", "ascl"}
+    return {
+        **dict.fromkeys(sorted(variants), 0.6),
+        **{name.replace("_permuted", ".permuted"): level for name, level in changes.items()},
+    }
+
+
+def helped(path):
+    return mining.answers(path).set_index("formulation")["did mining help?"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"beta10": 0.9}, "helped"),
+        ({"beta10": 0.9, "beta10_permuted": 0.9}, "open|did not help"),  # as good permuted: that is no mining
+        ({"beta10": 0.3}, "did not help: a lead of 1 over uniform weights and eq. 1, beta 10, permuted is excluded"),
+        ({"beta10": 0.9, "supcon_at": 0.99}, "did not help: a lead of 1 over uniform weights is excluded"),
+    ],
+)
+def test_mining_helps_if_it_leads_both_of_its_twins(changes, answer, tmp_path):
+    found = helped(stored(tmp_path, levels(**changes)))[mining.NAMES["beta10"]]
+    assert re.match(answer, found)
+
+
+def test_one_seed_and_missing_twins_give_no_verdict(tmp_path):
+    assert helped(stored(tmp_path, levels(beta10=0.9), seeds=1)).str.startswith("no verdict").all()
+    some = {name: level for name, level in levels(beta10=0.9).items() if name != "beta10.permuted"}
+    found = mining.answers(stored(tmp_path, some)).set_index("formulation").loc[mining.NAMES["beta10"]]
+    assert found["did mining help?"].startswith("no verdict")
+    assert found["minus its weights, permuted"] == "not measured"
+
+
+def test_a_changed_cell_changes_the_controls(tmp_path):
+    before = mining.controls(stored(tmp_path, levels()))
+    after = mining.controls(stored(tmp_path, levels(ascl=0.9)))
+    changed = before["difference"] != after["difference"]
+    assert before.loc[changed, ""].tolist() == ["ASCL"]
+    assert after.loc[changed, "difference"].iloc[0].startswith("+")
+
+
+def test_accuracies_of_the_stored_seeds(tmp_path):
+    path = stored(tmp_path, levels(beta10=1.0, kl=0.0))
+    found = mining.seeds_of(path, {"beta10": "anchor", "kl": "supcon_at", "none": "mart"}, "pgd", images=50)
+    assert {method: accuracies.tolist() for method, accuracies in found.items()} == {
+        "anchor": [1.0] * 8,
+        "supcon_at": [0.0] * 8,
+    }
+
+
+def test_the_sweep_names_its_margin_and_every_twin_differs_from_its_formulation_in_the_weights_alone():
+    sweep = load_sweep(mining.SWEEP)
+    assert sweep.margin == MARGIN
+    assert len(sweep.seeds) >= 8
+    for name, (uniform, permuted) in mining.TWINS.items():
+        fields = sweep.variants[name]
+        assert sweep.variants[permuted] == {**fields, "permute_weights": True}
+        kept = {k: v for k, v in fields.items() if k.startswith("contrast")}
+        assert sweep.variants[uniform] == {"method": "supcon_at", **kept}
+    trials = load_sweep("mining_tuning")
+    assert not {*trials.seeds} & {*sweep.seeds}
+    assert trials.attacks == []
+
+
+def test_the_stored_sweep_has_every_seed_of_every_variant():
+    sweep = load_sweep(mining.SWEEP)
+    cells = json.loads(STUDY.read_text())["sweeps"][mining.SWEEP]
+    assert {(cell["variant"], cell["seed"]) for cell in cells} == {
+        (variant, seed) for variant in sweep.variants for seed in sweep.seeds
+    }
