@@ -111,7 +111,7 @@ def sentences() -> list[str]:
     of_supcon = compare(study, "anchor", "supcon_at", "pgd")
     clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
     return [
-        f"**After as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
+        f"**After about as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
         f"**Weights on hard positives**, which SupCon-AT lacks, {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}.",
         f"**Clean accuracy**: ANCHOR is {'; '.join(clean)}.",
     ]
@@ -166,15 +166,16 @@ def equal_passes_report() -> str:
     table, cells = equal_passes_tables()
     if not cells:
         return f"Not run: `make sweep SWEEP={EQUAL_PASSES}`."
-    seeds = {attack: table.loc[table["attack"] == attack].groupby("method").size().to_dict() for attack in SHOWN}
-    counts = "; ".join(
-        f"{attack_name(table, attack)} {', '.join(f'{method_name(m)} {n}' for m, n in found.items())}"
-        for attack, found in seeds.items()
+    settings = "; ".join(
+        setting(table[table["method"] == method], attack) if attack != "clean" else f"**{method_name(method)}**: clean"
+        for method in dict.fromkeys(table["method"])
+        for attack in SHOWN
+        if attack in {*table.loc[table["method"] == method, "attack"]}
     )
     parts = [
         costs(cells),
         method_table(table).to_markdown(index=False),
-        f"{INTERVALS} Training seeds: {counts}.",
+        f"{INTERVALS} {settings}.",
         claims_table(table, EQUAL_PASSES_CLAIMS).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
     ]

@@ -669,7 +669,7 @@ for a, title in ATTACKS.items():
         gained.append(f"{title}, {in_points(*(gain[k] for k in ('difference', 'low', 'high')))}, {gain['seeds']} seeds")
 lesson.say(
     f"ANCHOR: {same_passes['anchor']['epochs']} epochs, {passes['anchor']} passes (forward and backward) for each image. PGD-AT: "
-    f"{same_passes['pgd_at']['epochs']} epochs, {passes['pgd_at']} passes, as near as whole epochs come. Seconds are of one thread on shared "
+    f"{same_passes['pgd_at']['epochs']} epochs, {passes['pgd_at']} passes, as near as the finished runs come. Seconds are of one thread on shared "
     f"machines, and rough. What the epochs beyond {setting['epochs']} gave PGD-AT: {'; '.join(gained) or 'not measured'}."
 )
 
