@@ -57,7 +57,7 @@ STUDY_SWEEP, EQUAL_PASSES = "cifar10_cpu", "cifar10_equal_time"
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
-    """Every finished cell of the sweeps, in one file, from which what is published of other sweeps is not lost.
+    """Every finished cell of the sweeps, in one file; what was published before and was not run anew stays.
 
     Raises:
         ValueError: a sweep has no finished cells.
@@ -65,12 +65,14 @@ def collect(sweeps: list[str], runs_dir: Path) -> None:
     found = json.loads(STUDY.read_text())["sweeps"] if STUDY.exists() else {}
     for sweep in sweeps:
         folder = runs_dir / "sweeps" / sweep
-        found[sweep] = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
-        if not found[sweep]:
+        cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
+        if not cells:
             raise ValueError(
                 f"sweep={sweep!r} has no finished cells in {str(folder)!r}: run `make sweep SWEEP={sweep}` first; the "
                 "tables alone are written by `python -m study.publish --tables`"
             )
+        by_name = {(cell["variant"], cell["seed"]): cell for cell in (*found.get(sweep, []), *cells)}
+        found[sweep] = [by_name[name] for name in sorted(by_name)]
     write_text(STUDY, json.dumps({"sweeps": found}, indent=0) + "\n")
 
 

@@ -155,10 +155,12 @@ def filled_up(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     would not be comparable.
     """
     own = set(zip(table["method"], table["training_seed"], table["attack"], strict=True))
-    precision = table.dropna(subset="precision").groupby("attack")["precision"].agg(set)
+    here: dict[str, set[str]] = {}
+    for row in table.reindex(columns=["attack", "precision"]).dropna().itertuples():
+        here.setdefault(row.attack, set()).add(row.precision)
     wanted = [
         (row["method"], row["training_seed"], row["attack"]) not in own
-        and (pd.isna(row["precision"]) or row["precision"] in precision.get(row["attack"], {row["precision"]}))
+        and (pd.isna(used := row.get("precision")) or used in here.get(row["attack"], {used}))
         for row in other.to_dict("records")
     ]
     return pd.concat([table, other[wanted]], ignore_index=True)
