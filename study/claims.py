@@ -25,9 +25,9 @@ CLAIMS: tuple[Claim, ...] = (
     ("weighing hard positives adds robustness over plain supervised contrast", ("supcon_at",), "pgd"),
     ("clean accuracy does not suffer", BASELINES, "clean"),
 )
-# The same against a PGD-AT that was given as many passes through the network.
+# The same against a PGD-AT that was given about as many passes through the network.
 EQUAL_PASSES_CLAIMS: tuple[Claim, ...] = (
-    ("more robust than PGD-AT after as many passes", ("pgd_at",), "pgd"),
+    ("more robust than PGD-AT after about as many passes", ("pgd_at",), "pgd"),
     ("the same under the screen", ("pgd_at",), "screen"),
     ("clean accuracy does not suffer", ("pgd_at",), "clean"),
 )

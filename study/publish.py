@@ -57,7 +57,7 @@ STUDY_SWEEP, EQUAL_PASSES = "cifar10_cpu", "cifar10_equal_time"
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
-    """Every finished cell of the sweeps, in one file, from which what is published of other sweeps is not lost.
+    """Every finished cell of the sweeps, in one file; what was published before and was not run anew stays.
 
     Raises:
         ValueError: a sweep has no finished cells.
@@ -65,12 +65,14 @@ def collect(sweeps: list[str], runs_dir: Path) -> None:
     found = json.loads(STUDY.read_text())["sweeps"] if STUDY.exists() else {}
     for sweep in sweeps:
         folder = runs_dir / "sweeps" / sweep
-        found[sweep] = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
-        if not found[sweep]:
+        cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
+        if not cells:
             raise ValueError(
                 f"sweep={sweep!r} has no finished cells in {str(folder)!r}: run `make sweep SWEEP={sweep}` first; the "
                 "tables alone are written by `python -m study.publish --tables`"
             )
+        by_name = {(cell["variant"], cell["seed"]): cell for cell in (*found.get(sweep, []), *cells)}
+        found[sweep] = [by_name[name] for name in sorted(by_name)]
     write_text(STUDY, json.dumps({"sweeps": found}, indent=0) + "\n")
 
 
@@ -111,7 +113,7 @@ def sentences() -> list[str]:
     of_supcon = compare(study, "anchor", "supcon_at", "pgd")
     clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
     return [
-        f"**After as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
+        f"**After about as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
         f"**Weights on hard positives**, which SupCon-AT lacks, {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}.",
         f"**Clean accuracy**: ANCHOR is {'; '.join(clean)}.",
     ]
@@ -166,15 +168,16 @@ def equal_passes_report() -> str:
     table, cells = equal_passes_tables()
     if not cells:
         return f"Not run: `make sweep SWEEP={EQUAL_PASSES}`."
-    seeds = {attack: table.loc[table["attack"] == attack].groupby("method").size().to_dict() for attack in SHOWN}
-    counts = "; ".join(
-        f"{attack_name(table, attack)} {', '.join(f'{method_name(m)} {n}' for m, n in found.items())}"
-        for attack, found in seeds.items()
+    settings = "; ".join(
+        setting(table[table["method"] == method], attack) if attack != "clean" else f"**{method_name(method)}**: clean"
+        for method in dict.fromkeys(table["method"])
+        for attack in SHOWN
+        if attack in {*table.loc[table["method"] == method, "attack"]}
     )
     parts = [
         costs(cells),
         method_table(table).to_markdown(index=False),
-        f"{INTERVALS} Training seeds: {counts}.",
+        f"{INTERVALS} {settings}.",
         claims_table(table, EQUAL_PASSES_CLAIMS).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
     ]

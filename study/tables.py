@@ -7,6 +7,7 @@ columns `method` and `training_seed` of the network added.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -155,10 +156,12 @@ def filled_up(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     would not be comparable.
     """
     own = set(zip(table["method"], table["training_seed"], table["attack"], strict=True))
-    precision = table.dropna(subset="precision").groupby("attack")["precision"].agg(set)
+    here: dict[str, set[str]] = {}
+    for row in table.reindex(columns=["attack", "precision"]).dropna().itertuples():
+        here.setdefault(row.attack, set()).add(row.precision)
     wanted = [
         (row["method"], row["training_seed"], row["attack"]) not in own
-        and (pd.isna(row["precision"]) or row["precision"] in precision.get(row["attack"], {row["precision"]}))
+        and (pd.isna(used := row.get("precision")) or used in here.get(row["attack"], {used}))
         for row in other.to_dict("records")
     ]
     return pd.concat([table, other[wanted]], ignore_index=True)
@@ -171,15 +174,23 @@ def best_checkpoints(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
 
 
 def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cells]:
-    """The same of a sweep in which methods had as many passes; no rows where it has not been run.
+    """ANCHOR and one variant of another method from a sweep that gives both about as many passes; no rows without it.
 
-    Where the sweep has no network of ANCHOR, that of the sweep `study` stands in, which was trained in the same way
-    (:func:`filled_up`).
+    Of the variants the one with the most seeds is taken, and of these the nearest to ANCHOR in passes. Where the sweep
+    has no such network of ANCHOR, that of the sweep `study` stands in, trained in the same way (:func:`filled_up`).
     """
     table, cells = best_checkpoints(path, sweep)
     if not cells:
         return table, cells
     other, of_study = best_checkpoints(path, study)
-    if "anchor" not in {cell["method"] for cell in cells}:
-        cells = cells + [cell for cell in of_study if cell["method"] == "anchor"]
-    return filled_up(table, other[other["method"] == "anchor"]), cells
+    anchors = [cell for cell in (*cells, *of_study) if cell["method"] == "anchor"]
+    wanted = passes(anchors[0]["config"])
+    seeds = Counter(cell["variant"] for cell in cells if cell["method"] != "anchor")
+    distance = {cell["variant"]: abs(passes(cell["config"]) - wanted) for cell in cells}
+    chosen = min(seeds, key=lambda variant: (-seeds[variant], distance[variant]))
+    own, table = table[table["method"] == "anchor"], table[table["variant"] == chosen]
+    for more in (own, other[other["method"] == "anchor"]):
+        table = filled_up(table, more)
+    of_anchor = [cell for cell in anchors if cell["training_seed"] in {*table["training_seed"]}]
+    one_a_seed = list({cell["training_seed"]: cell for cell in reversed(of_anchor)}.values())[::-1]
+    return table, [cell for cell in cells if cell["variant"] == chosen] + one_a_seed

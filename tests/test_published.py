@@ -307,8 +307,8 @@ def test_nothing_of_the_machine_is_in_the_published_files():
         assert not re.search(r"/(home|root|work|tmp|Users)/", text), path.name
 
 
-def test_publishing_loses_no_sweep_that_was_published_before(tmp_path, monkeypatch):
-    """The runs of other sweeps may be gone, or on another machine."""
+def test_publishing_loses_nothing_that_was_published_before(tmp_path, monkeypatch):
+    """The runs of other sweeps, and of other cells, may be gone, or on another machine."""
     copy = tmp_path / "study.json"
     copy.write_bytes(publish.STUDY.read_bytes())
     monkeypatch.setattr(publish, "STUDY", copy)
@@ -316,7 +316,18 @@ def test_publishing_loses_no_sweep_that_was_published_before(tmp_path, monkeypat
     with pytest.raises(ValueError, match=r"sweep='cifar10_cpu' has no finished cells in .*SWEEP=cifar10_cpu"):
         publish.collect(["cifar10_cpu"], tmp_path)
     assert json.loads(copy.read_text())["sweeps"] == before
-    (tmp_path / "sweeps" / "more").mkdir(parents=True)
-    (tmp_path / "sweeps" / "more" / "anchor-s0.json").write_text('{"method": "anchor"}')
-    publish.collect(["more"], tmp_path)
-    assert json.loads(copy.read_text())["sweeps"] == {**before, "more": [{"method": "anchor"}]}
+    for name, seed in (("cifar10_cpu", 4), ("cifar10_cpu", 5), ("more", 0)):
+        (tmp_path / "sweeps" / name).mkdir(parents=True, exist_ok=True)
+        cell = {"method": "anchor", "variant": "anchor", "seed": seed}
+        (tmp_path / "sweeps" / name / f"anchor-s{seed}.json").write_text(json.dumps(cell))
+    publish.collect(["cifar10_cpu", "more"], tmp_path)
+    after = json.loads(copy.read_text())["sweeps"]
+    assert after["more"] == [{"method": "anchor", "variant": "anchor", "seed": 0}]
+    replaced = [
+        cell for cell in after["cifar10_cpu"] if (cell["variant"], cell["seed"]) not in (("anchor", 4), ("anchor", 5))
+    ]
+    assert replaced == [cell for cell in before["cifar10_cpu"] if (cell["variant"], cell["seed"]) != ("anchor", 4)]
+    assert len(after["cifar10_cpu"]) == len(replaced) + 2
+    assert {name: after[name] for name in before if name != "cifar10_cpu"} == {
+        name: cells for name, cells in before.items() if name != "cifar10_cpu"
+    }

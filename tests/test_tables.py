@@ -107,6 +107,23 @@ def test_rows_that_are_missing_are_filled_up_unless_their_attack_computed_otherw
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("seeds_of_six", "chosen"), [(1, "epochs7"), (2, "epochs6"), (3, "epochs6")])
+def test_equal_passes_are_those_of_the_variant_with_most_seeds_then_of_the_nearest(tmp_path, seeds_of_six, chosen):
+    def cell(method, variant, epochs, seed):
+        found = {"variant": variant, "method": method, "seed": seed, "rows": [row(0, 0.5, checkpoint="best")]}
+        return {**found, "config": {"method": method, "epochs": epochs, "attack_steps": 3}}
+
+    more = [cell("pgd_at", f"epochs{n}", n, s) for n, count in ((6, seeds_of_six), (7, 2)) for s in range(count)]
+    more[-1]["rows"][0]["precision"] = more[-2]["rows"][0]["precision"] = "bfloat16"  # of those with 7 epochs
+    more.append(cell("anchor", "anchor", 5, 0))
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps({"sweeps": {"study": [cell("anchor", "anchor", 5, s) for s in range(2)], "more": more}}))
+    table, cells = tables.equal_passes(path, "more", "study")
+    assert table["precision"].nunique() == 1, "what was measured otherwise is not put beside it"
+    assert chosen in {*table["variant"]} <= {"anchor", chosen}
+    assert {c["variant"]: tables.passes(c["config"]) for c in cells} == {chosen: 4 * int(chosen[-1]), "anchor": 25}
+
+
 def test_spots_are_the_accuracies_of_the_networks_and_the_intervals_of_the_tables():
     table = pd.concat([rows(draws({"anchor": share, "standard": 0.9}), attack=attack) for attack, share in
                        (("clean", 0.8), ("pgd", 0.5))])  # fmt: skip

@@ -669,7 +669,7 @@ for a, title in ATTACKS.items():
         gained.append(f"{title}, {in_points(*(gain[k] for k in ('difference', 'low', 'high')))}, {gain['seeds']} seeds")
 lesson.say(
     f"ANCHOR: {same_passes['anchor']['epochs']} epochs, {passes['anchor']} passes (forward and backward) for each image. PGD-AT: "
-    f"{same_passes['pgd_at']['epochs']} epochs, {passes['pgd_at']} passes, as near as whole epochs come. Seconds are of one thread on shared "
+    f"{same_passes['pgd_at']['epochs']} epochs, {passes['pgd_at']} passes, as near as the finished runs come. Seconds are of one thread on shared "
     f"machines, and rough. What the epochs beyond {setting['epochs']} gave PGD-AT: {'; '.join(gained) or 'not measured'}."
 )
 
@@ -760,7 +760,9 @@ def histories(found):
     return {method: kept[method] for method in CURVES if method in kept}
 
 
-curves_of = {f"CPUs, width {setting['width']}, {trained:,} images": histories(equal_cells)}
+curves_of = {
+    f"CPUs, width {setting['width']}, {trained:,} images": histories(tables.read_cells(STUDY, "cifar10_equal_time")[1])
+}
 if gpu_sweep:
     curves_of[f"GPU, width {gpu['width'].max()}, {words.split(',')[0]}"] = histories(gpu_cells)
 curves_of = {title: found for title, found in curves_of.items() if found}
@@ -866,7 +868,10 @@ page.figure(
 # %% tags=["fold"]
 # @title Inside the networks
 MEASURES = {"adversarial kNN accuracy": 1, "displacement": -1}  # which sign is better
-rows = [{"method": c["method"], "training_seed": c["training_seed"], **c["inside"]} for c in (*equal_cells, *cells)]
+rows = [
+    {"method": c["method"], "training_seed": c["training_seed"], **c["inside"]}
+    for c in (*tables.read_cells(STUDY, "cifar10_equal_time")[1], *cells)
+]
 inside = pd.DataFrame(rows)
 gradient = [name for name in inside.columns if "gradient" in name]
 measured = [name for name in MEASURES if name in inside and inside.dropna(subset=name)["method"].nunique() > 1]
