@@ -184,6 +184,23 @@ def how_compared(path: Path, attack: str = "pgd") -> str:
     )
 
 
+# Variants of the sweep that are a method with the settings of the preset, and nothing else.
+METHODS = {
+    "standard": "standard",
+    "pgd_at": "pgd_at",
+    "trades": "trades",
+    "mart": "mart",
+    "supcon_at": "supcon_at",
+    "beta10": "anchor",
+}
+
+
+def methods(path: Path) -> pd.DataFrame:
+    """Results table of the stored networks that are a method as the preset sets it."""
+    table, _ = best_checkpoints(path, SWEEP)
+    return table[table["variant"].isin(METHODS)]
+
+
 def seeds_of(path: Path, variants: Mapping[str, str], attack: str, images: int | None = None) -> dict[str, np.ndarray]:
     """Accuracies of the stored networks, one a training seed, by method.
 

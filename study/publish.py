@@ -23,6 +23,7 @@ from anchor_utils.files import write_text
 from anchor_utils.plotting import method_name
 from anchor_utils.results import compare
 from course.figures.lesson_08 import clean_against_robust
+from study import mining
 from study.cards import DATA, card
 from study.claims import (
     BASELINES,
@@ -54,6 +55,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
 FIGURE = ROOT / "docs" / "clean_against_robust.png"
 STUDY_SWEEP, EQUAL_PASSES = "cifar10_cpu", "cifar10_equal_time"
+SWEEPS_OF_THE_STUDY = [STUDY_SWEEP, EQUAL_PASSES, "cifar10_tuning", "cifar10_ablations", "mining", "mining_tuning"]
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
@@ -184,6 +186,19 @@ def equal_passes_report() -> str:
     return "\n\n".join(parts)
 
 
+def mining_report() -> str:
+    """What eight seeds on digits say about mining, as Markdown."""
+    table = mining.methods(STUDY)
+    parts = [
+        mining.answers(STUDY).to_markdown(index=False),
+        mining.controls(STUDY).to_markdown(index=False),
+        mining.how_compared(STUDY),
+        "The methods as the preset `cpu` sets them:",
+        method_table(table).to_markdown(index=False),
+    ]
+    return "\n\n".join(parts)
+
+
 def study_report() -> str:
     """The study's tables as Markdown."""
     table, cells = study_tables()
@@ -217,6 +232,7 @@ def write_report() -> None:
     """Put the figure, the sentences and the tables in their places, between their markers."""
     write_between(README, {"results": summary()})
     blocks = {"equal passes": equal_passes_report(), "study": study_report(), "headline": headline(GPU_CELLS)}
+    blocks |= {"mining": mining_report()}
     write_between(RESULTS, blocks)
     draw()
 
@@ -240,7 +256,7 @@ def write_between(path: Path, blocks: dict[str, str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sweeps", nargs="*", default=[STUDY_SWEEP, EQUAL_PASSES, "cifar10_tuning", "cifar10_ablations"])
+    parser.add_argument("sweeps", nargs="*", default=SWEEPS_OF_THE_STUDY)
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     parser.add_argument("--seed", type=int, default=0, help="whose networks are kept")
     parser.add_argument("--tables", action="store_true", help="only write the report anew")

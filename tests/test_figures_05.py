@@ -218,3 +218,26 @@ def test_a_network_is_shown_with_the_label_of_its_method():
     assert figures.shown_name("pgd_at, new classifier") == "PGD-AT, new classifier"
     assert figures.shown_name("anchor") == "ANCHOR"
     assert figures.shown_name("of no method") == "of no method"
+
+
+def test_formulations_show_change_and_weight_beside_supcons():
+    figure = figures.formulations(["SupCon", "eq. 1"], [0.0, 1.5], [0.4, 0.7])
+    left, right = figure.axes
+    figure.canvas.draw()
+    assert [bar.get_width() for bar in left.patches] == [0.0, 1.5]
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([40, 70])
+    assert right.lines[0].get_xdata()[0] == pytest.approx(40)
+    assert rows(left) == ["SupCon", "eq. 1"]
+
+
+def test_a_mining_study_shows_seeds_differences_and_the_margin():
+    stored = {"supcon_at": np.array([0.8, 0.9])}
+    pairs = {"mined\nminus uniform": (0.5, -1.0, 2.0), "mined\nminus permuted": (-2.0, -3.0, -1.5)}
+    figure = figures.mining_study(stored, {}, pairs, margin=1.0, attack="PGD-20")
+    left, right = figure.axes
+    figure.canvas.draw()
+    assert rows(left) == ["SupCon-AT"]
+    spans = [line.get_xdata() for line in right.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    np.testing.assert_allclose(spans[1:], [[-1.0, 2.0], [-3.0, -1.5]])
+    assert right.patches[0].get_extents().transformed(right.transData.inverted()).intervalx == pytest.approx((-1, 1))
+    assert rows(right) == list(pairs)

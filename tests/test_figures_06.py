@@ -268,3 +268,17 @@ def test_check_matrix_shows_the_numbers_of_the_evidence():
     orange = [box for box in axis.patches if to_hex(box.get_facecolor()) == figures.ORANGE.lower()]
     assert [(box.get_x(), box.get_y()) for box in orange] == [pytest.approx((1.02, 6.04))]
     assert failed[0].get_position() == (1.5, 6.5)
+
+
+def test_stored_seeds_are_dots_with_their_mean_and_this_run_is_a_diamond():
+    stored = {"pgd_at": np.array([0.5, 0.7]), "anchor": np.array([0.6, 0.6, 0.9])}
+    figure = figures.stored_seeds(stored, {"anchor": 0.8}, "PGD-20")
+    (axis,) = figure.axes
+    figure.canvas.draw()
+    assert rows(axis) == ["PGD-AT", "ANCHOR"]
+    dots = [collection.get_offsets().data for collection in axis.collections]
+    np.testing.assert_allclose(dots[0], [[50, 0], [70, 0]])
+    np.testing.assert_allclose(dots[1], [[60, 1], [60, 1], [90, 1]])
+    np.testing.assert_allclose(dots[2], [[80, 1]])
+    np.testing.assert_allclose([line.get_xdata()[0] for line in axis.lines], [60, 70])
+    assert axis.get_xlabel() == "accuracy under PGD-20, %"

@@ -122,6 +122,17 @@ def _narrowing(axis: Axes, sizes: np.ndarray, measured: float, ends: tuple[np.nd
     axis.yaxis.set_major_formatter("{x:.0%}")
 
 
+def stored_seeds(stored: Mapping[str, np.ndarray], here: Mapping[str, float], attack: str) -> Figure:
+    """Stored networks of each method, a dot a training seed, and those of this run.
+
+    Args:
+        stored, here: as :func:`anchor_utils.plotting.seed_strip` takes them.
+    """
+    figure, axis = plt.subplots(figsize=(8, 0.45 * len(stored) + 1.0))
+    plotting.seed_strip(axis, stored, here, label=f"accuracy under {attack}, %")
+    return figure
+
+
 def paired_differences(differences: Mapping[str, tuple[float, float, float]], attack: str) -> Figure:
     """ANCHOR's accuracy minus that of each other method, with the paired interval and the one as if independent.
 

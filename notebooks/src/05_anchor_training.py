@@ -880,7 +880,7 @@ least, most = 100 * stored["anchor"].min(), 100 * stored["anchor"].max()
 page.figure(
     figures.mining_study(
         stored,
-        {method: by.loc[(method, "pgd"), "accuracy"] for method in variants.values()},
+        {method: by.loc[(method, "pgd"), "accuracy"] for method in variants.values()} if preset == "cpu" else {},
         pairs,
         margin=margin,
         attack=f"PGD-{config.eval_steps}",

@@ -44,6 +44,7 @@ from anchor_utils import attacks, autoattack, evaluation, masking, plotting, res
 from anchor_utils.models import PRETRAINED_DIR, fold_batchnorm, pretrained
 from course import lesson, page, zoo
 from course.figures import lesson_06 as figures
+from study import mining
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
     preset = "cifar10_cpu"
@@ -427,6 +428,30 @@ page.figure(
     f"where ANCHOR alone survives {b} images and the other alone {c}, **p = {p_closest:.2g}**; {len(rivals)} "
     f"comparisons, so multiply it by {len(rivals)} (Bonferroni). An interval across the line cannot tell the two "
     "apart. One training seed: two networks, not methods.",
+    svg=True,
+)
+
+# %% [markdown]
+# ### One draw among eight
+#
+# A paired interval is about other test images, for *these* networks. What another training seed would give, only other
+# training seeds can say. Eight of each method come with the course: digits, the settings of the preset `cpu`.
+#
+# > **Predict, then see.** Are the networks of one method closer together than the methods are?
+
+# %% tags=["fold"]
+# @title Drawing: the networks of this run among eight stored seeds
+VARIANTS = {"pgd_at": "pgd_at", "trades": "trades", "mart": "mart", "supcon_at": "supcon_at", "beta10": "anchor"}
+stored = mining.seeds_of(PRETRAINED_DIR / "study.json", VARIANTS, "pgd", images=len(test))
+here = {method: outcome[method].mean() for method in stored} if preset == "cpu" else {}
+spread = {method: 100 * (accuracies.max() - accuracies.min()) for method, accuracies in stored.items()}
+means = [100 * accuracies.mean() for accuracies in stored.values()]
+page.figure(
+    figures.stored_seeds(stored, here, pgd_name),
+    "Accuracy under PGD of eight stored networks of each of five methods, one dot each, and of this run's networks as diamonds.",
+    f"The networks of one method lie up to **{max(spread.values()):.1f}** points apart, the means of the methods "
+    f"{max(means) - min(means):.1f}. Vertical strokes are means; diamonds are the networks of this run, where it has the stored "
+    "settings. A single network of each method can put the methods in another order.",
     svg=True,
 )
 
