@@ -45,7 +45,12 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_context = {"lessons": pages.lessons(), "cover": pages.cover(), "home": pages.home()}
+html_context = {
+    "default_mode": "auto",
+    "lessons": pages.lessons(),
+    "cover": pages.cover(),
+    "home": pages.home(),
+}
 nb_execution_mode = "off"  # the outputs that are committed are the product
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath", "substitution"]
