@@ -1,4 +1,4 @@
-"""The course as a site: the executed notebooks, pages around them and the API. ``make docs``, then build/site/index.html.
+"""The course as a site: executed notebooks, pages around them, the API. ``make docs``, then open build/site/index.html.
 
 Nothing is executed, and a page asks no other server for anything: MathJax comes out of a package.
 """
@@ -78,8 +78,8 @@ def prepare_source(app: Sphinx, docname: str, source: list[str]) -> None:
 def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
     """On a lesson's page the first use of a word of the glossary leads there.
 
-    That is so from the lesson on that the glossary names. Single ordinary words are linked in that lesson only: elsewhere
-    they may be meant otherwise.
+    That is so from the lesson on that the glossary names. Single ordinary words are linked in that lesson only:
+    elsewhere they may be meant otherwise.
     """
     docname = app.env.docname
     if not docname.startswith("notebooks/"):
@@ -88,7 +88,7 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
     wanted = {
         entry.key: entry
         for entry in ENTRIES
-        if entry.number == number or entry.number < number and not re.fullmatch("[a-z]+", entry.key)
+        if entry.number == number or (entry.number < number and not re.fullmatch("[a-z]+", entry.key))
     }
     for text in [*doctree.findall(nodes.Text)]:
         parent: nodes.Node | None = text.parent
@@ -101,7 +101,9 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
             end = 0
             for start, stop, key in found:
                 inline = nodes.inline("", text.astext()[start:stop], classes=["xref", "std", "std-term"])
-                link = addnodes.pending_xref("", inline, refdomain="std", reftype="term", refexplicit=True, refdoc=docname)
+                link = addnodes.pending_xref(
+                    "", inline, refdomain="std", reftype="term", refexplicit=True, refdoc=docname
+                )
                 link["reftarget"] = wanted.pop(key).term
                 link["refwarn"] = True
                 pieces += [nodes.Text(text.astext()[end:start]), link]

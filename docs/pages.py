@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = {"repository": "anchor-course/anchor-course", "tag": "main"}
 # What one sees in each lesson, and which of its pictures stands on its card.
 SEEN = {
-    "01": (0, "Digits that anybody can read and a network cannot, accuracy against epsilon, and an attack to play with."),
+    "01": (
+        0,
+        "Digits that anybody can read and a network cannot, accuracy against epsilon, and an attack to play with.",
+    ),
     "02": (4, "PGD-AT, TRADES and MART in a few lines each, what robustness costs, and a training that collapses."),
     "03": (0, "The neighbours of an image, the forces between vectors on a circle, and the floor of the loss."),
     "04": (0, "Whom the loss listens to: hardness weights at work, a wrong label, and weights that are not detached."),
@@ -172,7 +175,9 @@ def loss_table() -> str:
         [f"`{field}`", _value(schema[field]["default"]), schema[field].get("description", ""), ", ".join(read[field])]
         for field in fields
     ]
-    return markdown_table(["field", "default", "what it is", "read by"], rows).replace("--: | --: | --:", "--: | :-- | :--")
+    return markdown_table(["field", "default", "what it is", "read by"], rows).replace(
+        "--: | --: | --:", "--: | :-- | :--"
+    )
 
 
 def time_table() -> str:
@@ -194,8 +199,8 @@ def claims() -> str:
     found = claims_table(with_screen(table[table["checkpoint"] == "best"]))
     rows = [[str(row[name]) for name in found.columns] for _, row in found.iterrows()]
     note = (
-        "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, "
-        "pooled over the seeds. `study/claims.py` says what each verdict takes."
+        "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about "
+        "images, pooled over the seeds. `study/claims.py` says what each verdict takes."
     )
     return f"{markdown_table([*found.columns], rows).replace('--:', ':--')}\n\n{note}"
 
@@ -206,10 +211,10 @@ def cover() -> dict[str, Any]:
     digit, four = numbers["digit"], ", ".join(numbers["targets"])
     inside = f"Inside the diamond, where no pixel moves by more than {numbers['epsilon']:g}"
     numbers["alt"] = {
-        "ordinary": f"A {digit} and four attacked copies of it on a plane of images. {inside}, the ordinary network names "
-        f"a {digit} only near the middle; towards the four corners it names {four}.",
-        "robust": f"The same {digit} and four attacks on the robust network. {inside}, it names a {digit} at the digit and at "
-        "all four corners.",
+        "ordinary": f"A {digit} and four attacked copies of it on a plane of images. {inside}, the ordinary network "
+        f"names a {digit} only near the middle; towards the four corners it names {four}.",
+        "robust": f"The same {digit} and four attacks on the robust network. {inside}, it names a {digit} at the digit "
+        "and at all four corners.",
     }
     return numbers
 
