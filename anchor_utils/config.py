@@ -31,7 +31,7 @@ class Method:
         attacked: trains on adversarial images. Its checkpoint is chosen by robust accuracy, else by clean accuracy.
         contrastive: has a loss on embeddings, and so a projection head that is trained.
         probe: its classifier is a linear probe, whose gradient does not reach the encoder.
-        views: images in the training pass for each image of the batch.
+        views: images in the training pass for each image of the batch, unless `contrast_views` says otherwise.
     """
 
     label: str
@@ -47,6 +47,11 @@ class Method:
 _INNER = ("attack_steps", "attack_mode", "epsilon_warmup")
 _CROSS_ENTROPY = ("label_smoothing",)
 _CONTRAST = (*_CROSS_ENTROPY, "temperature", "contrastive_weight")
+_ADVERSARIAL_CONTRAST = (
+    *(*_INNER, *_CONTRAST),
+    *("classifier_view", "contrast_on", "contrast_views", "consistency_weight"),
+)
+_MINING = ("beta", "mining", "mining_share", "mining_skip", "permute_weights")
 # A method is a row here, a function of its name in objectives.OBJECTIVES, and a loss if it needs a new one. The colours
 # are Okabe and Ito's, safe for colour-blind readers.
 METHODS: dict[str, Method] = {
@@ -55,12 +60,8 @@ METHODS: dict[str, Method] = {
     "trades": Method("TRADES", "#56B4E9", "^", (*_INNER, *_CROSS_ENTROPY, "trades_beta"), views=2),
     "mart": Method("MART", "#009E73", "v", (*_INNER, "mart_beta"), views=2),
     "supcon": Method("SupCon", "#999999", "P", _CONTRAST, attacked=False, contrastive=True, probe=True, views=2),
-    "supcon_at": Method(
-        "SupCon-AT", "#E69F00", "D", (*_INNER, *_CONTRAST, "classifier_view"), contrastive=True, views=2
-    ),
-    "anchor": Method(
-        "ANCHOR", "#D55E00", "X", (*_INNER, *_CONTRAST, "classifier_view", "beta"), contrastive=True, views=2
-    ),
+    "supcon_at": Method("SupCon-AT", "#E69F00", "D", _ADVERSARIAL_CONTRAST, contrastive=True, views=2),
+    "anchor": Method("ANCHOR", "#D55E00", "X", (*_ADVERSARIAL_CONTRAST, *_MINING), contrastive=True, views=2),
 }
 ATTACKS = ("clean", "noise", "fgsm", "pgd", "screen", "autoattack")
 # What is reported of a network. The other two show what attacks do, not how robust it is.
@@ -75,6 +76,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Step = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Steps(TypedDict):
@@ -102,7 +104,24 @@ class Training(BaseModel):
     method: str = Field("anchor", description="one of METHODS")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     temperature: Positive = Field(0.1, description="tau in eq. 2")
-    beta: NonNegative = Field(2.0, description="hardness in eq. 1; 0 is SupCon. Ignored unless method is anchor")
+    beta: NonNegative = Field(
+        10.0, description="hardness in eq. 1, or gamma of the standardised forms; 0 is SupCon. Only read by anchor"
+    )
+    mining: Literal["exponential", "standardised", "hardest", "classifier", "displacement", "semi_hard"] = Field(
+        "exponential", description="how positives are weighed: a row of mining.FORMULATIONS; exponential is eq. 1"
+    )
+    mining_share: Share = Field(0.25, description="of the positives that mining: hardest keeps")
+    mining_skip: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the hardest positives that mining: hardest leaves out"
+    )
+    permute_weights: bool = Field(False, description="deal an anchor's weights to its positives at random: a control")
+    contrast_on: Literal["projection", "features"] = Field(
+        "projection", description="what the contrastive term sees: the head's output, or the encoder's features"
+    )
+    contrast_views: Literal[2, 3] = Field(2, description="3: the image itself, augmented and adversarial")
+    consistency_weight: NonNegative = Field(
+        0.0, description="of KL(p(first view) || p(x_adv)), added to eq. 3 (as in ASCL, arXiv 2101.10027)"
+    )
     contrastive_weight: NonNegative = Field(1.0, description="lambda in eq. 3")
     classifier_view: Literal["adversarial", "both"] = Field("adversarial", description="what CE sees in eq. 3")
     trades_beta: NonNegative = 6.0
@@ -234,6 +253,15 @@ class Config(Places, Evaluation, Training):
     def evaluation(self) -> Steps:
         """PGD as it is reported, but for `eval_restarts`: ``evaluate(model, dataset, **config.evaluation())``."""
         return {"epsilon": self.epsilon, "step_size": self.eval_step_size, "steps": self.eval_steps}
+
+    def views(self) -> int:
+        """Images in the training pass for each image of the batch."""
+        read = METHODS[self.method]
+        return self.contrast_views if "contrast_views" in read.fields else read.views
+
+    def contrasts_features(self) -> bool:
+        """Whether the contrastive term sees the encoder's features, not the projection head's output."""
+        return "contrast_on" in METHODS[self.method].fields and self.contrast_on == "features"
 
     def training_fields(self) -> dict[str, Any]:
         """The fields that decide the weights of a training run with this method.

@@ -85,8 +85,8 @@ class Loop:
         self.model = model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False) if config.ema else None
         self.evaluated = self.model if self.average is None else self.average
-        self.heads = Heads(self.evaluated, config.method, dtype)
-        self.forward = accelerator.prepare(Heads(model, config.method, dtype))
+        self.heads = Heads(self.evaluated, config.method, dtype, config.contrasts_features())
+        self.forward = accelerator.prepare(Heads(model, config.method, dtype, config.contrasts_features()))
         wanted = self.device.type == "cuda" if config.graph is None else config.graph
         self.by_engine = wanted and self.world == 1
         if wanted and not self.by_engine:

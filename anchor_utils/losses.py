@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anchor_utils import mining as formulations
 from anchor_utils.checks import class_labels
+from anchor_utils.mining import Mining
 
 BLOCK = 2**19  # entries of an M x M matrix that are worked on at a time: much for one call, and near a CPU's caches
 
@@ -35,7 +37,7 @@ def supcon_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
     return hard_positive_supcon_loss(embeddings, labels, temperature, beta=0.0)
 
 
-def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
+def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float, *, mining: Mining | None = None) -> Tensor:
     """Weights of the positives, eq. 1 of the reconstruction: the farther a positive, the more it weighs.
 
     w_ip = softmax over p in P(i) of ( - beta * c_ip )
@@ -44,14 +46,16 @@ def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float) -> Tensor:
         embeddings: (M, D), any scale; normalised here.
         labels: (M,), integer.
         beta: finite and >= 0. 0 weighs all positives alike; large values pick the hardest one.
+        mining: another formulation of the weights in place of eq. 1, with its own strength in place of beta.
 
     Returns:
         (M, M). Row i sums to 1, or is 0 where i has no positive. Differentiable; detach where that is not wanted.
     """
     labels = _check(embeddings, labels, beta=beta)
+    mining = _checked(mining, beta, len(labels))
     with torch.autocast(embeddings.device.type, enabled=False):
         z = _unit(embeddings)
-        weights = _scores(z @ z.T, labels, beta).softmax(1)
+        weights = formulations.scores(z @ z.T, labels, mining).softmax(1)
     # A row without a positive comes out of the softmax uniform; the product makes it 0.
     return weights * (count_positives(labels) > 0)[:, None]
 
@@ -76,7 +80,13 @@ def weight_entropy(weights: Tensor) -> Tensor:
 
 
 def hard_positive_supcon_loss(
-    embeddings: Tensor, labels: Tensor, temperature: float = 0.1, beta: float = 1.0, detach_weights: bool = True
+    embeddings: Tensor,
+    labels: Tensor,
+    temperature: float = 0.1,
+    beta: float = 1.0,
+    detach_weights: bool = True,
+    *,
+    mining: Mining | None = None,
 ) -> Tensor:
     """Contrastive term of ANCHOR, eq. 2 of the reconstruction: cross-entropy with soft targets w over c / tau.
 
@@ -90,12 +100,13 @@ def hard_positive_supcon_loss(
         temperature: tau > 0.
         beta: hardness, finite and >= 0.
         detach_weights: treat w as constants. With False the gradient also runs through the weights, which
-            lowers the loss by making *easy* positives far; notebook 04 shows it.
+            lowers the loss by making *easy* positives far; notebook 04 shows it. Only with eq. 1.
+        mining: see :func:`hardness_weights`.
 
     Returns:
         The mean of L_i over the anchors that have a positive; 0, still differentiable, if none has.
     """
-    return _contrast(embeddings, labels, temperature, beta, detach_weights)[0]
+    return _contrast(embeddings, labels, temperature, beta, detach_weights, mining)[0]
 
 
 def trades_loss(
@@ -118,11 +129,14 @@ def trades_loss(
     """
     labels = _check(clean_logits, labels, validate, beta=beta, label_smoothing=label_smoothing)
     _check_pair(clean_logits, adversarial_logits, classes=1)
-    clean_logits, adversarial_logits = _full_precision(clean_logits), _full_precision(adversarial_logits)
-    divergence = F.kl_div(
-        adversarial_logits.log_softmax(1), clean_logits.log_softmax(1), reduction="batchmean", log_target=True
-    )
-    return F.cross_entropy(clean_logits, labels, label_smoothing=label_smoothing) + beta * divergence
+    cross_entropy = F.cross_entropy(_full_precision(clean_logits), labels, label_smoothing=label_smoothing)
+    return cross_entropy + beta * divergence(clean_logits, adversarial_logits)
+
+
+def divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
+    """KL( p(x) || p(x_adv) ) of logits (N, K), batch mean."""
+    clean, adversarial = (_full_precision(x).log_softmax(1) for x in (clean_logits, adversarial_logits))
+    return F.kl_div(adversarial, clean, reduction="batchmean", log_target=True)
 
 
 def mart_loss(
@@ -175,6 +189,7 @@ def anchor_loss(
     temperature: float = 0.1,
     beta: float = 1.0,
     detach_weights: bool = True,
+    mining: Mining | None = None,
     label_smoothing: float = 0.0,
     validate: bool = True,
 ) -> AnchorLoss:
@@ -184,29 +199,29 @@ def anchor_loss(
         logits: (N, K) of the view or views that the classifier sees, and their labels (N,).
         embeddings: (M, D) of all views, x_aug and x_adv, concatenated, and their labels (M,).
         contrastive_weight: lambda, finite and >= 0.
-        temperature, beta, detach_weights: see :func:`hard_positive_supcon_loss`.
+        temperature, beta, detach_weights, mining: see :func:`hard_positive_supcon_loss`.
         label_smoothing: of the cross-entropy, in [0, 1).
         validate: see :func:`trades_loss`.
     """
     scalars = {"contrastive_weight": contrastive_weight, "label_smoothing": label_smoothing}
     labels = _check(logits, logit_labels, validate, **scalars)
     cross_entropy = F.cross_entropy(_full_precision(logits), labels, label_smoothing=label_smoothing)
-    contrastive, entropy = _contrast(embeddings, embedding_labels, temperature, beta, detach_weights)
+    contrastive, entropy = _contrast(embeddings, embedding_labels, temperature, beta, detach_weights, mining)
     return AnchorLoss(cross_entropy + contrastive_weight * contrastive, cross_entropy, contrastive, entropy)
 
 
 class _Contrast(torch.autograd.Function):
-    """Eq. 2 for embeddings z (M, D) of unit norm: L_HP, a scalar, and the entropies (M,) of its weights.
+    """Eq. 2 for embeddings z (M, D) of unit norm: L_HP, a scalar, and the entropies (M,) of its weights w.
 
     A block of rows of the M x M matrices is made, used for losses and gradient, and dropped. With q the softmax of
-    c / tau over A(i), and w those of eq. 1, the slope of L_i by the cosine c_ia is
+    c / tau over A(i) the slope of L_i by the cosine c_ia is
 
     (q_ia - w_ia) / tau - beta w_ia ( - log q_ia - L_i ), without the second term where the weights are constants.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, labels: Tensor, temperature: float, beta: float, detach_weights: bool
+        ctx: Any, z: Tensor, labels: Tensor, temperature: float, mining: Mining, detach_weights: bool
     ) -> tuple[Tensor, Tensor]:
         counted = (count_positives(labels) > 0).to(z.dtype)
         loss, entropy, gradient = torch.empty_like(z[:, 0]), torch.empty_like(z[:, 0]), torch.zeros_like(z)
@@ -214,7 +229,7 @@ class _Contrast(torch.autograd.Function):
         for start in range(0, len(z), rows):
             block = slice(start, start + rows)
             cosine = z[block] @ z.T
-            weights, surprise = _softmax_(_scores(cosine, labels, beta, start))  # eq. 1
+            weights, surprise = _softmax_(formulations.scores(cosine, labels, mining, start))  # eq. 1
             weights.mul_(counted[block, None])
             entropy[block] = surprise.mul_(weights).sum(1)
             logits = cosine.div_(temperature)
@@ -224,7 +239,7 @@ class _Contrast(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 slope = softmax.mul_(counted[block, None]).sub_(weights).div_(temperature)
                 if not detach_weights:
-                    slope -= beta * surprise.addcmul_(weights, loss[block, None], value=-1)
+                    slope -= mining.strength * surprise.addcmul_(weights, loss[block, None], value=-1)
                 gradient[block].addmm_(slope, z)
                 gradient.addmm_(slope.T, z[block])
         anchors = counted.sum().clamp_(min=1)
@@ -240,18 +255,23 @@ class _Contrast(torch.autograd.Function):
 
 
 def _contrast(
-    embeddings: Tensor, labels: Tensor, temperature: float, beta: float, detach_weights: bool
+    embeddings: Tensor, labels: Tensor, temperature: float, beta: float, detach_weights: bool, mining: Mining | None
 ) -> tuple[Tensor, Tensor]:
     labels = _check(embeddings, labels, temperature=temperature, beta=beta)
+    mining = _checked(mining, beta, len(labels))
+    if not detach_weights and mining != Mining(strength=mining.strength):
+        raise ValueError(
+            f"detach_weights=False, mining={mining.formulation!r}: allowed is eq. 1, 'exponential', as it is"
+        )
     with torch.autocast(embeddings.device.type, enabled=False):
-        return _Contrast.apply(_unit(embeddings), labels, temperature, beta, detach_weights)
+        return _Contrast.apply(_unit(embeddings), labels, temperature, mining, detach_weights)
 
 
-def _scores(cosine: Tensor, labels: Tensor, beta: float, start: int = 0) -> Tensor:
-    """Rows of cosines from `start` on -> - beta c_ip, "minus infinity" outside P(i): eq. 1 is their softmax."""
-    others = labels[start : start + len(cosine), None] != labels
-    others.diagonal(start).fill_(True)
-    return (-beta * cosine).masked_fill_(others, _lowest(cosine))
+def _checked(mining: Mining | None, beta: float, embeddings: int) -> Mining:
+    """The formulation that is asked for, eq. 1 with beta if none is."""
+    mining = Mining(strength=beta) if mining is None else mining
+    mining.check(embeddings)
+    return mining
 
 
 def _softmax_(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from anchor_utils import losses
 from anchor_utils.attacks import LOSSES, ascend, goal, random_point, warn_if_vanished
 from anchor_utils.augmentation import augment
 from anchor_utils.config import METHODS, Config
+from anchor_utils.mining import FORMULATIONS, Mining, measure
 from anchor_utils.models import AnchorNet, fold_batchnorm, frozen, resolve_precision
 from anchor_utils.weights import kept_statistics, perturbed
 
@@ -41,7 +42,8 @@ class Objective(NamedTuple):
 class Step(NamedTuple):
     """What an objective works with: the configuration, the network, its attacker, and a batch.
 
-    Each call of `view` is a fresh augmentation of the same N images, float32 (N, C, H, W) in [0, 1]; `labels` are (N,).
+    Each call of `view` is a fresh augmentation of the same N images, float32 (N, C, H, W) in [0, 1]; `labels` are (N,),
+    `original` gives the images as they are, and `generator` is that of the augmentation.
     `forward` is called once: a second pass would move BatchNorm's statistics again, and several processes wait for one.
     """
 
@@ -50,6 +52,8 @@ class Step(NamedTuple):
     attack: Attack
     view: Callable[[], Tensor]
     labels: Tensor
+    original: Callable[[], Tensor]
+    generator: torch.Generator
 
 
 def standard(step: Step) -> Objective:
@@ -81,17 +85,20 @@ def mart(step: Step) -> Objective:
 
 def supcon(step: Step) -> Objective:
     """Contrast of two clean views; the classifier is a linear probe that sees both."""
-    return _contrast(step, step.view(), step.view(), beta=0.0, classify_both=True)
+    return _contrast(step, [step.view(), step.view()], Mining(), classify_all=True)
 
 
 def supcon_at(step: Step) -> Objective:
     """ANCHOR with uniform weights."""
-    return _anchor(step, beta=0.0)
+    return _anchor(step, Mining())
 
 
 def anchor(step: Step) -> Objective:
     """Eq. 3 of the reconstruction: adversarial cross-entropy, and contrast of an augmented and an adversarial view."""
-    return _anchor(step, beta=step.config.beta)
+    config = step.config
+    permutation = step.generator if config.permute_weights else None
+    settings = config.beta, config.mining_share, config.mining_skip
+    return _anchor(step, Mining(config.mining, *settings, permutation=permutation))
 
 
 OBJECTIVES: dict[str, Callable[[Step], Objective]] = {
@@ -116,7 +123,10 @@ def batch_loss(
     def view() -> Tensor:
         return augment(images, **options, generator=generator).float() / 255
 
-    return OBJECTIVES[config.method](Step(config, forward, attack, view, labels))
+    def original() -> Tensor:
+        return images.float() / 255
+
+    return OBJECTIVES[config.method](Step(config, forward, attack, view, labels, original, generator))
 
 
 def batch_gradient(
@@ -156,7 +166,8 @@ def batch_gradient(
     upwards = torch.autograd.grad(scaler.scale(found.loss), weights, allow_unused=True)
     with perturbed(weights, upwards, config.awp), kept_statistics(model):
         # The same images again: whatever the objective puts together is replaced by what it did before.
-        step = Step(config, lambda _: forward(seen[0]), lambda x, *_, **__: x, lambda: images / 255, labels)
+        view = lambda: images / 255  # noqa: E731
+        step = Step(config, lambda _: forward(seen[0]), lambda x, *_, **__: x, view, labels, view, generator)
         backward(scaler.scale(OBJECTIVES[config.method](step).loss))
     return found
 
@@ -173,32 +184,57 @@ def _clean_and_adversarial(step: Step, loss: str) -> tuple[Tensor, Tensor]:
     return clean, adversarial
 
 
-def _anchor(step: Step, beta: float) -> Objective:
+def _anchor(step: Step, mining: Mining) -> Objective:
     x_aug, second = step.view(), step.view()
     x_adv = step.attack(second, step.labels)  # eq. 4
-    return _contrast(step, x_aug, x_adv, beta, classify_both=step.config.classifier_view == "both")
+    views = [x_aug, x_adv] if step.config.contrast_views == 2 else [step.original(), x_aug, x_adv]
+    return _contrast(step, views, mining, classify_all=step.config.classifier_view == "both")
 
 
-def _contrast(step: Step, first: Tensor, second: Tensor, beta: float, classify_both: bool) -> Objective:
-    """Eq. 3 on two views, in one forward pass; cross-entropy sees the second, or both."""
-    logits, embeddings = step.forward(torch.cat([first, second]))
-    labels = step.labels.repeat(2)
-    logits, logit_labels = (logits, labels) if classify_both else (logits.chunk(2)[1], step.labels)
-    embeddings, labels = _gather(embeddings), _gather(labels)
+def _contrast(step: Step, views: list[Tensor], mining: Mining, classify_all: bool) -> Objective:
+    """Eq. 3 on some views of the batch, in one forward pass; cross-entropy sees the last, which is attacked, or all."""
+    config, count = step.config, len(views)
+    all_logits, embeddings = step.forward(torch.cat(views))
+    labels = step.labels.repeat(count)
+    first, *_, last = all_logits.chunk(count)
+    logits, logit_labels = (all_logits, labels) if classify_all else (last, step.labels)
+    if (hardness := FORMULATIONS[mining.formulation].hardness) is not None:
+        found = hardness(all_logits.detach(), embeddings.detach().float(), labels, count)
+        mining = mining._replace(hardness=_gather(found))
+    wrong = torch.cat([torch.zeros_like(labels, dtype=torch.bool)[: -len(last)], last.argmax(1) != step.labels])
+    embeddings, labels, wrong = _gather(embeddings), _gather(labels), _gather(wrong)
     total, cross_entropy, contrastive, entropy = losses.anchor_loss(
         logits,
         logit_labels,
         embeddings,
         labels,
-        contrastive_weight=step.config.contrastive_weight,
-        temperature=step.config.temperature,
-        beta=beta,
-        label_smoothing=step.config.label_smoothing,
+        contrastive_weight=config.contrastive_weight,
+        temperature=config.temperature,
+        beta=mining.strength,
+        mining=mining,
+        label_smoothing=config.label_smoothing,
         validate=False,
     )
+    if METHODS[config.method].attacked and config.consistency_weight:
+        total = total + config.consistency_weight * losses.divergence(first, last)
     terms = {"cross_entropy": cross_entropy, "contrastive": contrastive}
     terms["hardness_entropy"] = _hardness_entropy(entropy, labels)
+    if METHODS[config.method].attacked:
+        terms |= _acting(embeddings, labels, wrong, mining, config.temperature)
     return Objective(total, terms, logits, logit_labels)
+
+
+def _acting(embeddings: Tensor, labels: Tensor, wrong: Tensor, mining: Mining, temperature: float) -> dict[str, Tensor]:
+    """What :func:`anchor_utils.mining.measure` finds in this batch, for the log; the tail is a tenth of the anchors."""
+    found = measure(embeddings.detach(), labels, temperature, mining, wrong)
+    sorted_share = found.used_by_gradient.sort().values  # NaN last
+    return {
+        "positives_used": found.used,
+        "positives_used_by_gradient": found.used_by_gradient,
+        "positives_used_by_gradient_p10": sorted_share[len(sorted_share) // 10],
+        "weight_on_misclassified": found.on_wrong,
+        "gradient_change": found.change,
+    }
 
 
 def logged(term: Tensor) -> float:
@@ -237,18 +273,22 @@ class Heads(nn.Module):
 
     Args:
         dtype: in which the network is computed; logits are float32.
+        contrast_features: the embeddings are the encoder's features, not the projection head's output.
     """
 
-    def __init__(self, model: AnchorNet, method: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: AnchorNet, method: str, dtype: torch.dtype = torch.float32, contrast_features: bool = False
+    ) -> None:
         super().__init__()
         self.model, self.method, self.dtype = model, method, dtype
+        self.embed = nn.Identity() if contrast_features else model.project
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
             features = self.model.encode(images)
             # A probe only listens: its gradient must not shape the features.
             logits = self.model.classifier(features.detach() if METHODS[self.method].probe else features)
-            embeddings = self.model.project(features) if METHODS[self.method].contrastive else None
+            embeddings = self.embed(features) if METHODS[self.method].contrastive else None
         return logits.float(), embeddings
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from anchor_utils.config import METHODS
 
 PIXELS_AN_INCH = 80  # of an SVG figure
+BLUE, ORANGE = "#0072B2", "#D55E00"  # right or of one's own class, and wrong or of another
 
 
 def use_style() -> None:
@@ -142,9 +143,34 @@ def image_grid(
             title = titles[r][c] if titles is not None and titles[r] else ""
             draw_image(axes[r, c], np.asarray(images[c]), title, signed=r in signed_rows)
             if wrong is not None and wrong[r] and wrong[r][c]:
-                axes[r, c].title.set(color="#D55E00", fontweight="bold")
+                axes[r, c].title.set(color=ORANGE, fontweight="bold")
         axes[r, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
     return figure
+
+
+def draw_neighbours(
+    axes: Sequence[Axes] | np.ndarray, image: np.ndarray, nearest: np.ndarray, own_class: np.ndarray, *, name: str = ""
+) -> None:
+    """A row of 2 + K axes: a query, a gap, and its K nearest images, framed in blue if of its class, else in orange.
+
+    Args:
+        axes: the first is for the query, the second is left empty.
+        image, nearest: the query (C, H, W) and its neighbours (K, C, H, W), the nearest first, in [0, 1].
+        own_class: (K,), whether a neighbour is of the query's class.
+        name: stands at the left of the query.
+
+    Raises:
+        ValueError: the numbers of axes, neighbours and frames do not fit.
+    """
+    query, gap, *places = axes
+    for axis in axes:
+        axis.spines[:].set_visible(False)
+    gap.set(xticks=[], yticks=[])
+    draw_image(query, image)
+    query.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    for axis, picture, own in zip(places, nearest, own_class, strict=True):
+        draw_image(axis, picture)
+        axis.spines[:].set(visible=True, color=BLUE if own else ORANGE, linewidth=3)
 
 
 def curves(

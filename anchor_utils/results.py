@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, norm, t
 from torch import Tensor
 
 from anchor_utils.files import write_text
 
 # What makes two attacks of one name the same attack.
-ATTACK_FIELDS = ("norm", "epsilon", "step_size", "steps", "restarts", "loss", "iterate")
+ATTACK_FIELDS = ("norm", "epsilon", "step_size", "steps", "restarts", "loss", "iterate", "precision")
 
 
 def wilson(correct: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -84,35 +84,68 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> tuple[fl
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
-def compare(table: pd.DataFrame, method: str, baseline: str, attack: str) -> dict[str, float] | None:
-    """Accuracy of `method` minus that of `baseline` under `attack`, paired by training seed and by test image.
+def crossed_interval(x: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of values (n, N) of n training seeds on the same N test images, and its interval for new seeds and images.
+
+    With variances S of seeds, I of images and R of the rest, the mean varies by S/n + I/N + R/(nN) (crossed random
+    effects; Cornfield & Tukey, Annals of Mathematical Statistics 27, 1956). Student's interval over the means of the
+    seeds contains S and R. It lacks I, because all seeds share the images. So half of this interval is
+    sqrt(t^2 s^2 / n + z^2 I / N): s is the spread of the seeds' means, t Student's quantile with n - 1 degrees of
+    freedom, z the normal one, and I the estimate from the mean squares, or 0 where that is negative.
 
     Returns:
-        difference: mean over the seeds that both have. low, high: its 95% t interval over seeds; NaN for one seed.
-        p_images: exact McNemar test (Psychometrika 12, 1947) on the image outcomes of all seeds together, which asks
-        whether these *networks* differ; the interval over seeds asks whether the *methods* do.
-        seeds, images: how many of each. None if there is no seed that both have.
+        Mean, low, high; low and high are NaN for one seed or one image, whose spread nobody knows.
+    """
+    seeds, images = x.shape
+    if min(seeds, images) < 2:
+        return float(x.mean()), float("nan"), float("nan")
+    of_seeds, of_images = x.mean(1), x.mean(0)
+    rest = ((x - of_seeds[:, None] - of_images + x.mean()) ** 2).sum() / ((seeds - 1) * (images - 1))
+    within, tail = max(of_images.var(ddof=1) - rest / seeds, 0.0), (1 + confidence) / 2
+    seeds_and_rest = t.ppf(tail, seeds - 1) ** 2 * of_seeds.var(ddof=1) / seeds
+    half = float(np.sqrt(seeds_and_rest + norm.ppf(tail) ** 2 * within / images))
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+
+def outcome_matrix(rows: pd.DataFrame) -> np.ndarray:
+    """Outcome bits (n, N) of the rows of one attack, by training seed, on the N first images that all n rows have."""
+    ordered = rows.sort_values("training_seed")
+    bits = [unpack_outcomes(text, int(n)) for text, n in zip(ordered["outcomes"], ordered["images"], strict=True)]
+    return np.stack([row[: min(map(len, bits))] for row in bits])
+
+
+def compare(
+    table: pd.DataFrame, ours: str, baseline: str, attack: str, *, by: str = "method"
+) -> dict[str, float] | None:
+    """Accuracy of `ours` minus that of `baseline` under `attack`, paired by training seed and by test image.
+
+    Args:
+        table: a results table of several networks.
+        ours, baseline: two values of the column `by`, such as two methods or two variants of a sweep.
+
+    Returns:
+        difference: mean over the seeds that both have. low, high: its :func:`crossed_interval` from the differences
+        image by image; NaN for one seed, which compares two networks and not what they are examples of. seeds,
+        images: how many of each. None if there is no seed that both have.
 
     Raises:
-        ValueError: the two were not attacked in the same way.
+        ValueError: the two were not attacked in the same way, or one has several networks of one seed.
     """
-    rows = table[table["method"].isin([method, baseline]) & (table["attack"] == attack)]
+    rows = table[table[by].isin([ours, baseline]) & (table["attack"] == attack)]
     for field in [name for name in ATTACK_FIELDS if name in rows]:
-        if len(values := rows[field].unique()) > 1:
+        if len(values := rows[field].dropna().unique()) > 1:
             raise ValueError(f"{field}={', '.join(map(str, values))} under {attack!r}: allowed is one value to compare")
-    bits: dict[str, dict[int, np.ndarray]] = {method: {}, baseline: {}}
-    for row in rows.to_dict("records"):
-        bits[row["method"]][int(row["training_seed"])] = unpack_outcomes(row["outcomes"], int(row["images"]))
-    seeds = sorted(bits[method].keys() & bits[baseline].keys())
+    pair = {name: rows[rows[by] == name] for name in (ours, baseline)}
+    for name, found in pair.items():
+        if found["training_seed"].duplicated().any():
+            raise ValueError(f"{by}={name!r} has several rows of one training seed under {attack!r}: allowed is one")
+    seeds = set.intersection(*({*found["training_seed"]} for found in pair.values()))
     if not seeds:
         return None
-    size = min(len(found[seed]) for found in bits.values() for seed in seeds)
-    ours, theirs = (np.stack([bits[name][seed][:size] for seed in seeds]) for name in (method, baseline))
-    difference, low, high = mean_interval(ours.mean(1) - theirs.mean(1))
-    only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    p = binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
-    found = {"difference": difference, "low": low, "high": high, "p_images": float(p)}
-    return found | {"seeds": len(seeds), "images": size}
+    first, second = (outcome_matrix(found[found["training_seed"].isin(seeds)]) for found in pair.values())
+    size = min(first.shape[1], second.shape[1])
+    difference, low, high = crossed_interval(first[:, :size] - second[:, :size].astype(float))
+    return {"difference": difference, "low": low, "high": high, "seeds": len(seeds), "images": size}
 
 
 def versions() -> dict[str, str]:

@@ -254,7 +254,7 @@ class Trainee:
         self.attack = objectives.InnerProblem(self.model, config, self.generator)
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, config.momentum, weight_decay=5e-4)
         self.theirs = torchattacks.PGD(self.model, config.epsilon, config.step_size, config.attack_steps)
-        self.two_views = METHODS[config.method].views == 2
+        self.two_views = config.views() == 2
 
     def ours(self) -> None:
         self.attack.refresh()

@@ -2,8 +2,9 @@
 
 Each folder is the ``--output`` of one ``python -m anchor_utils run PRESET -p seed N``, on whichever machine. In
 ``expected/NN.PRESET.yaml`` the claims stay, because they are what the course says. `usual` becomes where the numbers
-lay, widened on both sides by as much again and a twentieth of their size, 0.02 at least; `work` is the notebook's time
-in training steps of the machine that ran it, the median of the runs.
+lay, widened on both sides by as much again and a twentieth of their size, 0.02 at least. A share whose band would reach
+from 0 to 1 has none, since nothing could lie outside. `work` is the notebook's time in training steps of the machine
+that ran it, the median of the runs.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import yaml
 from anchor_utils.files import write_text
 from course.lesson import EXPECTED_DIR
 
-AT_MOST_1 = re.compile("accuracy|knn|share|crossed|gathered|boxes|trustworthiness|silhouette|margin")
+SHARE = re.compile("accuracy|knn|share|crossed|gathered|boxes|trustworthiness|mismatch|auc|wrong_centre")  # 0 to 1
+AT_MOST_1 = re.compile(f"{SHARE.pattern}|silhouette|margin|cosine$")
 
 
 def band(name: str, values: list[float]) -> list[float]:
@@ -30,6 +32,11 @@ def band(name: str, values: list[float]) -> list[float]:
     return [round(lowest, 3), round(highest, 3)]
 
 
+def can_miss(name: str, span: list[float]) -> bool:
+    """Whether any value could lie outside the band."""
+    return not SHARE.search(name) or span[0] > 0 or span[1] < 1
+
+
 def expected(old: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     """The file of bands of a notebook, from what it holds now and from results that :func:`course.lesson.finish` wrote.
 
@@ -38,12 +45,13 @@ def expected(old: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     claims = old["claims"]
     steps = [run["seconds"] / run["seconds_per_step"] for run in runs if run.get("seconds_per_step")]
     work = round(median(steps)) if steps else old.get("work")
-    names = [name for name in runs[0]["metrics"] if name not in claims]
+    spans = {n: band(n, [run["metrics"][n] for run in runs]) for n in runs[0]["metrics"] if n not in claims}
+    spans = {name: span for name, span in spans.items() if can_miss(name, span)}
     lines = ["# What the notebook claims, and where its other numbers usually lie; written by course/bands.py."]
     lines += [f"work: {work}"] if work else []
     lines += ["claims:", *(f"  {name}: {span}" for name, span in claims.items())]
-    lines += ["usual:" if names else "usual: {}"]
-    lines += [f"  {name}: {band(name, [run['metrics'][name] for run in runs])}" for name in names]
+    lines += ["usual:" if spans else "usual: {}"]
+    lines += [f"  {name}: {span}" for name, span in spans.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -236,9 +236,8 @@ def finish(number: str, preset: str, config: Config, metrics: dict[str, float]) 
         span = f"{band[0]:.3g} to {band[1]:.3g}" if band else "–"
         lines.append(f"| {name} | {value:.3g} | {span} | {verdict} |")
     missed, unusual = found["**FAIL**"], found["unusual here"]
-    lines.append(
-        f"\n**{len(found['pass'])} of {len(claims) + len(usual)} values lie where they are expected**; "
-        f"{len(missed)} failed, {len(unusual)} are unusual here: not where other machines and seeds lay, which "
-        "contradicts no claim."
-    )
+    words = " are unusual here: not where other machines and seeds lay, which contradicts no claim"
+    outside = [*([f"{len(missed)} failed"] if missed else []), *([f"{len(unusual)}{words}"] if unusual else [])]
+    expected_here = f"\n**{len(found['pass'])} of {len(claims) + len(usual)} values lie where they are expected**"
+    lines.append("; ".join([expected_here, *outside]) + ".")
     display(Markdown("\n".join(lines)), metadata={"missed": missed, "unusual": unusual})

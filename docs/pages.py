@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from anchor_utils.config import METHODS, Config, load_preset, presets
-from study.claims import claims_table
-from study.tables import read_cells, with_screen
+from study.claims import INTERVALS_OF_DIFFERENCES, claims_table
+from study.tables import best_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where readers find the repository, unless pyproject.toml says so.
@@ -195,14 +195,10 @@ def time_table() -> str:
 
 def claims() -> str:
     """The paper's claims, how they are tested, what the stored study says, and the verdict."""
-    table, _ = read_cells(ROOT / "data/pretrained/study.json", "cifar10_cpu")
-    found = claims_table(with_screen(table[table["checkpoint"] == "best"]))
+    table, _ = best_checkpoints(ROOT / "data/pretrained/study.json", "cifar10_cpu")
+    found = claims_table(table)
     rows = [[str(row[name]) for name in found.columns] for _, row in found.iterrows()]
-    note = (
-        "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about "
-        "images, pooled over the seeds. `study/claims.py` says what each verdict takes."
-    )
-    return f"{markdown_table([*found.columns], rows).replace('--:', ':--')}\n\n{note}"
+    return f"{markdown_table([*found.columns], rows).replace('--:', ':--')}\n\n{INTERVALS_OF_DIFFERENCES}"
 
 
 def cover() -> dict[str, Any]:

@@ -56,8 +56,8 @@ table.drop(columns="outcomes", errors="ignore").round(4)
 # %% [markdown]
 # ## What the network looks like inside
 #
-# On the first test images, clean and under PGD: the share whose ten nearest neighbours in feature space vote for the right class, the
-# silhouette, and how far the attack turns the features. For the contrastive methods also the share of the contrastive term in the length of
+# On the first test images, clean and under PGD: the share whose ten nearest neighbours among clean training features vote for the right
+# class, and how far the attack moves the features, in distances between classes. For the contrastive methods also the share of the contrastive term in the length of
 # the encoder's gradient, and the angle between the two terms' gradients, on training images with this checkpoint.
 
 # %%
@@ -67,6 +67,5 @@ pd.Series(inside, dtype=float).round(3).to_frame("value")
 # %%
 if output:
     seconds = float(history["seconds"].sum())
-    measure.save_cell(
-        output, config, table, variant=variant, held_out=held_out, inside=inside, training_seconds=seconds
-    )
+    found = {"held_out": held_out, "inside": inside, "training_seconds": seconds, "metrics": history.to_dict("records")}
+    measure.save_cell(output, config, table, variant=variant, **found)

@@ -1,10 +1,10 @@
-"""The claims about ANCHOR, and the verdicts on them from paired comparisons."""
+"""The claims about ANCHOR, the verdicts on them from paired comparisons, and comparisons of any two variants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from anchor_utils.plotting import method_name
@@ -12,52 +12,106 @@ from anchor_utils.results import compare
 from study.tables import setting
 
 Claim = tuple[str, tuple[str, ...], str]  # claim, baselines that ANCHOR must beat, attack
+Comparison = dict[str, float]  # what anchor_utils.results.compare returns
 
-# The paper's claims as its abstract and summary make them.
+WITHOUT_CONTRAST = ("pgd_at", "trades", "mart")
+BASELINES = (*WITHOUT_CONTRAST, "supcon_at")
+
+# The paper's claims as its abstract and summary make them. "Does not suffer" names no one, so it is held against all.
 CLAIMS: tuple[Claim, ...] = (
-    ("more robust than adversarial training without a contrastive term", ("pgd_at", "trades", "mart"), "pgd"),
-    ("the same under the first two of AutoAttack's attacks (screen)", ("pgd_at", "trades", "mart"), "screen"),
-    ("the same under AutoAttack", ("pgd_at", "trades", "mart"), "autoattack"),
+    ("more robust than adversarial training without a contrastive term", WITHOUT_CONTRAST, "pgd"),
+    ("the same under the first two of AutoAttack's attacks (screen)", WITHOUT_CONTRAST, "screen"),
+    ("the same under AutoAttack", WITHOUT_CONTRAST, "autoattack"),
     ("weighing hard positives adds robustness over plain supervised contrast", ("supcon_at",), "pgd"),
-    ("clean accuracy does not suffer", ("pgd_at",), "clean"),
+    ("clean accuracy does not suffer", BASELINES, "clean"),
 )
-# The same against a PGD-AT that was trained for as long as ANCHOR, which takes more time an epoch.
-EQUAL_TIME_CLAIMS: tuple[Claim, ...] = (
-    ("more robust than PGD-AT with the same training time", ("pgd_at",), "pgd"),
+# The same against a PGD-AT that was given as many passes through the network.
+EQUAL_PASSES_CLAIMS: tuple[Claim, ...] = (
+    ("more robust than PGD-AT after as many passes", ("pgd_at",), "pgd"),
     ("the same under the screen", ("pgd_at",), "screen"),
     ("clean accuracy does not suffer", ("pgd_at",), "clean"),
 )
+INTERVALS_OF_DIFFERENCES = (
+    "Differences in percentage points, paired by training seed and test image, with the 95% crossed interval "
+    "(`anchor_utils.results.crossed_interval`): it speaks of new seeds and new images. "
+    "One training seed bears no verdict."
+)
 
 
-def verdict(comparisons: Sequence[dict[str, float] | None]) -> str:
-    """One verdict on "more accurate than every baseline", from the comparisons with each.
+def has_interval(comparison: Comparison | None) -> bool:
+    """Whether a comparison was made with more than one training seed."""
+    return comparison is not None and not math.isnan(comparison["low"])
 
-    A comparison counts when its interval over seeds leaves out 0; with one seed, when McNemar's p is below 0.05.
+
+def excluded(comparison: Comparison) -> str:
+    """Which leads the interval of a comparison leaves out."""
+    return f"excludes a lead above {100 * max(comparison['high'], 0):.1f} points"
+
+
+def verdict(found: Mapping[str, Comparison | None]) -> str:
+    """On "more accurate than every baseline", from the comparison with each of them, by the name of the baseline.
+
+    A side is taken where the interval leaves out 0. An interval that contains 0 is open: it never says that there is no
+    difference, only how large a lead it excludes. One training seed gives no verdict.
     """
-    if not comparisons or None in comparisons:
-        return "not measured"
-    measured = [c for c in comparisons if c is not None]
-    clear = [c["p_images"] < 0.05 if c["seeds"] == 1 else c["low"] * c["high"] > 0 for c in measured]
-    sides = [np.sign(c["difference"]) if sure else 0 for c, sure in zip(measured, clear, strict=True)]
-    if all(side > 0 for side in sides):
-        found = "supported"
-    elif all(side < 0 for side in sides):
-        found = "contradicted"
-    else:
-        found = "mixed" if any(sides) else "no difference measured"
-    # One seed compares two networks, not two methods; no verdict is to be read without that.
-    return found + (" (one training seed)" if any(c["seeds"] == 1 for c in measured) else "")
+    measured = {baseline: c for baseline, c in found.items() if c is not None}
+    if not found or len(measured) < len(found):
+        return "no verdict (not measured)"
+    if not all(map(has_interval, measured.values())):
+        return "no verdict (one training seed)"
+    ahead = [baseline for baseline, c in measured.items() if c["low"] > 0]
+    behind = [baseline for baseline, c in measured.items() if c["high"] < 0]
+    unclear = [baseline for baseline in measured if baseline not in ahead + behind]
+    if len(unclear) == len(measured):
+        return f"open ({excluded(max(measured.values(), key=lambda c: c['high']))})"
+    if len(measured) in (len(ahead), len(behind)):
+        return "supported" if ahead else "contradicted"
+    sides = {"open against": unclear, "behind": behind}
+    words = [f"{side} {', '.join(map(method_name, names))}" for side, names in sides.items() if names]
+    return f"mixed ({'; '.join(words)})"
 
 
-def describe(comparison: dict[str, float] | None) -> str:
-    """A comparison as text, in percentage points."""
+def points(comparison: Comparison) -> str:
+    """Difference and interval of several seeds, in percentage points."""
+    return f"{100 * comparison['difference']:+.1f} [{100 * comparison['low']:+.1f}, {100 * comparison['high']:+.1f}]"
+
+
+def describe(comparison: Comparison | None) -> str:
+    """A comparison as text; that of one seed without its number, which would be read as a result."""
     if comparison is None:
         return "not measured"
-    c = comparison
-    interval = "" if c["seeds"] == 1 else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
-    seeds = f"{c['seeds']} seed{'s' if c['seeds'] > 1 else ''}"
-    p = f"McNemar p = {c['p_images']:.2g}"
-    return f"{100 * c['difference']:+.1f}{interval} points ({seeds}, {c['images']} images, {p})"
+    if not has_interval(comparison):
+        return "one training seed"
+    return f"{points(comparison)} ({comparison['seeds']} seeds, {comparison['images']:,} images)"
+
+
+def stands(comparison: Comparison | None, baseline: str) -> str:
+    """Where ANCHOR stands to a baseline, to follow "ANCHOR is"."""
+    name = method_name(baseline)
+    if comparison is None or not has_interval(comparison):
+        return f"not compared with {name}, for want of training seeds"
+    measured = f"{points(comparison)}, {comparison['seeds']} seeds"
+    if comparison["low"] > 0 or comparison["high"] < 0:
+        return f"{'ahead of' if comparison['low'] > 0 else 'behind'} {name} ({measured})"
+    return f"not told apart from {name} ({measured}; this {excluded(comparison)})"
+
+
+def answer(comparison: Comparison | None, margin: float | None = None) -> str:
+    """Who is ahead, from one comparison.
+
+    Args:
+        margin: lead in percentage points from which it counts, fixed before the runs; None asks for any lead.
+    """
+    if comparison is None or not has_interval(comparison):
+        return "no verdict"
+    low, high, least = 100 * comparison["low"], 100 * comparison["high"], margin or 0.0
+    wanted = f"{least:g} point{'' if least == 1 else 's'}"
+    if high < 0:
+        return "behind"
+    if low > least:
+        return "ahead" if margin is None else f"ahead by more than {wanted}"
+    side = "ahead" if low > 0 else f"open, {excluded(comparison)}"
+    return side if margin is None else f"{side}; a lead of {wanted} is {'excluded' if high < least else 'open'}"
 
 
 def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
@@ -70,12 +124,33 @@ def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.Da
     for claim, baselines, attack in claims:
         found = {baseline: compare(table, "anchor", baseline, attack) for baseline in baselines}
         measured = "; ".join(f"against {method_name(baseline)}: {describe(c)}" for baseline, c in found.items())
+        if not any(map(has_interval, found.values())):  # one reason is enough
+            measured = "; ".join(dict.fromkeys(map(describe, found.values())))
         rows.append(
             {
                 "claim": f"ANCHOR: {claim}",
                 "tested by": setting(table, attack),
                 "measured": measured,
-                "verdict": verdict(list(found.values())),
+                "verdict": verdict(found),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def pairs_table(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], attacks: Sequence[str], margin: float | None = None
+) -> pd.DataFrame:
+    """Pairs of *variants* of one sweep: the difference of each under each attack, and who is ahead.
+
+    Args:
+        table: a results table with the column `variant`, one checkpoint of each network.
+        pairs: (variant, its baseline); the first is the one that may be ahead.
+        margin: see :func:`answer`; what the sweep file says (:class:`study.sweep.Sweep`).
+    """
+    rows = []
+    for ours, baseline in pairs:
+        for attack in attacks:
+            found = compare(table, ours, baseline, attack, by="variant")
+            about = {"variant": ours, "against": baseline, "attack": attack}
+            rows.append({**about, "difference": describe(found), "answer": answer(found, margin)})
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""The table that heads the README's results: methods with equal seconds on a GPU, as study/timeboxed.py found them."""
+"""The table of methods with equal seconds on a GPU, from what study/timeboxed.py found."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from anchor_utils.config import REPORTED
 from anchor_utils.plotting import method_name
-from study.claims import claims_table
-from study.tables import in_order, method_table, setting, with_screen
+from study.claims import INTERVALS_OF_DIFFERENCES, claims_table
+from study.tables import SHOWN, in_order, method_table, setting, with_screen
 
 INTERVALS = (
-    "Accuracy in percent: mean over n training seeds with its 95% t interval, "
+    "Accuracy in percent: mean over n training seeds with its 95% crossed interval, for new seeds and images, "
     "or for n = 1 the Wilson interval over images."
 )
 # From the one that is to be shown to what stands in for it until it has every method.
@@ -54,7 +53,7 @@ def sweep_parts(table: pd.DataFrame, cells: Sequence[dict[str, Any]]) -> list[st
     given = ", ".join(sorted({f"{seconds:g}" for cell in cells if (seconds := cell["seconds"]["given"])}))
     cards = ", ".join(sorted({cell["versions"]["hardware"] for cell in cells}))
     data = ", ".join(sorted({f"`{cell['config']['dataset']}`" for cell in cells}))
-    settings = "; ".join(setting(table, attack) for attack in REPORTED if attack in {*table["attack"]})
+    settings = "; ".join(setting(table, attack) for attack in SHOWN if attack in {*table["attack"]})
     about = f"Every network was given {given} seconds of training on one {cards}; images: {data}."
     parts = [f"{about} {''.join(notes(cells))}".strip(), by_width(table, cells).to_markdown(index=False)]
     parts.append(f"{INTERVALS} Seconds are of training, without what happens only once. {settings}.")
@@ -64,9 +63,9 @@ def sweep_parts(table: pd.DataFrame, cells: Sequence[dict[str, Any]]) -> list[st
         parts.append(f"Not measured: {', '.join(map(method_name, names))}.")
     claims = claims_table(table[table["width"] == table["width"].max()]) if "outcomes" in table else pd.DataFrame()
     if len(claims):
-        claims = claims[~claims["verdict"].str.contains("one training seed|not measured")]
+        claims = claims[~claims["verdict"].str.startswith("no verdict")]
     if len(claims):
-        parts.append(claims.drop(columns="tested by").to_markdown(index=False))
+        parts += [claims.drop(columns="tested by").to_markdown(index=False), INTERVALS_OF_DIFFERENCES]
     else:
         parts.append("One training seed compares networks, not methods: these rows bear no verdict.")
     return parts
@@ -94,7 +93,7 @@ def by_width(table: pd.DataFrame, cells: Sequence[dict[str, Any]]) -> pd.DataFra
     frames = []
     for width in sorted({*table["width"]}, reverse=True):
         own = table[table["width"] == width]
-        frame = method_table(own, [attack for attack in REPORTED if attack in {*table["attack"]}])
+        frame = method_table(own, [attack for attack in SHOWN if attack in {*table["attack"]}])
         costs = []
         for method in dict.fromkeys(own["method"]):
             chosen = [cell for cell in cells if (cell["method"], cell["config"]["width"]) == (method, width)]

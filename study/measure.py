@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from anchor_utils import embeddings, evaluation, results, runs, training
@@ -18,6 +20,7 @@ from anchor_utils.models import AnchorNet, fold_batchnorm
 from anchor_utils.objectives import batch_loss
 
 BLOCK = 250  # test images; each block is attacked with the random numbers of the first
+REFERENCE = 10_000  # clean training images at most, among which a test image looks for its neighbours
 
 
 def held_out(run: runs.Run) -> dict[str, float]:
@@ -72,10 +75,11 @@ def inside(run: runs.Run, dataset: Dataset, device: torch.device) -> dict[str, f
     """What the best checkpoint looks like inside: :func:`features_under_attack` on the first test images, and for a
     contrastive method :func:`balance_of_terms` on training images."""
     config, network = run.config, run.model("best").to(device)
-    found = features_under_attack(network, dataset.test[: config.embedding_images].to(device), config)
+    train = dataset.hold_out(config.validation_images)[0].train
+    images = dataset.test[: config.embedding_images].to(device)
+    found = features_under_attack(network, images, train[:REFERENCE].to(device), config)
     if METHODS[config.method].contrastive:
-        batch = dataset.hold_out(config.validation_images)[0].train[:512]
-        found |= balance_of_terms(network, batch.to(device), config)
+        found |= balance_of_terms(network, train[:512].to(device), config)
     return found
 
 
@@ -89,26 +93,35 @@ def save_cell(path: str | Path, config: Config, table: pd.DataFrame, **context: 
     results.save_results(path, table, **about, **context, config=recipe)
 
 
-def features_under_attack(network: AnchorNet, images: Split, config: Config) -> dict[str, float]:
-    """How PGD changes the features of test images.
+def features_under_attack(network: AnchorNet, images: Split, train: Split, config: Config) -> dict[str, float]:
+    """How PGD changes the features of test images, measured against clean *training* images.
+
+    Adversarial images must not be looked up among each other: an attack that drives each class to its own wrong place
+    leaves them among their own kind, so a network without any defence would come out best.
 
     Args:
-        images: N of them, where the parameters of the network are.
+        images: N test images, where the parameters of the network are.
+        train: clean training images of the network, in the same place; every class must occur.
 
     Returns:
-        For clean and for adversarial features the numbers of :func:`anchor_utils.embeddings.neighbourhood_metrics`,
-        and the mean cosine of the two features of an image, in [-1, 1].
+        "clean kNN accuracy" and "adversarial kNN accuracy": share of the test images, clean or under PGD, whose ten
+        nearest among the clean training features vote for the right class. "displacement": how far the attack moves
+        a feature, |z_adv - z| averaged over images, divided by the mean distance of two class centres of the training
+        features; 1 is as far as from one class to another. Features have unit length, see
+        :func:`anchor_utils.embeddings.extract`.
     """
     x, y = images.inputs(), images.labels
     generator = torch.Generator().manual_seed(config.seed)
     x_adv = pgd(fold_batchnorm(network), x, y, **config.evaluation(), generator=generator)
-    clean, adversarial = embeddings.extract(network, x), embeddings.extract(network, x_adv)
+    reference, clean, adversarial = (embeddings.extract(network, z) for z in (train.inputs(), x, x_adv))
+    known, labels = train.labels.cpu().numpy(), y.cpu().numpy()
     found = {
-        f"{name} {key}": value
+        f"{name} kNN accuracy": embeddings.knn_accuracy(reference, known, vectors, labels)
         for name, vectors in (("clean", clean), ("adversarial", adversarial))
-        for key, value in embeddings.neighbourhood_metrics(vectors, y.cpu().numpy()).items()
     }
-    return {**found, "cosine of clean and adversarial features": float((clean * adversarial).sum(1).mean())}
+    centres = np.stack([reference[known == label].mean(0) for label in np.unique(known)])
+    moved = np.linalg.norm(adversarial - clean, axis=1).mean()
+    return {**found, "displacement": float(moved / pdist(centres).mean())}
 
 
 def term_gradients(network: AnchorNet, images: Split, config: Config) -> tuple[Tensor, Tensor]:

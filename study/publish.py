@@ -1,8 +1,8 @@
-"""Collect finished sweeps into data/pretrained/ and the README: ``python -m study.publish cifar10_cpu ...``.
+"""Collect finished sweeps and write the report: ``python -m study.publish [cifar10_cpu ...]``.
 
-Writes study.json (every cell of the sweeps), for each method of the first sweep the network of the first seed in
-half precision with its model card, and the README's tables: those of the study, and before them the headline from the
-cells in data/study_gpu. ``--tables`` only rewrites the README.
+Writes data/pretrained/study.json (every cell of the sweeps); with the sweep of the study also, for each method, the
+network of the first seed in half precision with its model card. From these cells and those in data/study_gpu come the
+tables of docs/results.md, and the figure and the three sentences of the README. ``--tables`` writes only the latter.
 """
 
 from __future__ import annotations
@@ -10,24 +10,50 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from anchor_utils import evaluation, models
-from anchor_utils.config import REPORTED, Config
+from anchor_utils import evaluation, models, plotting
+from anchor_utils.config import Config
 from anchor_utils.data import load_data
 from anchor_utils.files import write_text
+from anchor_utils.plotting import method_name
+from anchor_utils.results import compare
+from course.figures.lesson_08 import clean_against_robust
 from study.cards import DATA, card
-from study.claims import EQUAL_TIME_CLAIMS, claims_table
-from study.headline import INTERVALS, headline
-from study.tables import cost_table, method_table, read_cells, setting, with_screen
+from study.claims import (
+    BASELINES,
+    EQUAL_PASSES_CLAIMS,
+    INTERVALS_OF_DIFFERENCES,
+    claims_table,
+    stands,
+)
+from study.headline import INTERVALS, SWEEPS, headline, read_folder
+from study.tables import (
+    SHOWN,
+    Cells,
+    attack_name,
+    best_checkpoints,
+    cost_table,
+    equal_passes,
+    method_table,
+    passes,
+    read_cells,
+    setting,
+    spots,
+    with_screen,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "data" / "pretrained" / "study.json"
 GPU_CELLS = ROOT / "data" / "study_gpu"
 README = ROOT / "README.md"
-EQUAL_TIME = "cifar10_equal_time"
+RESULTS = ROOT / "docs" / "results.md"
+FIGURE = ROOT / "docs" / "clean_against_robust.png"
+STUDY_SWEEP, EQUAL_PASSES = "cifar10_cpu", "cifar10_equal_time"
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
@@ -67,55 +93,161 @@ def export(sweep: str, runs_dir: Path, seed: int) -> None:
         write_text(path.with_suffix(".md"), card(path, config, cell, rows, stored, sweep))
 
 
-def tables(sweep: str) -> str:
-    """The study's tables as Markdown, from study.json alone."""
-    table, cells = read_cells(STUDY, sweep)
-    table = with_screen(table[table["checkpoint"] == "best"])
-    settings = "; ".join(setting(table, attack) for attack in REPORTED)
+def study_tables() -> tuple[pd.DataFrame, Cells]:
+    return best_checkpoints(STUDY, STUDY_SWEEP)
+
+
+def equal_passes_tables() -> tuple[pd.DataFrame, Cells]:
+    return equal_passes(STUDY, EQUAL_PASSES, STUDY_SWEEP)
+
+
+def sentences() -> list[str]:
+    """What the study found about ANCHOR, in three sentences, each from comparisons with their intervals."""
+    study, _ = study_tables()
+    equal, cells = equal_passes_tables()
+    name = attack_name(study, "pgd")
+    spent = ", ".join(f"{passes(cell['config'])} for {method_name(cell['method'])}" for cell in one_each(cells))
+    same_passes = compare(equal, "anchor", "pgd_at", "pgd") if cells else None
+    of_supcon = compare(study, "anchor", "supcon_at", "pgd")
+    clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
+    return [
+        f"**After as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
+        f"**Weights on hard positives**, which SupCon-AT lacks, {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}.",
+        f"**Clean accuracy**: ANCHOR is {'; '.join(clean)}.",
+    ]
+
+
+def one_each(cells: Cells) -> Cells:
+    """The first cell of each variant."""
+    return list({cell["variant"]: cell for cell in reversed(cells)}.values())[::-1]
+
+
+def panels() -> dict[str, dict[str, Any]]:
+    """For each study by its title the accuracies of the methods, clean and under PGD: on CPUs, then on a GPU."""
+    study, cells = study_tables()
+    config = cells[0]["config"]
+    found = {f"{config['epochs']} epochs on CPUs\n{scale(study, config['width'])}": spots(study)}
+    for sweep in SWEEPS:
+        table, cells = read_folder(GPU_CELLS / sweep)
+        if len(table):
+            widest = table[table["width"] == table["width"].max()]
+            kind = "prototype, " if sweep == "prototype" else ""
+            title = f"{cells[0]['seconds']['given']:g} seconds of a GPU each\n{kind}"
+            return {**found, f"{title}{scale(widest, widest['width'].max())}": spots(widest)}
+    return found
+
+
+def scale(table: pd.DataFrame, width: int) -> str:
+    seeds = table["training_seed"].nunique()
+    return f"{seeds} seed{'s' if seeds > 1 else ''}, width {width}"
+
+
+def summary() -> str:
+    """The README's figure and three sentences as Markdown."""
+    study, cells = study_tables()
+    config = cells[0]["config"]
+    trained = config["train_images"] - config["validation_images"]
+    seeds = study["training_seed"].nunique()
+    alt = "Clean accuracy of each method against its accuracy under PGD, both with 95% intervals, for two studies"
+    caption = (
+        f"*CIFAR-10 (a JPEG copy). Right and up is better; bars are 95% intervals, over {seeds} training seeds and the test images, or for a "
+        "hollow mark over images alone: a single network, which bears no verdict about its method.*"
+    )
+    limits = (
+        f"All three are about a ResNet-18 of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
+        "the paper's setting: they say nothing about full scale. Differences in percentage points with 95% intervals."
+    )
+    picture = f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})"
+    return "\n\n".join([picture, caption, "\n".join(f"- {text}" for text in sentences()), limits])
+
+
+def equal_passes_report() -> str:
+    """The comparison after as many passes, as Markdown."""
+    table, cells = equal_passes_tables()
+    if not cells:
+        return f"Not run: `make sweep SWEEP={EQUAL_PASSES}`."
+    seeds = {attack: table.loc[table["attack"] == attack].groupby("method").size().to_dict() for attack in SHOWN}
+    counts = "; ".join(
+        f"{attack_name(table, attack)} {', '.join(f'{method_name(m)} {n}' for m, n in found.items())}"
+        for attack, found in seeds.items()
+    )
+    parts = [
+        costs(cells),
+        method_table(table).to_markdown(index=False),
+        f"{INTERVALS} Training seeds: {counts}.",
+        claims_table(table, EQUAL_PASSES_CLAIMS).drop(columns="tested by").to_markdown(index=False),
+        INTERVALS_OF_DIFFERENCES,
+    ]
+    return "\n\n".join(parts)
+
+
+def study_report() -> str:
+    """The study's tables as Markdown."""
+    table, cells = study_tables()
+    settings = "; ".join(setting(table, attack) for attack in SHOWN)
     parts = [
         method_table(table).to_markdown(index=False),
         f"{INTERVALS} {settings}.",
         claims_table(table).drop(columns="tested by").to_markdown(index=False),
-        "Differences in percentage points with a 95% t interval over training seeds, paired by seed; p is about images, pooled over the seeds.",
-        cost_table(cells).round(2).to_markdown(index=False),
+        INTERVALS_OF_DIFFERENCES,
+        costs(cells),
         "Passes are forward-and-backward passes of one image through the network; seconds are one thread of shared CPUs, not the same for all cells, and only rough. What an epoch of each method costs, the methods taking turns on one machine: `python benchmarks/training_cost.py`.",
     ]
-    longer_table, longer_cells = read_cells(STUDY, EQUAL_TIME)
-    if longer_cells:
-        longer = longer_cells[0]["config"]
-        equal_time = pd.concat([table[table["method"] == "anchor"], longer_table[longer_table["checkpoint"] == "best"]])
-        parts += [
-            f"An epoch of ANCHOR takes longer. Against a PGD-AT of {longer['epochs']} epochs in place of {cells[0]['config']['epochs']} (`make sweep SWEEP={EQUAL_TIME}`):",
-            claims_table(equal_time, EQUAL_TIME_CLAIMS).drop(columns="tested by").to_markdown(index=False),
-        ]
     return "\n\n".join(parts)
 
 
-def write_readme(sweep: str) -> None:
-    """Put the headline and the tables of a sweep between their markers."""
-    text = README.read_text()
-    for name, content in (("headline", headline(GPU_CELLS)), ("study", tables(sweep))):
+def costs(cells: Cells) -> str:
+    table = cost_table(cells).drop(columns="passes an epoch, PGD-AT = 1")
+    return table.assign(**{"seconds a run": table["seconds a run"].round().astype(int)}).to_markdown(index=False)
+
+
+def draw() -> None:
+    """The README's figure."""
+    plotting.use_style()
+    table, _ = study_tables()
+    figure = clean_against_robust(panels(), robust=attack_name(table, "pgd"))
+    figure.savefig(FIGURE, dpi=130, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def write_report() -> None:
+    """Put the figure, the sentences and the tables in their places, between their markers."""
+    write_between(README, {"results": summary()})
+    blocks = {"equal passes": equal_passes_report(), "study": study_report(), "headline": headline(GPU_CELLS)}
+    write_between(RESULTS, blocks)
+    draw()
+
+
+def write_between(path: Path, blocks: dict[str, str]) -> None:
+    """Replace what stands between the markers of each block in a file.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    for name, content in blocks.items():
         begin, end = f"<!-- {name}: written by study/publish.py -->\n", f"<!-- end of {name} -->"
         before, marked, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
         if not (marked and ended):
-            raise ValueError(f"{README.name} has no lines {begin.strip()} and {end}")
+            raise ValueError(f"{path.name} has no lines {begin.strip()} and {end}")
         text = f"{before}{begin}\n{content}\n\n{end}{after}"
-    write_text(README, text)
+    write_text(path, text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sweeps", nargs="*", default=["cifar10_cpu", EQUAL_TIME, "cifar10_tuning", "cifar10_ablations"])
+    parser.add_argument("sweeps", nargs="*", default=[STUDY_SWEEP, EQUAL_PASSES, "cifar10_tuning", "cifar10_ablations"])
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     parser.add_argument("--seed", type=int, default=0, help="whose networks are kept")
-    parser.add_argument("--tables", action="store_true", help="only rewrite the tables in the README")
+    parser.add_argument("--tables", action="store_true", help="only write the report anew")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     if not options.tables:
         collect(options.sweeps, options.runs_dir)
-        export(options.sweeps[0], options.runs_dir, options.seed)
-    write_readme(options.sweeps[0])
+        if STUDY_SWEEP in options.sweeps:
+            export(STUDY_SWEEP, options.runs_dir, options.seed)
+    write_report()
 
 
 if __name__ == "__main__":

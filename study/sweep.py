@@ -27,6 +27,7 @@ class Sweep(BaseModel):
     finetune: list[str] = []  # variants that also get a new classifier on the frozen encoder
     # Of training, for every network alike; study/timeboxed.py makes a number of epochs of it.
     seconds: Annotated[float, Field(gt=0)] | None = None
+    margin: Annotated[float, Field(gt=0)] | None = None  # points of accuracy from which a lead counts, fixed before
     threads: int = 1
     gpu: int = 0  # GPUs that a cell asks a cluster for
     memory_mb: int = 4000

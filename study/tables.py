@@ -9,17 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from anchor_utils.autoattack import screen_rows
 from anchor_utils.config import METHODS, REPORTED
 from anchor_utils.plotting import method_name
-from anchor_utils.results import current_row, mean_interval
+from anchor_utils.results import crossed_interval, current_row, outcome_matrix
+
+# What stands in tables of methods. Full AutoAttack, run on a single seed, stands in the model cards.
+SHOWN = tuple(attack for attack in REPORTED if attack != "autoattack")
+
+Interval = tuple[float, float, float]  # value, low, high
+Cells = list[dict[str, Any]]
 
 
-def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
     """Results table of a sweep in a file that study/publish.py wrote, and its cells without their rows.
 
     The file says `seed` for the seed of training in a cell, and for that of the attacks in a row; here they are
@@ -28,7 +36,7 @@ def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, list[dict[str, Any
     return in_order(json.loads(path.read_text())["sweeps"].get(sweep, []))
 
 
-def in_order(found: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def in_order(found: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, Cells]:
     """Results table of cells as they were written, by method, variant and seed, and the cells without their rows."""
     cells = [{"training_seed" if name == "seed" else name: value for name, value in cell.items()} for cell in found]
     cells.sort(key=lambda cell: ([*METHODS].index(cell["method"]), cell["variant"], cell["training_seed"]))
@@ -66,20 +74,41 @@ def attack_name(table: pd.DataFrame, attack: str) -> str:
     return {"pgd": "PGD", "autoattack": "AutoAttack"}.get(attack, attack)
 
 
-def method_table(table: pd.DataFrame, attacks: Sequence[str] = REPORTED) -> pd.DataFrame:
-    """One row a method: accuracy in percent, mean over seeds with its t interval, or one seed's Wilson interval."""
+def accuracy_interval(rows: pd.DataFrame) -> Interval:
+    """Accuracy over the rows of one method and attack: one seed with its Wilson interval, several with the crossed one.
+
+    See :func:`anchor_utils.results.crossed_interval`; one network's interval is about images alone.
+    """
+    if len(rows) == 1:
+        value, low, high = rows[["accuracy", "low", "high"]].iloc[0].astype(float)
+        return value, low, high
+    return crossed_interval(outcome_matrix(rows).astype(float))
+
+
+def method_table(table: pd.DataFrame, attacks: Sequence[str] = SHOWN) -> pd.DataFrame:
+    """One row a method: accuracy in percent over its seeds with :func:`accuracy_interval`."""
     rows = []
     for method in dict.fromkeys(table["method"]):
         row: dict[str, str] = {"method": method_name(method)}
         for attack in attacks:
             chosen = table[(table["method"] == method) & (table["attack"] == attack)]
-            mean, low, high = mean_interval(chosen["accuracy"]) if len(chosen) else (float("nan"),) * 3
-            if len(chosen) == 1:
-                low, high = chosen["low"].iloc[0], chosen["high"].iloc[0]
-            text = f"{100 * mean:.1f} [{100 * max(low, 0):.1f}, {100 * high:.1f}], n = {len(chosen)}"
-            row[attack_name(table, attack)] = text if len(chosen) else "not measured"
+            text = "not measured"
+            if len(chosen):
+                value, low, high = accuracy_interval(chosen)
+                text = f"{100 * value:.1f} [{100 * max(low, 0):.1f}, {100 * high:.1f}], n = {len(chosen)}"
+            row[attack_name(table, attack)] = text
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def spots(table: pd.DataFrame, robust: str = "pgd") -> dict[str, tuple[np.ndarray, Interval, Interval]]:
+    """For each defended method the accuracies (n, 2) of its networks, clean and under `robust`, and both intervals."""
+    found = {}
+    for method in (m for m in dict.fromkeys(table["method"]) if m != "standard"):
+        own = [table[(table["method"] == method) & (table["attack"] == attack)] for attack in ("clean", robust)]
+        networks = np.stack([rows.sort_values("training_seed")["accuracy"] for rows in own], axis=1)
+        found[method] = (networks, accuracy_interval(own[0]), accuracy_interval(own[1]))
+    return found
 
 
 def with_screen(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,21 +116,69 @@ def with_screen(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, screen_rows(table)], ignore_index=True)
 
 
+def passes(config: dict[str, Any]) -> int:
+    """Forward-and-backward passes of one image through the network in a whole training with this configuration."""
+    method = METHODS[config["method"]]
+    return config["epochs"] * (method.attacked * config["attack_steps"] + method.views)
+
+
 def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What training one image once costs each method, in forward-and-backward passes, and measured seconds a run."""
+    """What training cost each method (and variant, where cells have one): passes of one image, and seconds a run.
+
+    Attack and training passes are those of an epoch, passes in all those of a training (:func:`passes`).
+    """
     rows = []
-    for method in dict.fromkeys(cell["method"] for cell in cells):
-        chosen = [cell for cell in cells if cell["method"] == method]
-        attack = METHODS[method].attacked * chosen[0]["config"]["attack_steps"]
-        training = METHODS[method].views
+    for variant in dict.fromkeys(cell.get("variant", cell["method"]) for cell in cells):
+        chosen = [cell for cell in cells if cell.get("variant", cell["method"]) == variant]
+        config = chosen[0]["config"]
+        method, whole = METHODS[chosen[0]["method"]], passes({**config, "method": chosen[0]["method"]})
         rows.append(
             {
-                "method": method_name(method),
-                "attack passes": attack,
-                "training passes": training,
-                "passes, PGD-AT = 1": (attack + training) / (chosen[0]["config"]["attack_steps"] + 1),
-                "seconds a run": sum(cell["training_seconds"] for cell in chosen) / len(chosen),
+                "method": method_name(chosen[0]["method"]),
+                "epochs": config["epochs"],
+                "attack passes": method.attacked * config["attack_steps"],
+                "training passes": method.views,
+                "passes in all": whole,
+                "passes an epoch, PGD-AT = 1": whole / config["epochs"] / (config["attack_steps"] + 1),
+                "seconds a run": fmean(cell["training_seconds"] for cell in chosen),
                 "runs": len(chosen),
             }
         )
     return pd.DataFrame(rows)
+
+
+def filled_up(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """A results table with those rows of `other` whose method, seed and attack it lacks.
+
+    A row of `other` whose attack queried its network in another precision than the rows of `table` stays out: the two
+    would not be comparable.
+    """
+    own = set(zip(table["method"], table["training_seed"], table["attack"], strict=True))
+    precision = table.dropna(subset="precision").groupby("attack")["precision"].agg(set)
+    wanted = [
+        (row["method"], row["training_seed"], row["attack"]) not in own
+        and (pd.isna(row["precision"]) or row["precision"] in precision.get(row["attack"], {row["precision"]}))
+        for row in other.to_dict("records")
+    ]
+    return pd.concat([table, other[wanted]], ignore_index=True)
+
+
+def best_checkpoints(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
+    """:func:`read_cells` of the checkpoints that were chosen on held-out images, with :func:`with_screen`."""
+    table, cells = read_cells(path, sweep)
+    return (with_screen(table[table["checkpoint"] == "best"]) if len(table) else table), cells
+
+
+def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cells]:
+    """The same of a sweep in which methods had as many passes; no rows where it has not been run.
+
+    Where the sweep has no network of ANCHOR, that of the sweep `study` stands in, which was trained in the same way
+    (:func:`filled_up`).
+    """
+    table, cells = best_checkpoints(path, sweep)
+    if not cells:
+        return table, cells
+    other, of_study = best_checkpoints(path, study)
+    if "anchor" not in {cell["method"] for cell in cells}:
+        cells = cells + [cell for cell in of_study if cell["method"] == "anchor"]
+    return filled_up(table, other[other["method"] == "anchor"]), cells

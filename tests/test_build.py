@@ -178,11 +178,28 @@ def test_notebooks_are_written_without_outputs_or_with_all_answers(tmp_path, mon
         ("pgd_accuracy", [0.0, 0.95], [0.0, 1]),
         ("loss", [0.9, 1.0], [0.75, 1.15]),
         ("margin", [-0.5, 0.5], [-1.525, 1]),
+        ("refit_mismatch_most", [0.1, 0.9], [0.0, 1]),
+        ("same_class_cosine", [0.98, 0.99], [0.92, 1]),
+        ("cosine_gap", [0.9, 1.0], [0.75, 1.15]),
         ("steps", [0.0, 0.0], [0.0, 0.02]),
     ],
 )
 def test_a_band_is_twice_as_wide_as_the_values_and_stays_possible(name, values, band):
     assert bands.band(name, values) == pytest.approx(band)
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "can_miss"),
+    [
+        ("pgd_accuracy", [0.0, 1], False),
+        ("pgd_accuracy", [0.0, 0.99], True),
+        ("pgd_accuracy", [0.01, 1], True),
+        ("silhouette", [0.0, 1], True),
+        ("loss", [0.0, 1], True),
+    ],
+)
+def test_a_band_of_everything_that_is_possible_says_nothing(name, span, can_miss):
+    assert bands.can_miss(name, span) is can_miss
 
 
 @pytest.fixture
@@ -198,7 +215,7 @@ def runs(tmp_path, monkeypatch):
     for folder, noise, seconds in zip(folders, (1.5, 2.0), (300.0, 100.0), strict=True):
         (folder / "results" / "cpu").mkdir(parents=True)
         for number, step in (("01", 0.5), ("08", None)):
-            metrics = {"clean": 0.95, "noise": noise} if step else {"clean": 0.95}
+            metrics = {"clean": 0.95, "noise": noise, "anything_accuracy": noise - 1.25} if step else {"clean": 0.95}
             text = json.dumps({"seconds": seconds, "seconds_per_step": step, "metrics": metrics})
             (folder / "results" / "cpu" / f"{number}.json").write_text(text)
     return expected, folders

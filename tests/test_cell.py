@@ -61,6 +61,8 @@ def test_a_cell_reports_what_was_asked_for(swept):
         assert set(table["images"]) <= {60, 6, 4}
         share = context["inside"].get("share of the contrastive term in the gradient")
         assert (share is None) if variant == "standard" else 0 < share < 1
+        assert 0 <= context["inside"]["adversarial kNN accuracy"] <= 1
+        assert [line["epoch"] for line in context["metrics"]] == [*range(1, context["config"]["epochs"] + 1)]
 
 
 def test_finished_cells_are_not_run_again_and_rerun_to_the_same_result(swept):
@@ -79,6 +81,6 @@ def test_finished_cells_are_not_run_again_and_rerun_to_the_same_result(swept):
     after = json.loads(wanted.read_text())
     for content in (before, after):
         content.pop("training_seconds")
-        for row in content["rows"]:
+        for row in (*content["rows"], *content["metrics"]):
             row.pop("seconds")
     assert after == before

@@ -1,4 +1,4 @@
-"""Verdicts from comparisons, and the table of claims."""
+"""Verdicts from comparisons, the table of claims, and pairs of variants."""
 
 import math
 
@@ -8,44 +8,97 @@ from samples import draws, rows
 
 from study import claims
 
+SIDES = {1: (0.01, 0.03), -1: (-0.03, -0.01), 0: (-0.01, 0.03)}
+
+
+def comparison(side, seeds=3):
+    if side is None:
+        return None
+    low, high = SIDES[side] if seeds > 1 else (math.nan, math.nan)
+    return {"difference": sum(SIDES[side]) / 2, "low": low, "high": high, "seeds": seeds, "images": 1000}
+
 
 @pytest.mark.parametrize(
     ("sides", "wanted"),
     [
         ([1, 1], "supported"),
         ([-1, -1], "contradicted"),
-        ([1, 0], "mixed"),
-        ([1, -1], "mixed"),
-        ([0, 0], "no difference measured"),
-        ([], "not measured"),
-        ([1, None], "not measured"),
+        ([1, 0], "mixed (open against MART)"),
+        ([1, -1], "mixed (behind MART)"),
+        ([0, -1], "mixed (open against TRADES; behind MART)"),
+        ([0, 0], "open (excludes a lead above 3.0 points)"),
+        ([], "no verdict (not measured)"),
+        ([1, None], "no verdict (not measured)"),
     ],
 )
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_verdict(sides, wanted, seeds):
-    def comparison(side):
-        if side is None:
-            return None
-        low, high = {1: (0.01, 0.03), -1: (-0.03, -0.01), 0: (-0.01, 0.03)}[side]
-        result = {"difference": (low + high) / 2, "low": low, "high": high, "seeds": seeds, "p_images": 0.9}
-        if seeds == 1:
-            result |= {"low": math.nan, "high": math.nan, "p_images": 0.01 if side else 0.5}
-        return result
+def test_a_verdict_names_the_baselines_that_keep_it_from_being_clear(sides, wanted):
+    found = dict(zip(("trades", "mart"), map(comparison, sides), strict=False))
+    assert claims.verdict(found) == wanted
 
-    one = " (one training seed)" if seeds == 1 and wanted != "not measured" else ""
-    assert claims.verdict([comparison(side) for side in sides]) == wanted + one
+
+@pytest.mark.parametrize("side", [1, -1, 0])
+def test_one_training_seed_bears_no_verdict_and_no_number(side):
+    one = comparison(side, seeds=1)
+    assert claims.verdict({"trades": one, "mart": comparison(1)}) == "no verdict (one training seed)"
+    assert claims.describe(one) == "one training seed"
+    assert claims.answer(one) == "no verdict"
+    assert claims.stands(one, "mart") == "not compared with MART, for want of training seeds"
+
+
+@pytest.mark.parametrize(
+    ("side", "margin", "wanted"),
+    [
+        (1, None, "ahead"),
+        (1, 0.5, "ahead by more than 0.5 points"),
+        (1, 2.0, "ahead; a lead of 2 points is open"),
+        (1, 4.0, "ahead; a lead of 4 points is excluded"),
+        (0, None, "open, excludes a lead above 3.0 points"),
+        (0, 2.0, "open, excludes a lead above 3.0 points; a lead of 2 points is open"),
+        (0, 4.0, "open, excludes a lead above 3.0 points; a lead of 4 points is excluded"),
+        (-1, 2.0, "behind"),
+        (None, 2.0, "no verdict"),
+    ],
+)
+def test_an_answer_holds_a_difference_against_a_margin_that_was_fixed_before(side, margin, wanted):
+    assert claims.answer(comparison(side), margin) == wanted
+
+
+def test_where_anchor_stands_is_said_with_the_interval():
+    assert claims.stands(comparison(1), "mart") == "ahead of MART (+2.0 [+1.0, +3.0], 3 seeds)"
+    assert claims.stands(comparison(-1), "mart") == "behind MART (-2.0 [-3.0, -1.0], 3 seeds)"
+    words = "not told apart from MART (+1.0 [-1.0, +3.0], 3 seeds; this excludes a lead above 3.0 points)"
+    assert claims.stands(comparison(0), "mart") == words
 
 
 def test_a_large_difference_is_found_and_none_is_not():
     table = claims.claims_table(rows(draws({"anchor": 0.9, "pgd_at": 0.5, "trades": 0.5, "mart": 0.4})))
     verdicts = dict(zip((attack for _, _, attack in claims.CLAIMS), table["verdict"], strict=True))
     assert table["verdict"][0] == "supported"
-    assert verdicts["autoattack"] == "not measured"
+    assert verdicts["autoattack"] == "no verdict (not measured)"
     table = rows(draws({"anchor": 0.5, "pgd_at": 0.9}))
-    longer = claims.claims_table(table, claims.EQUAL_TIME_CLAIMS)
-    assert longer["verdict"].tolist() == ["contradicted", "not measured", "not measured"]
+    verdicts = claims.claims_table(table, claims.EQUAL_PASSES_CLAIMS)["verdict"].tolist()
+    assert verdicts == ["contradicted", "no verdict (not measured)", "no verdict (not measured)"]
     same = draws({"anchor": 0.5})
     table = rows({**same, **{("pgd_at", s): same["anchor", (s + 1) % 3] for s in range(3)}})
     table = pd.concat([table, table[table["method"] == "pgd_at"].assign(method="trades")])
     table = pd.concat([table, table[table["method"] == "trades"].assign(method="mart")])
-    assert claims.claims_table(table)["verdict"][0] == "no difference measured"
+    assert claims.claims_table(table)["verdict"][0].startswith("open (excludes a lead above ")
+
+
+def test_clean_accuracy_is_held_against_every_defended_baseline():
+    (named,) = [baselines for _, baselines, attack in claims.CLAIMS if attack == "clean"]
+    assert named == ("pgd_at", "trades", "mart", "supcon_at")
+    shares = {"anchor": 0.5, "pgd_at": 0.3, "trades": 0.8, "mart": 0.3, "supcon_at": 0.3}
+    table = claims.claims_table(rows(draws(shares), attack="clean"), [claims.CLAIMS[-1]])
+    assert table["verdict"].tolist() == ["mixed (behind TRADES)"]
+
+
+def test_any_two_variants_of_a_sweep_are_compared_with_its_margin():
+    table = rows(draws({"mined": 0.9, "permuted": 0.5, "uniform": 0.5})).rename(columns={"method": "variant"})
+    pairs = [("mined", "permuted"), ("permuted", "uniform"), ("mined", "absent")]
+    found = claims.pairs_table(table.assign(method="anchor"), pairs, ["pgd"], margin=1.0)
+    assert found["answer"][0] == "ahead by more than 1 point"
+    assert found["answer"][1].startswith("open, ")
+    assert found.loc[2, ["difference", "answer"]].tolist() == ["not measured", "no verdict"]
+    one = table[table["training_seed"] == 0].assign(method="anchor")
+    assert claims.pairs_table(one, pairs[:1], ["pgd"])["difference"].tolist() == ["one training seed"]

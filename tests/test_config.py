@@ -79,6 +79,13 @@ OTHER_VALUES = {
     "label_smoothing": 0.1,
     "random_erasing": 0.5,
     "awp": 0.01,
+    "mining": "hardest",
+    "mining_share": 0.5,
+    "mining_skip": 0.1,
+    "permute_weights": True,
+    "contrast_on": "features",
+    "contrast_views": 3,
+    "consistency_weight": 2.0,
 }
 
 
@@ -140,7 +147,9 @@ def test_the_default_of_a_field_that_names_leave_out_never_changes():
     left_out = {name: field.default for name, field in Training.model_fields.items() if name not in _ALWAYS_NAMED}
     # A new field joins here, with the default that it then keeps.
     recipe = {"nesterov": False, "ema": 0.0, "label_smoothing": 0.0, "random_erasing": 0.0, "awp": 0.0}
-    assert left_out == {"stem_stride": 1, **recipe}
+    mining = {"mining": "exponential", "mining_share": 0.25, "mining_skip": 0.0, "permute_weights": False}
+    contrast = {"contrast_on": "projection", "contrast_views": 2, "consistency_weight": 0.0}
+    assert left_out == {"stem_stride": 1, **recipe, **mining, **contrast}
 
 
 def test_a_row_of_the_table_takes_no_field_from_other_methods(monkeypatch):
@@ -157,7 +166,7 @@ def test_a_row_of_the_table_takes_no_field_from_other_methods(monkeypatch):
 @pytest.mark.parametrize(
     ("preset", "fields", "name"),
     [
-        ("cpu", {"method": "anchor"}, "mnist5k-anchor-w8-s0-3b252692"),
+        ("cpu", {"method": "anchor", "beta": 2.0}, "mnist5k-anchor-w8-s0-3b252692"),
         ("cpu", {"method": "standard"}, "mnist5k-standard-w8-s0-e15edb29"),
         ("cifar10_cpu", {"method": "trades"}, "cifar10-trades-w16-s0-28211c7e"),
         ("paper", {"method": "pgd_at", "keep_epochs": True}, "cifar10-pgd_at-w64-s0-534a0a71-epochs"),

@@ -184,3 +184,22 @@ def test_the_dashes_go_on_as_the_first_step_began():
     assert axis.patches[0].get_bbox().y1 == 0  # the grey part, of errors
     assert texts(axis) == ["gradient", "random"]
     figure.canvas.draw()
+
+
+def test_the_push_and_what_it_taught_are_both_drawn():
+    before = np.full((2, 1, 3, 3), 0.5)
+    pushed = before + np.array([0.1, -0.2]).reshape(2, 1, 1, 1)
+    scores = {"with the push": (0.3, 0.25, 0.36), "without": (0.08, 0.05, 0.12)}
+    figure = figures.taught_by_pushes(before, pushed, ["3", "4"], ["“8”", "“9”"], scores, 0.1, images=90)
+    *pictures, bars = figure.axes
+    assert [axis.get_title() for axis in pictures] == ["3", "4", "", "", "“8”", "“9”"]
+    shown = [np.asarray(axis.images[0].get_array()) for axis in pictures]
+    np.testing.assert_allclose(shown, [*before[:, 0], *(pushed - before)[:, 0], *pushed[:, 0]])
+    assert pictures[2].images[0].get_clim() == pytest.approx((-0.1, 0.1))  # red is brighter, blue is darker
+    assert [bar.get_width() for bar in bars.patches] == [0.3, 0.08]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["with the push", "without"]
+    spans = [container[2][0].get_segments()[0][:, 0] for container in bars.containers if len(container) == 3]
+    np.testing.assert_allclose(spans, [[0.25, 0.36], [0.05, 0.12]])
+    assert texts(bars) == ["30%", "8%", "chance"]
+    assert bars.get_xlabel() == "right on 90 clean test images"
+    figure.canvas.draw()

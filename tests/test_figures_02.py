@@ -1,10 +1,13 @@
 """Figures of lesson 02: each is drawn on small arrays, and what stands in it is read back."""
 
+from itertools import combinations
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from drawings import drawn, hexes, rows, texts
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from anchor_utils import plotting
 from course.figures import lesson_02 as figures
@@ -92,12 +95,26 @@ def test_the_path_of_trades_goes_through_the_accuracies_in_the_order_of_beta():
     assert [figures.BROKEN in colours_of_boxes(axis) for axis in figure.axes[:3]] == [True, False, False]
     path = figure.axes[3]
     assert path.lines[0].get_xydata() == pytest.approx(np.stack([clean, robust], 1))
-    assert texts(path) == [f"$\\beta_{{TRADES}}$ = {beta:g}" for beta in (0, 0.5, 2, 10)]
-    assert [text.xy for text in path.texts] == [*zip(clean, robust, strict=True)]
-    assert [text.get_ha() for text in path.texts] == ["left", "left", "left", "right"]
+    spots = dict(zip((0, 0.5, 2, 10), zip(clean, robust, strict=True), strict=True))
+    named = {text.get_text(): text.xy for text in path.texts}
+    assert named == {f"$\\beta_{{TRADES}}$ = {beta:g}": spot for beta, spot in spots.items()}
     assert "1000 new points" in path.get_xlabel()
     figure.canvas.draw()
     assert path.get_yticklabels()[0].get_text().endswith("%")
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.001, 0.0])
+def test_the_names_on_the_path_of_trades_never_collide(spread):
+    decisions = {beta: decision([True] * 3) for beta in (0.0, 2.0, 10.0)}
+    clean, robust = 0.9 + spread * np.array([0.0, 1, 0, -1]), 0.6 + spread * np.array([-1, 0.1, 0.2, 0])
+    figure = figures.trades_path(
+        decisions, POINTS, LABELS, 0.1, betas=[0.0, 0.5, 2.0, 10.0], clean=clean, robust=robust, tested=1000
+    )
+    figure.canvas.draw()
+    words = [Text.get_window_extent(text) for text in figure.axes[3].texts]
+    assert len(words) == 4
+    assert not [(a, b) for a, b in combinations(words, 2) if a.overlaps(b)]
+    assert min(box.x0 for box in words) > figure.axes[3].bbox.x1  # beside the path, not on it
 
 
 def test_the_price_of_robustness_is_the_line_between_two_points():
@@ -106,10 +123,12 @@ def test_the_price_of_robustness_is_the_line_between_two_points():
         "standard": {"pgd": (0.1, 0.05, 0.2), "clean": (0.98, 0.95, 0.99)},
         "mart": {"pgd": (0.6, 0.5, 0.7), "clean": (0.9, 0.85, 0.95)},
     }
-    figure = figures.price_of_robustness([0, 0.1, 0.3], falling, 0.2, estimates, images=90, title="CIFAR-10")
+    figure = figures.price_of_robustness(
+        [0, 0.1, 0.3], falling, 0.2, estimates, attack="PGD-10", images=90, title="CIFAR-10"
+    )
     drawn(figure)
     left, right = figure.axes
-    assert left.get_title() == "PGD on 90 test images"
+    assert left.get_title() == "PGD-10 on 90 test images"
     assert [line.get_xydata().tolist() for line in left.lines[:2]] == [
         [[0, 0.98], [0.1, 0.3], [0.3, 0.0]],
         [[0, 0.9], [0.1, 0.8], [0.3, 0.6]],

@@ -144,9 +144,13 @@ def test_frames_show_the_anchor_and_its_targets_at_a_step(paths, anchor):
 
 def test_bars_are_target_guess_and_pull_on_one_scale(random):
     target, guess = np.array([0.1, 0.9, 0.0]), np.array([0.6, 0.3, 0.001])
-    figure = figures.target_and_guess(random.random((3, 1, 5, 5)), ["a", "b", "c"], target, guess, top=0.9)
+    first, *others = random.random((4, 1, 5, 5))
+    figure = figures.target_and_guess(np.array(others), ["a", "b", "c"], target, guess, anchor=first, top=0.9)
     images, *bars = figure.axes[:4]
-    assert [inset.get_title() for inset in images.child_axes] == ["a", "b", "c"]
+    assert [inset.get_title() for inset in images.child_axes] == ["anchor image", "a", "b", "c"]
+    for inset, image in zip(images.child_axes, (first, *others), strict=True):
+        np.testing.assert_array_equal(inset.images[0].get_array(), image[0])
+    assert [inset.spines["top"].get_visible() for inset in images.child_axes] == [True, False, False, False]
     for axis, values in zip(bars, (target, guess, target - guess), strict=True):
         np.testing.assert_allclose([patch.get_height() for patch in axis.patches], values)
         assert axis.get_ylim()[1] == pytest.approx(1.125)

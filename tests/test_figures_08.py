@@ -152,6 +152,20 @@ def test_ablations_are_rows_from_the_bottom_up():
     assert "0" in [label.get_text() for label in axis.get_xticklabels()], "zero has no sign"
 
 
+def test_learning_curves_are_dashed_in_training_and_solid_on_held_out_images():
+    networks = {"pgd_at": [([1, 2], [0.2, 0.3], [0.1, 0.25])], "anchor": [([1, 2], [0.2, 0.4], [0.1, 0.35])] * 2}
+    figure = figures.learning_curves({"on CPUs": networks, "on a GPU": {"anchor": networks["anchor"][:1]}})
+    drawn(figure)
+    cpu, gpu = figure.axes
+    assert [len(axis.lines) for axis in (cpu, gpu)] == [6, 2]
+    assert [line.get_linestyle() for line in cpu.lines] == 3 * ["--", "-"]
+    np.testing.assert_allclose(cpu.lines[1].get_xydata(), [[1, 10], [2, 25]])
+    assert cpu.lines[0].get_color() == plotting.method_color("pgd_at")
+    assert cpu.get_ylim() == gpu.get_ylim()
+    assert cpu.get_ylim()[0] == 0
+    assert {text.get_text() for text in cpu.texts} == {"PGD-AT", "ANCHOR"}
+
+
 def test_literature_fills_the_marks_of_our_own_block_alone():
     blocks = {"ours": {"PGD-AT": [50, 30, 25], "ANCHOR": [51, 31, 26]}, "theirs": {"MART": [np.nan, 54, 47]}}
     attacks = {"ours": ("clean", "PGD-20", "screen"), "theirs": ("", "PGD-10", "AutoAttack")}

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -95,15 +96,25 @@ def test_a_best_epoch_that_is_also_the_last_is_attacked_once(run, images):
     pd.testing.assert_frame_equal(last, best.assign(checkpoint="last"))
 
 
-def test_without_a_radius_the_features_stay_and_with_one_they_turn(run, images):
-    network = run.model("best")
-    still = measure.features_under_attack(network, images, run.config.replace(epsilon=0.0))
-    turned = measure.features_under_attack(network, images, run.config)
-    assert still["cosine of clean and adversarial features"] == pytest.approx(1, abs=1e-6)
-    assert still["adversarial silhouette"] == pytest.approx(still["clean silhouette"], abs=1e-6)
-    assert turned["cosine of clean and adversarial features"] < 1 - 1e-5
-    assert turned["adversarial silhouette"] < still["clean silhouette"]
-    assert turned["clean silhouette"] == still["clean silhouette"]
+def test_without_a_radius_the_features_stay_and_with_one_they_move(run, images, few_digits):
+    network, train = run.model("best"), few_digits.train
+    still = measure.features_under_attack(network, images, train, run.config.replace(epsilon=0.0))
+    moved = measure.features_under_attack(network, images, train, run.config)
+    assert still["displacement"] == pytest.approx(0, abs=1e-5)
+    assert still["adversarial kNN accuracy"] == still["clean kNN accuracy"] == moved["clean kNN accuracy"]
+    assert moved["displacement"] > 1e-3
+    assert moved["adversarial kNN accuracy"] != still["clean kNN accuracy"]
+
+
+def test_an_attack_that_swaps_two_classes_is_not_mistaken_for_a_defence(run, few_digits, monkeypatch):
+    """Among each other such images have neighbours of their own class alone; among clean training images none."""
+    split = Split(few_digits.test.images[:40], torch.arange(40) % 2)
+    corners = np.eye(2, dtype=np.float32)
+    places = iter([corners[split.labels], corners[split.labels], corners[1 - split.labels]])
+    monkeypatch.setattr(measure.embeddings, "extract", lambda network, x: next(places))
+    found = measure.features_under_attack(run.model("best"), split, split, run.config)
+    wanted = {"clean kNN accuracy": 1.0, "adversarial kNN accuracy": 0.0, "displacement": 1.0}
+    assert found == pytest.approx(wanted)
 
 
 def test_the_gradients_of_the_two_terms_add_up_to_that_of_the_loss(tiny_run, few_digits):

@@ -110,6 +110,28 @@ def test_image_grid_has_a_cell_an_image(random):
     figure.canvas.draw()
 
 
+def test_neighbours_of_another_class_are_framed_in_orange(random):
+    query, nearest = random.random((1, 4, 4)), random.random((3, 1, 4, 4))
+    _, axes = plt.subplots(1, 5)
+    plotting.draw_neighbours(axes, query, nearest, np.array([True, False, True]), name="clean")
+    assert axes[0].get_ylabel() == "clean"
+    assert not axes[1].images
+    for axis, picture in zip(axes[[0, 2, 3, 4]], [query, *nearest], strict=True):
+        np.testing.assert_array_equal(axis.images[0].get_array(), picture[0])
+    for axis in axes:
+        assert not [*axis.get_xticks(), *axis.get_yticks()]
+    frames = [[axis.spines[side].get_visible() for side in ("left", "top", "right", "bottom")] for axis in axes]
+    assert frames == [[False] * 4] * 2 + [[True] * 4] * 3
+    colors = [to_hex(axis.spines["top"].get_edgecolor()).upper() for axis in axes[2:]]
+    assert colors == [plotting.BLUE, plotting.ORANGE, plotting.BLUE]
+
+
+def test_neighbours_fit_their_axes(random):
+    _, axes = plt.subplots(1, 4)
+    with pytest.raises(ValueError, match="zip"):
+        plotting.draw_neighbours(axes, random.random((1, 4, 4)), random.random((3, 1, 4, 4)), np.ones(3, bool))
+
+
 def test_curves_are_labelled_directly_without_overlap(axis):
     lines = {"anchor": np.array([0.1, 0.5]), "pgd_at": np.array([0.2, 0.501]), "other": np.array([0.9, 0.502])}
     bands = {"anchor": (np.array([0.0, 0.4]), np.array([0.2, 0.6]))}

@@ -1,16 +1,18 @@
-"""What is committed of the study: results, networks, cards and the README's tables belong together."""
+"""What is committed of the study: results, networks, cards and the report belong together."""
 
 import hashlib
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from anchor_utils import autoattack, models, outcomes, results
 from anchor_utils.config import Config
-from study import cards, publish
+from anchor_utils.plotting import method_name
+from study import cards, claims, publish
 from study.sweep import load_sweep
 from study.tables import read_cells
 
@@ -27,7 +29,8 @@ def study():
 def test_every_cell_of_the_sweeps_is_there_with_the_configuration_that_the_sweep_file_gives():
     for name, cells in json.loads(publish.STUDY.read_text())["sweeps"].items():
         wanted = load_sweep(name).cells()
-        assert {f"{cell['variant']}-s{cell['seed']}" for cell in cells} == set(wanted)
+        found = {f"{cell['variant']}-s{cell['seed']}" for cell in cells}
+        assert found == set(wanted) or (found < set(wanted) and name == publish.EQUAL_PASSES)
         for cell in cells:
             parameters = wanted[f"{cell['variant']}-s{cell['seed']}"]
             config = Config(**cell["config"])
@@ -181,21 +184,121 @@ def test_a_network_that_was_not_installed_is_named_with_where_it_is(tmp_path, mo
         models.pretrained("pgd_at", width=64)
 
 
-def test_tables_in_the_readme_are_those_of_the_study():
-    text = (ROOT / "README.md").read_text()
-    assert publish.tables("cifar10_cpu") in text
-    assert publish.headline(publish.GPU_CELLS) in text
+def test_what_is_written_is_what_follows_from_the_cells():
+    readme = publish.README.read_text()
+    assert publish.summary() in readme
+    results_page = publish.RESULTS.read_text()
+    for text in (publish.equal_passes_report(), publish.study_report(), publish.headline(publish.GPU_CELLS)):
+        assert text in results_page
+    assert results_page.index("equal passes:") < results_page.index("study:"), "equal compute stands first"
 
 
-def test_without_the_equal_time_sweep_the_other_tables_remain(monkeypatch, tmp_path):
-    whole = publish.tables("cifar10_cpu")
-    found = json.loads(publish.STUDY.read_text())
-    del found["sweeps"][publish.EQUAL_TIME]
+def test_the_readme_says_three_sentences_and_shows_one_figure_before_a_screenful_of_lines():
+    above, _ = publish.README.read_text().split("\n## Sweeps\n")
+    assert len(above.splitlines()) <= 120
+    assert above.count("![") == 1
+    assert len(publish.sentences()) == 3
+    for text in (above, publish.RESULTS.read_text()):
+        assert not re.search(r"no difference|McNemar|\bp = ", text)
+
+
+def flip(cells, method, attack, seeds, share, to):
+    """The cells with some outcome bits of a method set, as if its networks had been better or worse."""
+    rng = np.random.default_rng(0)
+    for cell in (cell for cell in cells if cell["method"] == method and cell["seed"] in seeds):
+        for row in (row for row in cell["rows"] if row["attack"] == attack):
+            bits = results.unpack_outcomes(row["outcomes"], row["images"])
+            bits[rng.random(len(bits)) < share] = to
+            row |= results.result_row(attack, torch.from_numpy(bits), row["seconds"])
+
+
+@pytest.fixture
+def other_cells(tmp_path, monkeypatch):
+    """Publishes from a copy of the cells, which the test changes."""
+    content = json.loads(publish.STUDY.read_text())
     monkeypatch.setattr(publish, "STUDY", tmp_path / "study.json")
-    publish.STUDY.write_text(json.dumps(found))
-    rest = publish.tables("cifar10_cpu")
-    assert whole.startswith(rest)
-    assert publish.EQUAL_TIME not in rest
+
+    def write():
+        publish.STUDY.write_text(json.dumps(content))
+
+    write()
+    return content["sweeps"], write
+
+
+@pytest.mark.parametrize(
+    ("sentence", "method", "attack"),
+    [(0, "pgd_at", "pgd"), (1, "supcon_at", "pgd"), *((2, baseline, "clean") for baseline in claims.BASELINES)],
+)
+def test_each_sentence_follows_its_cells(other_cells, sentence, method, attack):
+    sweeps, write = other_cells
+    before = publish.sentences()
+    name = method_name(method)
+    for to, words in ((False, f"ahead of {name} ("), (True, f"behind {name} (")):
+        for cells in sweeps.values():
+            flip(cells, method, attack, range(5), 0.5, to)
+        write()
+        after = publish.sentences()
+        assert words in after[sentence]
+        assert after[sentence] != before[sentence]
+        assert [a for k, a in enumerate(after) if k != sentence] == [b for k, b in enumerate(before) if k != sentence]
+
+
+@pytest.mark.parametrize(
+    ("claim", "method", "attack"),
+    [(k, baseline, attack) for k, (_, named, attack) in enumerate(claims.CLAIMS) for baseline in named],
+)
+def test_each_claim_of_the_table_follows_its_cells(other_cells, claim, method, attack):
+    sweeps, write = other_cells
+    before = [*claims.claims_table(publish.study_tables()[0])["verdict"]]
+    if attack == "screen":  # of the first seed it is a stage of the full attack
+        flip(sweeps["cifar10_cpu"], method, "autoattack/apgd-t", [0], 0.5, True)
+    flip(sweeps["cifar10_cpu"], method, attack, range(5), 0.5, True)
+    write()
+    after = [*claims.claims_table(publish.study_tables()[0])["verdict"]]
+    if attack == "autoattack":
+        assert after == before
+        assert after[claim] == "no verdict (one training seed)"
+    else:
+        assert after[claim] == "contradicted" or method_name(method) in after[claim].partition("behind")[2]
+        assert after[claim] != before[claim] or "behind TRADES" in before[claim]
+
+
+def test_a_study_of_one_seed_says_nothing(other_cells):
+    sweeps, write = other_cells
+    for cells in sweeps.values():
+        cells[:] = [cell for cell in cells if cell["seed"] == 0]
+    write()
+    assert all("for want of training seeds" in sentence for sentence in publish.sentences())
+    verdicts = claims.claims_table(publish.study_tables()[0])["verdict"]
+    assert set(verdicts) == {"no verdict (one training seed)"}
+
+
+def test_without_the_sweep_of_equal_passes_the_rest_remains(other_cells):
+    sweeps, write = other_cells
+    whole, said = publish.study_report(), publish.sentences()
+    del sweeps[publish.EQUAL_PASSES]
+    write()
+    assert publish.study_report() == whole
+    assert publish.sentences()[1:] == said[1:]
+    assert "not run" in publish.sentences()[0]
+    assert publish.equal_passes_report() == f"Not run: `make sweep SWEEP={publish.EQUAL_PASSES}`."
+
+
+def test_pages_are_rewritten_between_their_markers_alone(tmp_path, monkeypatch):
+    pages = {name: tmp_path / name for name in ("README.md", "results.md")}
+    texts = {}
+    for name, path in (("README.md", publish.README), ("results.md", publish.RESULTS)):
+        texts[name] = path.read_text()
+        pages[name].write_text(texts[name].replace("TRADES", "TRADE"))
+    monkeypatch.setattr(publish, "README", pages["README.md"])
+    monkeypatch.setattr(publish, "RESULTS", pages["results.md"])
+    monkeypatch.setattr(publish, "draw", lambda: None)
+    publish.write_report()
+    assert pages["results.md"].read_text() == texts["results.md"]
+    assert publish.summary() in pages["README.md"].read_text()
+    pages["results.md"].write_text(texts["results.md"].replace("<!-- end of headline -->", ""))
+    with pytest.raises(ValueError, match=r"results.md has no lines <!-- headline: .*end of headline"):
+        publish.write_report()
 
 
 def test_nothing_of_the_machine_is_in_the_published_files():

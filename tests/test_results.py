@@ -10,8 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import draws, rows
-from scipy.stats import ttest_rel
-from sklearn.metrics import accuracy_score
 
 from anchor_utils import results
 from anchor_utils.data import Split
@@ -19,6 +17,7 @@ from anchor_utils.evaluation import evaluate, logits_of
 from anchor_utils.models import AnchorNet
 from anchor_utils.results import (
     compare,
+    crossed_interval,
     current_row,
     join_images,
     mean_interval,
@@ -105,31 +104,79 @@ def test_mean_interval_is_students():
     assert all(math.isnan(x) for x in mean_interval([0.5])[1:])
 
 
-def test_compare_agrees_with_scipy_and_scikit_learn():
+def test_where_images_do_not_matter_the_interval_is_students():
+    """Each seed is right on another third of the images, so no image is harder than another."""
+    bits = np.tile(np.eye(3), (1, 40)) + np.array([[0.0], [0.1], [0.3]])
+    mean, low, high = crossed_interval(bits)
+    assert of_images(bits) < 0  # what is estimated to be negative counts as none
+    assert (mean, low, high) == pytest.approx(mean_interval(bits.mean(1)))
+
+
+def of_images(x):
+    """The estimated variance of images: mean squares of a crossed design, with everything written out."""
+    n, size = x.shape
+    rest = sum((x[s, i] - x[s].mean() - x[:, i].mean() + x.mean()) ** 2 for s in range(n) for i in range(size))
+    squares = n * sum((x[:, i].mean() - x.mean()) ** 2 for i in range(size)) / (size - 1)
+    return (squares - rest / (n - 1) / (size - 1)) / n
+
+
+def test_the_interval_adds_the_images_to_students():
+    x = np.random.default_rng(1).normal(size=(4, 50)) + np.random.default_rng(2).normal(size=50)
+    _, low, high = mean_interval(x.mean(1))
+    found = crossed_interval(x)
+    assert ((found[2] - found[1]) / 2) ** 2 == pytest.approx(((high - low) / 2) ** 2 + 1.959964**2 * of_images(x) / 50)
+    assert [math.isnan(value) for value in crossed_interval(x[:1])] == [False, True, True]
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says_and_without_the_images_far_less_often():
+    rng, held, without = np.random.default_rng(0), 0, 0
+    for _ in range(600):
+        x = 0.02 * rng.normal(size=(5, 1)) + 0.5 * rng.normal(size=(1, 80)) + 0.3 * rng.normal(size=(5, 80))
+        held += np.prod(crossed_interval(x)[1:]) < 0
+        without += np.prod(mean_interval(x.mean(1))[1:]) < 0
+    assert 0.93 < held / 600 <= 0.99
+    assert without / 600 < 0.85
+
+
+def test_compare_is_the_interval_of_the_paired_differences():
     bits = draws({"anchor": 0.6, "mart": 0.5})
     found = compare(rows(bits), "anchor", "mart", "pgd")
-    ours, theirs = ([accuracy_score(np.ones(400), bits[m, s]) for s in range(3)] for m in ("anchor", "mart"))
-    test = ttest_rel(ours, theirs)
-    low, high = test.confidence_interval(0.95)
-    assert found["difference"] == pytest.approx(np.mean(ours) - np.mean(theirs))
-    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    x = np.stack([bits["anchor", s].astype(float) - bits["mart", s] for s in range(3)])
+    assert (found["difference"], found["low"], found["high"]) == pytest.approx(crossed_interval(x))
     assert (found["seeds"], found["images"]) == (3, 400)
 
 
+def test_two_variants_of_one_method_are_compared_by_their_variant_alone():
+    bits = draws({"strong": 0.6, "weak": 0.5})
+    table = rows(bits).rename(columns={"method": "variant"}).assign(method="anchor")
+    found = compare(table, "strong", "weak", "pgd", by="variant")
+    assert found == compare(rows(bits), "strong", "weak", "pgd")
+    with pytest.raises(ValueError, match=r"method='anchor' has several rows of one training seed under 'pgd'"):
+        compare(table, "anchor", "pgd_at", "pgd")
+
+
 def test_compare_pairs_seeds_and_images():
-    """The same images right for both: no evidence, however many images; and only common seeds count."""
+    """Only common seeds count, and one of them has no interval."""
     bits = np.arange(1000) % 3 == 0
     table = rows({("anchor", 0): bits, ("anchor", 5): ~bits, ("mart", 0): bits, ("mart", 1): ~bits})
     found = compare(table, "anchor", "mart", "pgd")
     assert found["seeds"] == 1
     assert found["difference"] == 0
-    assert found["p_images"] == 1
+    assert math.isnan(found["low"])
     assert compare(table, "anchor", "trades", "pgd") is None
     assert compare(table, "anchor", "mart", "clean") is None
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epsilon", 0.2), ("step_size", 0.02), ("steps", 10.0), ("norm", "l2"), ("iterate", "final")]
+    ("field", "value"),
+    [
+        ("epsilon", 0.2),
+        ("step_size", 0.02),
+        ("steps", 10.0),
+        ("norm", "l2"),
+        ("iterate", "final"),
+        ("precision", "bfloat16"),
+    ],
 )
 def test_what_was_attacked_differently_is_not_compared(field, value):
     table = rows(draws({"anchor": 0.6, "mart": 0.5, "trades": 0.5})).assign(norm="linf")
@@ -138,14 +185,6 @@ def test_what_was_attacked_differently_is_not_compared(field, value):
     with pytest.raises(ValueError, match=rf"{field}=.*{value}.* under 'pgd': allowed is one value"):
         compare(table, "anchor", "mart", "pgd")
     assert compare(table, "anchor", "trades", "pgd")["seeds"] == 3  # neither of which has it
-
-
-def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs():
-    ours = np.array([True] * 10 + [False] * 2 + [True] * 50)
-    theirs = np.array([False] * 10 + [True] * 2 + [True] * 50)
-    found = compare(rows({("anchor", 0): ours, ("mart", 0): theirs}), "anchor", "mart", "pgd")
-    tail = sum(math.comb(12, k) for k in range(3)) / 2**12
-    assert found["p_images"] == pytest.approx(2 * tail)
 
 
 def test_different_numbers_of_images_are_compared_on_the_common_ones():

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from samples import draws, rows
 
+from anchor_utils.results import crossed_interval
 from study import tables
 
 
@@ -65,28 +68,64 @@ def test_full_autoattack_has_a_row_for_the_screen_too():
 
 
 def test_tables_name_attack_epsilon_step_steps_restarts_images_and_seeds():
-    table = pd.DataFrame([row(seed, accuracy) for seed, accuracy in enumerate((0.5, 0.6, 0.7))])
+    table = rows(draws({"anchor": 0.5}))
     text = tables.setting(table, "pgd")
     for words in ("PGD-20", "epsilon 0.1", "step 0.01", "restarts 1", "any iterate", "400 images", "seeds [0, 1, 2]"):
         assert words in text
     assert tables.method_table(table)["PGD-20"][0].endswith("n = 3")
-    assert tables.method_table(table)["AutoAttack"][0] == "not measured"
+    assert tables.method_table(table)["clean"][0] == "not measured"
 
 
 def test_cost_counts_the_passes_of_each_method():
     cells = [
-        {"method": m, "training_seconds": 10.0 + s, "config": {"attack_steps": 3}}
+        {"method": m, "training_seconds": 10.0 + s, "config": {"attack_steps": 3, "epochs": 5}}
         for m in ("standard", "pgd_at", "trades", "anchor")
         for s in range(2)
     ]
     table = tables.cost_table(cells).set_index("method")
-    assert table["passes, PGD-AT = 1"].to_dict() == {"standard": 0.25, "PGD-AT": 1.0, "TRADES": 1.25, "ANCHOR": 1.25}
+    ratio = {"standard": 0.25, "PGD-AT": 1.0, "TRADES": 1.25, "ANCHOR": 1.25}
+    assert table["passes an epoch, PGD-AT = 1"].to_dict() == ratio
+    assert table["passes in all"].to_dict() == {name: 20 * value for name, value in ratio.items()}
     assert table["seconds a run"].tolist() == [10.5] * 4
 
 
-def test_one_seed_has_the_interval_over_images_and_several_have_that_over_seeds():
-    one, three = ([row(seed, accuracy) for seed, accuracy in enumerate(found)] for found in ([0.5], [0.4, 0.5, 0.6]))
-    assert tables.method_table(pd.DataFrame(one))["PGD-20"][0] == "50.0 [40.0, 60.0], n = 1"
-    half = 4.302653 * 10 / 3**0.5  # 97.5% point of t with 2 degrees of freedom
-    wanted = f"50.0 [{50 - half:.1f}, {50 + half:.1f}], n = 3"
-    assert tables.method_table(pd.DataFrame(three))["PGD-20"][0] == wanted
+def test_variants_of_one_method_have_costs_of_their_own():
+    cells = [
+        {"method": "pgd_at", "variant": f"epochs{n}", "training_seconds": n, "config": {"attack_steps": 3, "epochs": n}}
+        for n in (5, 6)
+    ]
+    assert tables.cost_table(cells)["passes in all"].tolist() == [20, 24]
+
+
+def test_rows_that_are_missing_are_filled_up_unless_their_attack_computed_otherwise():
+    own = pd.DataFrame([row(0, 0.5), row(0, 0.3, attack="screen", method="pgd_at")])
+    other = pd.DataFrame([row(0, 0.9), row(1, 0.6), row(1, 0.4, attack="screen", precision="bfloat16")])
+    clean = pd.DataFrame([row(1, 0.8, attack="clean", precision=None)])
+    found = tables.filled_up(own, pd.concat([other, clean]))
+    assert found[["training_seed", "attack", "accuracy"]].to_numpy().tolist() == [
+        [0, "pgd", 0.5], [0, "screen", 0.3], [1, "pgd", 0.6], [1, "clean", 0.8]
+    ]  # fmt: skip
+
+
+def test_spots_are_the_accuracies_of_the_networks_and_the_intervals_of_the_tables():
+    table = pd.concat([rows(draws({"anchor": share, "standard": 0.9}), attack=attack) for attack, share in
+                       (("clean", 0.8), ("pgd", 0.5))])  # fmt: skip
+    ((method, (networks, clean, robust)),) = tables.spots(table).items()
+    assert method == "anchor"
+    assert networks.shape == (3, 2)
+    assert (clean[0], robust[0]) == pytest.approx(networks.mean(0))
+    chosen = table[(table["method"] == "anchor") & (table["attack"] == "pgd")]
+    assert robust == tables.accuracy_interval(chosen)
+
+
+def test_one_seed_has_the_interval_over_images_and_several_have_that_over_both():
+    assert tables.method_table(pd.DataFrame([row(0, 0.5)]))["PGD-20"][0] == "50.0 [40.0, 60.0], n = 1"
+    bits = draws({"anchor": 0.5})
+    value, low, high = crossed_interval(np.stack([bits["anchor", s] for s in range(3)]).astype(float))
+    wanted = f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}], n = 3"
+    assert tables.method_table(rows(bits))["PGD-20"][0] == wanted
+
+
+def test_tables_of_methods_leave_full_autoattack_to_the_model_cards():
+    table = pd.concat([rows(draws({"anchor": 0.5}), attack=attack) for attack in ("pgd", "screen", "autoattack")])
+    assert list(tables.method_table(table)) == ["method", "clean", "PGD-20", "screen"]

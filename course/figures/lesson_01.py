@@ -276,6 +276,56 @@ def along_lines(distances: np.ndarray, margins: Mapping[str, np.ndarray], *, mar
     return figure
 
 
+def taught_by_pushes(
+    before: np.ndarray,
+    pushed: np.ndarray,
+    digits: Sequence[str],
+    taught: Sequence[str],
+    scores: Mapping[str, tuple[float, float, float]],
+    chance: float,
+    *,
+    images: int,
+) -> Figure:
+    """Left: images, what was added to them, and the class they were taught as. Right: what that taught.
+
+    Args:
+        before, pushed: N images (N, C, H, W), in [0, 1], without and with the push.
+        digits: the N classes that people see.
+        taught: the N classes that stand as labels.
+        scores: for each student, the first on top, (accuracy, low, high) in [0, 1] on clean test images.
+        chance: accuracy of a guess, a dashed line.
+        images: how many test images there are.
+    """
+    figure = plt.figure(figsize=(11, 3.9))
+    pictures, bars = figure.subfigures(1, 2, width_ratios=[1.75, 1])
+    axes = pictures.subplots(3, len(before), squeeze=False)
+    rows = (("an image", before, digits), ("+ push", pushed - before, None), ("= taught as", pushed, taught))
+    for row, (name, shown, titles) in zip(axes, rows, strict=True):
+        for k, (axis, image) in enumerate(zip(row, shown, strict=True)):
+            plotting.draw_image(axis, image, titles[k] if titles else "", signed=titles is None)
+            if titles is taught:
+                axis.title.set(color=WRONG, fontweight="bold")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    axis = bars.subplots()
+    heights = np.arange(len(scores))[::-1]
+    for height, (value, low, high), color in zip(heights, scores.values(), (WRONG, NOISE), strict=True):
+        axis.barh(height, value, 0.5, color=color, alpha=0.75)
+        axis.errorbar(value, height, xerr=[[value - low], [high - value]], fmt="none", ecolor="0.2", capsize=3)
+        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the line of chance does not cross a number
+        axis.annotate(f"{value:.0%}", (high, height), (6, 0), bbox=box, **beside)
+    axis.axvline(chance, color="0.3", lw=1, ls="--")
+    axis.annotate(
+        "chance", (chance, 1), (4, -3), xycoords=axis.get_xaxis_transform(), textcoords="offset points", va="top"
+    )
+    axis.set_yticks(heights, [*scores])
+    axis.set(xlim=(0, 1.25 * max(max(high for *_, high in scores.values()), chance)), ylim=(-0.6, len(scores) - 0.3))
+    axis.set(xlabel=f"right on {images} clean test images")
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
 def _quartiles(margins: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.quantile(np.stack([*margins.values()]), [0.25, 0.75], axis=2)
     return low, high

@@ -111,14 +111,11 @@ def trades_path(
     for plane, (beta, decision) in zip(planes, decisions.items(), strict=True):
         draw_plane(plane, decision, points, labels, radius, f"$\\beta_{{TRADES}}$ = {beta:g}")
     axis.plot(clean, robust, "o-", color=plotting.method_color("trades"))
-    for beta, *spot in zip(betas, clean, robust, strict=True):
-        # The path arrives at its last point from the right.
-        offset, side = ((8, 0), "left") if beta < betas[-1] else ((-8, 0), "right")
-        axis.annotate(f"$\\beta_{{TRADES}}$ = {beta:g}", spot, offset, textcoords="offset points", ha=side, va="center")
+    _name_in_a_column(axis, [f"$\\beta_{{TRADES}}$ = {beta:g}" for beta in betas], clean, robust)
     _percent(axis.xaxis, axis.yaxis)
     for direction in (axis.xaxis, axis.yaxis):
         direction.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
-    axis.margins(0.45, 0.12)
+    axis.margins(0.12)
     axis.set(xlabel=f"clean accuracy, {tested} new points", ylabel="robust accuracy (grid)")
     axis.set_title("path as $\\beta_{TRADES}$ grows")
     return figure
@@ -130,6 +127,7 @@ def price_of_robustness(
     trained: float,
     estimates: Mapping[str, Mapping[str, tuple[float, float, float]]],
     *,
+    attack: str,
     images: int,
     title: str,
 ) -> Figure:
@@ -140,6 +138,7 @@ def price_of_robustness(
         falling: method -> accuracy (E,) in [0, 1].
         trained: the epsilon of training, marked by a dashed line.
         estimates: method -> "pgd" and "clean" -> (accuracy, low, high); in the right panel a filled and an open point.
+        attack: its name and steps, at the left.
         images: how many there are at the left.
         title: of the right panel.
     """
@@ -148,7 +147,7 @@ def price_of_robustness(
         left, epsilons, falling, xlabel="epsilon of the attack (pixel intensity)", ylabel="accuracy", ylim=(-0.03, 1.03)
     )
     left.axvline(trained, color="0.4", linewidth=1, ls="--")
-    left.set_title(f"PGD on {images} test images")
+    left.set_title(f"{attack} on {images} test images")
     methods = [*estimates]
     for height, method in enumerate(reversed(methods)):
         color = plotting.method_color(method)
@@ -298,6 +297,21 @@ def draw_plane(
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
     axis.grid(False)
     axis.set_title(title, fontsize=10)
+
+
+def _name_in_a_column(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
+    """Names of points right of an axis, a line from each to its point: near points cannot make names collide."""
+    heights = np.linspace(0.1, 0.9, len(names))
+    for height, k in zip(heights, np.argsort(y, kind="stable"), strict=True):
+        axis.annotate(
+            names[k],
+            (x[k], y[k]),
+            (1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.8, "shrinkB": 4},
+        )
 
 
 def _share_whole(decision: Decision) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from anchor_utils import plotting
 
-BLUE, ORANGE = "#0072B2", "#D55E00"  # what belongs to the anchor's class, and what does not
+BLUE, ORANGE = plotting.BLUE, plotting.ORANGE  # what belongs to the anchor's class, and what does not
 TEMPERATURE_COLORS = ("black", "#CC79A7", "#E69F00")
 
 
@@ -239,15 +239,8 @@ def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -
     figure, axes = plt.subplots(
         len(rows), count + 2, figsize=(0.92 * count + 1.9, 0.95 * len(rows)), width_ratios=ratios
     )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
     for line, (name, image, nearest, own) in zip(axes, rows, strict=True):
-        plotting.draw_image(line[0], image)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-        for axis, picture, right in zip(line[2:], nearest, own, strict=True):
-            plotting.draw_image(axis, picture)
-            axis.spines[:].set(visible=True, color=BLUE if right else ORANGE, linewidth=3)
+        plotting.draw_neighbours(line, image, nearest, own, name=name)
     axes[0, 0].set_title("test image", fontsize=10, fontweight="normal")
     over = axes[0, 2].annotate(
         "nearest training images, the nearest first", (0, 1), (0, 6), xycoords="axes fraction",

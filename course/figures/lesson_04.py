@@ -265,22 +265,25 @@ def descent_frames(
 
 
 def target_and_guess(
-    images: np.ndarray, names: Sequence[str], target: np.ndarray, guess: np.ndarray, *, top: float
+    images: np.ndarray, names: Sequence[str], target: np.ndarray, guess: np.ndarray, *, anchor: np.ndarray, top: float
 ) -> Figure:
-    """Images in a row, each over three bars: its target w, its guess q, and the pull w - q, orange where it pushes.
+    """An anchor image and others, each over three bars: its target w, its guess q, the pull w - q, orange if it pushes.
 
     Args:
         images: (N, C, H, W), in [0, 1].
         names: N short texts, that stand above the images.
         target, guess: (N,), each of sum 1.
+        anchor: (C, H, W), stands framed at the left of the others.
         top: the largest bar that must fit, one scale for all bars and for all frames of a slider.
     """
-    figure, axes = plt.subplots(4, 1, figsize=(7.4, 4.3), sharex=True, height_ratios=[1.25, 1, 1, 1.6], layout="none")
-    figure.subplots_adjust(left=0.12, right=0.99, bottom=0.02, top=0.91, hspace=0.06)
-    for k, (image, name) in enumerate(zip(images, names, strict=True)):
-        inset = axes[0].inset_axes((k - 0.45, 0.0, 0.9, 1.0), transform=axes[0].transData)
+    figure, axes = plt.subplots(4, 1, figsize=(7.8, 4.3), sharex=True, height_ratios=[1.25, 1, 1, 1.6], layout="none")
+    figure.subplots_adjust(left=0.16, right=0.99, bottom=0.02, top=0.91, hspace=0.06)
+    places, pictures = [-1.35, *range(len(images))], [anchor, *images]
+    for place, image, name in zip(places, pictures, ["anchor image", *names], strict=True):
+        inset = axes[0].inset_axes((place - 0.45, 0.0, 0.9, 1.0), transform=axes[0].transData)
         plotting.draw_image(inset, image)
-        inset.set_title(name, fontsize=8, fontweight="normal", pad=2)
+        inset.set_title(name, fontsize=8, fontweight="bold" if place < 0 else "normal", pad=2)
+        inset.spines[:].set(visible=place < 0, linewidth=2.5, color="black")
     rows = (("target\nw", target, "0.35"), ("guess\nq", guess, "0.65"), ("pull\nw - q", target - guess, BLUE))
     for axis, (name, values, color) in zip(axes[1:], rows, strict=True):
         colors = [ORANGE if value < 0 else color for value in values]

@@ -44,7 +44,7 @@ def promise_and_truth(
         images: how many images these are shares of.
     """
     figure, axis = plt.subplots(figsize=(9, 0.75 * len(found) + 1.3))
-    styles = [("0.55", "|", 12.0), (ORANGE, "o", 9.0), (BLUE, "D", 8.0)]
+    styles = [("0.45", "|", 17.0), (ORANGE, "o", 9.0), (BLUE, "D", 8.0)]
     heights = np.arange(len(found))[::-1]
     for y, values in zip(heights, found.values(), strict=True):
         (before, *_), (after, *_) = values[1], values[2]

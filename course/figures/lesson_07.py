@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from anchor_utils import plotting
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
+BLUE, ORANGE = plotting.BLUE, plotting.ORANGE
 VIEWS = {  # names below an axis
     "adversarial": "PGD on\nthe label",
     "feature attack": "attack on\nthe feature",
@@ -257,15 +257,8 @@ def neighbours(blocks: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray, 
     for part, (title, block) in zip(figure.subfigures(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
         part.suptitle(title, fontsize=11, fontweight="bold")
         axes = part.subplots(lines, count + 2, squeeze=False, width_ratios=[1.0, 0.3, *[1.0] * count])
-        for axis in axes.flat:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
         for line, (name, image, nearest, own) in zip(axes, block, strict=True):
-            plotting.draw_image(line[0], image)
-            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-            for axis, picture, right in zip(line[2:], nearest, own, strict=True):
-                plotting.draw_image(axis, picture)
-                axis.spines[:].set(visible=True, color=BLUE if right else ORANGE, linewidth=3)
+            plotting.draw_neighbours(line, image, nearest, own, name=name)
     return figure
 
 

@@ -226,6 +226,33 @@ def ablations(
     return figure
 
 
+def learning_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[Sequence[float], Sequence[float], Sequence[float]]]]],
+) -> Figure:
+    """One panel a study: accuracy under attack over the epochs, a dashed and a solid line for each network.
+
+    Args:
+        panels: for each title and method, for each of its networks the epochs (E,) and the accuracies (E,) in [0, 1]
+            on attacked training batches (dashed) and on held-out images (solid).
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 3.4), squeeze=False, sharey=True)
+    for axis, (title, methods) in zip(axes[0], panels.items(), strict=True):
+        for method, networks in methods.items():
+            for epochs, training, held_out in networks:
+                axis.plot(epochs, 100 * np.asarray(training), "--", color=plotting.method_color(method), linewidth=1.3)
+                axis.plot(epochs, 100 * np.asarray(held_out), color=plotting.method_color(method), linewidth=1.8)
+        ends = {
+            method: 100 * float(np.mean([np.asarray(h)[-1] for *_, h in found])) for method, found in methods.items()
+        }
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True))
+        _name_at_the_right(axis, ends)
+    axes[0, 0].set_ylabel("accuracy under PGD")
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].yaxis.set_major_formatter("{x:.0f}%")
+    return figure
+
+
 def literature(
     blocks: Mapping[str, Mapping[str, Sequence[float]]], attacks: Mapping[str, Sequence[str]], *, ours: str
 ) -> Figure:
@@ -237,7 +264,8 @@ def literature(
         attacks: for each heading the names of these three, written at the marks of its first row.
         ours: the heading of the block that was measured here.
     """
-    figure, axis = plt.subplots(figsize=(9, 4.8))
+    rows = sum(map(len, blocks.values()))
+    figure, axis = plt.subplots(figsize=(9, 0.26 * rows + 0.3 * len(blocks) + 0.9))
     marks = ((GREEN, "o", 7), (BLUE, "s", 7), (ORANGE, "D", -7))  # the name stands 7 points to the right or left
     y = 0.0
     heights: list[float] = []

@@ -456,7 +456,7 @@ table[[*shown, "iterate", "attack_seed"]].round(3).astype(object).fillna("").set
 # %% [markdown]
 # ### What does robustness cost?
 #
-# On digits a few points. CIFAR-10 is harder, so we also show the study that comes with the course: small networks, several training seeds a
+# Digits are easy. CIFAR-10 is harder, so we also show the study that comes with the course: small networks, several training seeds a
 # method. The same figure shows how accuracy falls with the epsilon of the *attack*, beyond the one of training.
 
 # %%
@@ -489,6 +489,7 @@ page.figure(
         falling,
         config.epsilon,
         cifar,
+        attack="PGD-10",
         images=len(few_test),
         title=f"CIFAR-10, {tables.attack_name(study, 'pgd')}, epsilon {study['epsilon'].max():g}",
     ),
@@ -603,7 +604,7 @@ page.figure(
 # %% [markdown]
 # ## 6 One step is cheap, and can collapse
 #
-# Seven attack steps and one training step are eight passes through the network, where ordinary training has one. Why not train with FGSM, two passes? The danger has a name, **catastrophic overfitting**
+# With seven attack steps, a training step takes eight passes through the network, where ordinary training takes one. Why not train with FGSM, two passes? The danger has a name, **catastrophic overfitting**
 # (Wong et al., [2001.03994](https://arxiv.org/abs/2001.03994)): the network learns to defeat the one step, while PGD still breaks it.
 #
 # We train from scratch for a short time with FGSM and attack the network on the way with both.
@@ -762,7 +763,7 @@ few = config.replace(
     flip=False,
     epochs=6 * config.epochs,
     schedule="constant",
-    validation_steps=5,
+    validation_steps=config.attack_steps,
 )
 few_run = training.fit(few)
 learned = data.load_data(few).hold_out(held_out)[0].train[:150].to(device)
@@ -796,7 +797,7 @@ page.figure(
 
 # %% [markdown]
 # **Robust overfitting** is more than a gap: on CIFAR-10, in long training, robust accuracy on held-out images *falls* after a peak (Rice et al.,
-# [2002.11569](https://arxiv.org/abs/2002.11569)). A last epoch a point or two below the best does not show it. The remedy is cheap: keep the epoch that is best on held-out images.
+# [2002.11569](https://arxiv.org/abs/2002.11569)). A last epoch a little below the best does not show it: so much may be chance. The remedy is cheap: keep the epoch that is best on held-out images.
 #
 # ### Exercise 3 · Find the bug
 #
@@ -816,15 +817,23 @@ def their_pgd(model, x, y, epsilon, step_size, steps):
     return x_adv
 
 
-x, y = few_test.inputs(), few_test.labels
-torch.manual_seed(seed)
-theirs = {m: network(their_pgd(network, x, y, **config.evaluation())) for m, network in networks.items()}
-reported = {m: logits.argmax(1).eq(y).float().mean().item() for m, logits in theirs.items()}
-ours = {m: line[3] for m, line in falling.items()}  # at the epsilon of training, same images
-pd.DataFrame({"their PGD": reported, "ours": ours}).round(3)
+def accuracy_under(attack):
+    """Of each network; whichever the attack: same images, steps and step size, one random start, last iterate."""
+    x, y, found = few_test.inputs(), few_test.labels, {}
+    for method, network in networks.items():
+        torch.manual_seed(seed)
+        logits = network(attack(network, x, y, **config.evaluation()))
+        found[method] = logits.argmax(1).eq(y).float().mean().item()
+    return found
+
+
+bugged = pd.DataFrame({"their PGD": accuracy_under(their_pgd), "ours": accuracy_under(attacks.pgd)})
+print(f"{len(few_test)} images, {config.eval_steps} steps of {config.eval_step_size:g}, last iterate:")
+bugged.round(3)
 
 # %% [markdown]
-# Write `repaired_pgd`. Before you read the code again, ask the numbers: which network profits most from the mistake?
+# Write `repaired_pgd`. Before you read the code again, ask the numbers: which network profits most from the mistake, and what may
+# that network have that the others lack?
 
 
 # %% tags=["exercise"]
@@ -864,7 +873,8 @@ def _():
 
 # %% [markdown] tags=["solution"]
 # The label is never used. Once an image is misclassified, the "class to get away from" is the wrong one, and the next step leads back. So the attack ends
-# on either side of the boundary. The package's `attacks.pgd` takes the true labels, never the model's predictions.
+# on either side of the boundary. A network that breaks within a few steps leaves the attack most time to walk back; where the true
+# label would break nothing, nothing is lost. The package's `attacks.pgd` takes the true labels, never the model's predictions.
 
 # %% [markdown]
 # ## What can go wrong

@@ -44,12 +44,15 @@ from course.figures import lesson_03 as figures
 config, dataset, device = lesson.start("03", preset, overrides, seed, runs_dir, data_root)
 
 # %% [markdown]
-# The whole notebook in one cell: train an **encoder** (a ResNet-18 without its last layer) with the contrastive loss, put a
-# linear classifier on it, attack that classifier, and look up the nearest training images of each test image.
+# The whole notebook in one cell: train an **encoder** with the contrastive loss, put a linear classifier on it, attack that
+# classifier, and look up the nearest training images of each test image. The encoder is a ResNet-18 without its last layer;
+# the vector that it returns holds the **features** of an image. *Nearest* means: the largest cosine of features.
+#
+# Stochastic gradient descent (SGD) trains the classifier, with the encoder kept as it is. We call it the **SGD probe**.
 
 # %%
-run = training.fit(config.replace(method="supcon"), dataset=dataset)  # sections 1 to 4
-probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)  # sections 5 and 7
+run = training.fit(config.replace(method="supcon"), dataset=dataset)  # explained in sections 1 to 4
+probe_run = training.finetune(run, config, adversarial=False, dataset=dataset)  # sections 5, 7
 encoder, probe = run.model().to(device), probe_run.model().to(device)
 
 known = dataset.train[torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))[:2000]].to(
@@ -80,15 +83,16 @@ page.figure(
     "test image's class, orange for others.",
     f"Of the eight nearest training images {own_class['clean'].mean():.0%} have the class of the test image, and "
     f"{own_class['PGD'].mean():.0%} after PGD with epsilon {config.epsilon:g} (mean of {len(few)} test images). Each pair of "
-    "rows is one test image, clean and attacked. Blue frames: its class; orange: another. The attack aimed at the linear "
-    "classifier, not at the neighbours.",
+    "rows is one test image, clean and attacked. Blue frames: its class; orange: another. The attack aimed at the SGD "
+    "probe, not at the neighbours.",
     colors=64,
 )
 
 # %% [markdown]
 # **Claim: pulling the images of a class together and pushing the others apart gives features in which a linear classifier
 # finds the classes - and no adversarial robustness comes with it.** The last cells confirm or refute this with the numbers
-# of this very run: confirmed means more than 90% of clean test images classified correctly, and less than 10% under PGD.
+# of this very run: confirmed means that the SGD probe classifies more than 90% of clean test images correctly, and less than
+# 10% under PGD.
 #
 # **You will learn** what the supervised contrastive loss (SupCon) computes, where its gradient pushes, what the
 # temperature does, where its value starts and stops, how to examine a frozen encoder, and what an attack does to
@@ -456,7 +460,7 @@ page.figure(
     "Filmstrip: 24 points of three classes on a circle under SupCon, for three temperatures; the classes gather into "
     "groups. In the last column the angles between neighbouring groups are written.",
     f"After 300 steps the nearest groups are apart by {ends}. Each row starts from the same points; time runs to the right. "
-    "First the points of a colour run together, then the groups push each other away. These are points that move freely; "
+    "Do a colour's points gather before the groups part, or while they do? Compare first and last row. Points here move freely; "
     "those of a network move together.",
     colors=128,
 )
@@ -502,7 +506,8 @@ def first_steps(labels_of_views, steps=40):
     for _ in range(steps):
         chosen = torch.randint(len(dataset.train), (config.batch_size,), generator=generator)
         batch = dataset.train[chosen]
-        crops = [augment(batch.images, padding=config.crop_padding, generator=generator) for _ in range(2)]
+        options = {"padding": config.crop_padding, "flip": config.flip, "generator": generator}
+        crops = [augment(batch.images, **options) for _ in range(2)]
         z = network.project(network.encode(torch.cat(crops).float().to(device) / 255))
         loss = losses.supcon_loss(z, labels_of_views(batch.labels).to(device), config.temperature)
         optimizer.zero_grad()
@@ -517,9 +522,9 @@ wrong = first_steps(lambda y: y.repeat_interleave(2))  # y1 y1 y2 y2 y3 y3 ...
 
 # %%
 plateau = math.log(2 * config.batch_size - 1)  # eq. 6
-floors = []
+floors, generator = [], torch.Generator().manual_seed(seed)
 for _ in range(50):  # a class with n images in the batch has 2 n views, so 2 n - 1 positives for each anchor
-    drawn = dataset.train.labels[torch.randperm(len(dataset.train))[: config.batch_size]]
+    drawn = dataset.train.labels[torch.randperm(len(dataset.train), generator=generator)[: config.batch_size]]
     counts = torch.bincount(drawn).float()[drawn]
     floors.append((2 * counts - 1).log().mean().item())  # eq. 7
 floor = float(np.mean(floors))
@@ -610,7 +615,11 @@ def _():
 # ## 5 What the frozen encoder has learned
 #
 # The usual examination of features: freeze the encoder, drop the projection head, and train a *linear* classifier on top, a
-# **linear probe**. A second examiner needs no training at all: the **k nearest neighbours** among training images vote.
+# **linear probe**. There are two here. The SGD probe of the first cell is a layer, trained on augmented images; section 7
+# attacks it. The **logistic probe** is scikit-learn's logistic regression on scaled vectors of up to 2,000 training images as
+# they are. It takes any vectors, so every candidate below gets one.
+#
+# A second examiner needs no training at all: the **k nearest neighbours** among training images vote.
 #
 # A number alone says little, since digits are easy and even random features are of some use. So four candidates sit the
 # same examination: raw pixels, the features of the same network *before* training, the trained features, and what the
@@ -628,11 +637,11 @@ candidates = {
 
 
 def examine(represent, train_images, train_labels, test_images, test_labels):
-    """Accuracy of a linear probe and of 10 nearest neighbours."""
+    """Accuracy of a logistic probe and of 10 nearest neighbours."""
     vectors, query = represent(train_images), represent(test_images)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, tol=1e-3))
     score = linear.fit(vectors, train_labels).score(query, test_labels)
-    return {"linear probe": score, "neighbours": embeddings.knn_accuracy(vectors, train_labels, query, test_labels)}
+    return {"logistic probe": score, "neighbours": embeddings.knn_accuracy(vectors, train_labels, query, test_labels)}
 
 
 test_labels = test.labels.cpu().numpy()
@@ -665,14 +674,14 @@ turn_scores = {name: examine(f, *train_turned, *test_turned) for name, f in cand
 def intervals(scores, images):
     """For each examiner: accuracies and 95% Wilson intervals of all candidates, (accuracy, low, high) each (C,)."""
     found = {}
-    for examiner in ("linear probe", "neighbours"):
+    for examiner in ("logistic probe", "neighbours"):
         accuracy = [score[examiner] for score in scores.values()]
         found[examiner] = np.array([(a, *results.wilson(round(a * images), images)) for a in accuracy]).T
     return found
 
 
-last, head = class_scores["features, SupCon"]["linear probe"], class_scores["projection, SupCon"]["linear probe"]
-turn_last, turn_head = (turn_scores[f"{layer}, SupCon"]["linear probe"] for layer in ("features", "projection"))
+last, head = class_scores["features, SupCon"]["logistic probe"], class_scores["projection, SupCon"]["logistic probe"]
+turn_last, turn_head = (turn_scores[f"{layer}, SupCon"]["logistic probe"] for layer in ("features", "projection"))
 page.figure(
     figures.examination(
         list(candidates),
@@ -682,19 +691,19 @@ page.figure(
         },
         {"which class?": 1 / len(dataset.classes), "which rotation?": 1 / 4},
     ),
-    "Accuracy of a linear probe and of ten nearest neighbours on four representations, for the class of an image and for "
+    "Accuracy of a logistic probe and of ten nearest neighbours on four representations, for the class of an image and for "
     "its rotation, with intervals.",
-    f"Probes on features and projection classify {last:.1%} and {head:.1%} of the test images; for the rotation it is "
-    f"{turn_last:.0%} and {turn_head:.0%}, from raw pixels {turn_scores['raw pixels']['linear probe']:.0%}. Bars: 95% Wilson intervals; "
+    f"Logistic probes on features and projection classify {last:.1%} and {head:.1%} of the test images; for the rotation it is "
+    f"{turn_last:.0%} and {turn_head:.0%}, from raw pixels {turn_scores['raw pixels']['logistic probe']:.0%}. Bars: 95% Wilson intervals; "
     "dotted: guessing. The two upper rows cost no training. The encoder was trained with more labels than the probes.",
     svg=True,
 )
 
 # %% [markdown]
-# For the classes both layers will do: the head was trained with the very labels that the probe is asked for. It is dropped
-# all the same, because features are wanted for *other* tasks, and the head may throw away what they need: here less of the
-# rotation is left in it (one task, one network). Where pretraining had
-# no labels, the head costs accuracy on the classes, too (Chen et al., section 4.2).
+# The head was trained with the very labels that the left panel asks for, so there both layers will do. It is dropped all the
+# same, because features are wanted for *other* tasks, and the head may throw away what they need: compare the two layers in
+# the right panel (one task, one network). Where pretraining had no labels, the head costs accuracy on the classes, too (Chen
+# et al., section 4.2).
 #
 # ## 6 The geometry, measured
 #
@@ -732,7 +741,7 @@ page.figure(
 )
 
 # %% [markdown]
-# The fresh network sends all images to nearly one place, as equation 6 assumed; a linear probe still finds much in what
+# The fresh network sends all images to nearly one place, as equation 6 assumed; a logistic probe still finds much in what
 # little differs (section 5). After training each class is gathered. A gap shows whether classes are gathered, not whether
 # they can be told apart.
 #
@@ -742,18 +751,20 @@ page.figure(
 # one group to another. But the gaps are distances between *features*, and epsilon bounds the change of *pixels*. How far a
 # feature moves when a pixel moves was never part of the loss.
 #
-# We attack the linear probe from the first cell (encoder frozen, trained on clean images). Uniform noise within the same
-# epsilon, a change without an aim, is the control.
+# We attack the SGD probe of the first cell (encoder frozen, no attack in its training). Uniform noise within the same
+# epsilon, a change without an aim, is the control. A dash in the table stands where a row has no such setting: clean images
+# are not changed, and noise is a single draw, without steps.
 
 # %%
 table = evaluation.evaluate(probe, pictured, ("clean", "noise", "pgd"), **attack, seed=seed)
-table[["attack", "accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "restarts"]].round(3)
+columns = ["attack", "accuracy", "low", "high", "images", "epsilon", "step_size", "steps", "restarts"]
+table[columns].map(lambda v: v if isinstance(v, str) else "-" if pd.isna(v) else f"{round(v, 3):g}")
 
 # %% [markdown]
 # Where do the features of attacked images lie? We compare each with the **centres** of the classes, the mean features of
 # training images, scaled to length one.
 #
-# The PGD above wants the probe to be wrong; it does not care about distances. So its images might be told from clean ones
+# The PGD above wants the SGD probe to be wrong; it does not care about distances. So its images might be told from clean ones
 # by lying far from every centre. But an attack can be made to care (Sabour et al.,
 # [1511.05122](https://arxiv.org/abs/1511.05122)), and whoever proposes a detector has to attack the detector (Carlini and
 # Wagner, [1705.07263](https://arxiv.org/abs/1705.07263)). Ours maximises the largest cosine with a wrong centre.
@@ -789,7 +800,7 @@ aimed = attacks.pgd(detector, few.inputs(), few.labels, **attack, loss=nearest_w
 shifted = augment(
     few.inputs(), padding=config.crop_padding, flip=config.flip, generator=torch.Generator().manual_seed(seed)
 )
-images = {"clean": few.inputs(), "second view": shifted, "PGD on the probe": attacked, "PGD on distances": aimed}
+images = {"clean": few.inputs(), "second view": shifted, "PGD on SGD probe": attacked, "PGD on distances": aimed}
 
 # %%
 to_own, to_other, given_away, probe_right, neighbours_right = {}, {}, {}, {}, {}
@@ -812,8 +823,8 @@ page.figure(
     figures.distances_to_centres(to_own, to_other),
     "Cosine of each test image with the centre of its own class, against that with the nearest other centre, for clean "
     "images, second views, and two attacks; points above the diagonal are nearer to a wrong centre.",
-    f"PGD on the probe puts {wrong_centre['PGD on the probe']:.0%} of {len(few)} images nearest to a wrong centre. Distance gives "
-    f"them away with AUC {given_away['PGD on the probe']:.2f}; after PGD on distances it is {given_away['PGD on distances']:.2f} "
+    f"PGD on the SGD probe puts {wrong_centre['PGD on SGD probe']:.0%} of {len(few)} images nearest to a wrong centre. Distance gives "
+    f"them away with AUC {given_away['PGD on SGD probe']:.2f}; after PGD on distances it is {given_away['PGD on distances']:.2f} "
     "(1/2: guessing; below: attacked images lie nearer than clean ones). Below the diagonal (blue): nearest to the own "
     "centre; above (orange): to another. A simple detector only.",
     colors=64,
@@ -827,7 +838,7 @@ kept = {
 pd.DataFrame(
     {
         "nearest to a wrong centre": wrong_centre,
-        "probe right": probe_right,
+        "SGD probe right": probe_right,
         "10 neighbours right": neighbours_right,
         "AUC of the distance": given_away,
         "median cosine with the clean image": kept,
@@ -864,20 +875,20 @@ by_attack = table.set_index("attack")["accuracy"]
 interval = table.set_index("attack").loc["pgd"]
 confirmed = by_attack["clean"] > 0.9 and by_attack["pgd"] < 0.1
 within, between = typical["projection, SupCon"]
-probe_of = {name: score["linear probe"] for name, score in class_scores.items()}
+probe_of = {name: score["logistic probe"] for name, score in class_scores.items()}
 lesson.say(
     f"**Found.** The loss started at {right[0]:.2f}, near $\\log(2N - 1)$ = {plateau:.2f}, and ended at {final_loss:.2f}, above its floor of {floor:.2f}. Same-class "
-    f"pairs have a median cosine of {within:.2f} in the projection, others {between:.2f}. A linear probe classifies "
+    f"pairs have a median cosine of {within:.2f} in the projection, others {between:.2f}. A logistic probe classifies "
     f"{probe_of['features, SupCon']:.1%} of {len(test)} test images correctly, with raw pixels {probe_of['raw pixels']:.1%}, "
     f"with an untrained network {probe_of['features, untrained']:.1%}.\n\n"
-    f"**Under attack.** The probe classifies **{by_attack['clean']:.1%}** of {interval['images']} clean images correctly, "
+    f"**Under attack.** The SGD probe classifies **{by_attack['clean']:.1%}** of {interval['images']} clean images correctly, "
     f"{by_attack['noise']:.1%} with uniform noise of size {config.epsilon:g}, and **{by_attack['pgd']:.1%}** (95% interval "
     f"{interval['low']:.1%} to {interval['high']:.1%}) under L-infinity PGD of that size: {config.eval_steps} steps of "
     f"{config.eval_step_size:g}, one restart, any iterate counts. Of {len(few)} images so attacked (last iterate) the nearest "
-    f"neighbours classify {neighbours_right['PGD on the probe']:.1%} correctly.\n\n"
-    f"**Not found.** A gain from dropping the head, for the classes: on its output the probe differs by {100 * (head - last):+.1f} points "
+    f"neighbours classify {neighbours_right['PGD on SGD probe']:.1%} correctly.\n\n"
+    f"**Not found.** A gain from dropping the head, for the classes: on its output the logistic probe differs by {100 * (head - last):+.1f} points "
     f"({head:.1%} against {last:.1%}). A detector: with the distance to the nearest centre, AUC falls from "
-    f"{given_away['PGD on the probe']:.2f} to {given_away['PGD on distances']:.2f} once the attack minds it (1/2 is guessing; the reversed rule "
+    f"{given_away['PGD on SGD probe']:.2f} to {given_away['PGD on distances']:.2f} once the attack minds it (1/2 is guessing; the reversed rule "
     f"would have {1 - given_away['PGD on distances']:.2f} on this attack).\n\n"
     f"The claim is **{'confirmed' if confirmed else 'not confirmed'}** by this run, with training seed {config.seed}."
 )
@@ -908,10 +919,10 @@ lesson.finish(
         "supcon_same_class_cosine": within,
         "supcon_different_class_cosine": between,
         "supcon_neighbours_of_own_class_under_pgd": float(own_class["PGD"].mean()),
-        "supcon_pgd_feature_cosine": kept["PGD on the probe"],
-        "supcon_knn_accuracy_under_pgd": neighbours_right["PGD on the probe"],
-        "supcon_wrong_centre_under_pgd": wrong_centre["PGD on the probe"],
-        "supcon_distance_auc_pgd": given_away["PGD on the probe"],
+        "supcon_pgd_feature_cosine": kept["PGD on SGD probe"],
+        "supcon_knn_accuracy_under_pgd": neighbours_right["PGD on SGD probe"],
+        "supcon_wrong_centre_under_pgd": wrong_centre["PGD on SGD probe"],
+        "supcon_distance_auc_pgd": given_away["PGD on SGD probe"],
         "supcon_distance_auc_aimed": given_away["PGD on distances"],
         "untrained_cosine_gap": apart["features, untrained"],
         "supcon_features_cosine_gap": apart["features, SupCon"],
@@ -924,7 +935,8 @@ lesson.finish(
 
 # %% [markdown]
 # **Limits.** One data set, one network, one training seed, one temperature, and no network trained with cross-entropy
-# beside it. On digits the views are shifts by at most one pixel, far weaker than what is usual for photographs. Raw pixels alone go far on digits, so the probe's accuracy shows that the features are good, not that SupCon
+# beside it. On digits the views are shifts by at most one pixel, far weaker than what is usual for
+# photographs. Raw pixels alone go far on digits, so the accuracy of a probe shows that the features are good, not that SupCon
 # is needed for it. The attacks know all weights. One attack that works is enough to show that a network is *not* robust.
 #
 # **References.** Khosla et al., *Supervised contrastive learning*, arXiv 2004.11362 · Chen et al., *A simple framework for

@@ -116,8 +116,8 @@ page.figure(
 # %% [markdown]
 # **Claim: a softmax over the negative cosines in place of SupCon's uniform target moves the loss's attention to hard
 # positives, adversarial images among them, and beta = 0 gives SupCon back. If the gradient may run through these
-# weights, easy positives can be pushed away; on a circle fewer classes then gather, in 16 dimensions (tried at beta = 4)
-# nearly all do.**
+# weights, easy positives can be pushed away; on a circle fewer starts then end with every class gathered, in 16 dimensions
+# (tried at beta = 4) nearly all do.**
 #
 # Confirmed means, in this run: beta = 0 gives SupCon's value; at beta = 2 adversarial positives get over ten points
 # more of the weight than in SupCon; if the gradient runs through the weights ("not detached"), the easy positive of
@@ -237,9 +237,14 @@ names = [f"{name}\ncos {c:.2f}" for name, c in zip(picked, cosine_of_eight.tolis
 page.slider(
     "beta",
     [f"{b:g}" for b in hardness_steps],
-    (figures.target_and_guess(eight.cpu().numpy(), names, w.numpy(), guess.numpy(), top=top) for w in targets.values()),
-    "Eight images, five positives and three negatives of one anchor image, over bars for the target w, the guess q and the "
-    "pull w - q.",
+    (
+        figures.target_and_guess(
+            eight.cpu().numpy(), names, w.numpy(), guess.numpy(), anchor=pixels[i].cpu().numpy(), top=top
+        )
+        for w in targets.values()
+    ),
+    "At the left an anchor image; beside it eight others, five positives and three negatives, each over bars for the target w, "
+    "the guess q and the pull w - q.",
     f"At beta = 0 the attacked image is pulled with {pulls[0][4]:.2f}, the easy one with {pulls[0][1]:.2f}: SupCon mines already, "
     f"through q. At beta = 8 the attacked one has {pulls[8][4]:.2f}. Orange pushes. Move beta: w changes, q does not. "
     "Nine images are few, so single shares of q are large.",
@@ -645,6 +650,18 @@ lesson.say(
 # the phase of the training. The farther the dial is turned, the more attention goes to adversarial images *and* to
 # wrong labels.
 #
+# Other rules stand on the same line. Each puts another target in the place of equation 1, and it sums to 1 too. None of
+# them is tested in this notebook:
+#
+# | rule for positives | the weight of a positive | what it changes |
+# |:--|:--|:--|
+# | *scale-free* weights | equation 1 with cosines standardised among the anchor embedding's positives, $(c - \text{mean}) / \text{deviation}$ | weighting; as strong where cosines spread little as where they spread much, so one beta would mean about the same in every row of the table of section 3 |
+# | the *hardest share* | alike on the hardest quarter, say, and 0 on the rest | selecting, but by rank instead of a threshold: between SupCon (all) and the hardest only |
+# | *semi-hard* positives | as one of these, but 0 on images that the classifier gets wrong | gives up the hopeless ones, wrong labels and successful attacks together: FaceNet's caution, for positives |
+# | *classifier-based* weights | the larger, the lower the classifier's probability of the label | asks another witness than the cosines, and no longer depends on the anchor |
+#
+# Whether any of them makes a network more robust only training can say.
+#
 # ## 6 Why the weights are constants here
 #
 # The weights depend on the cosines. Should the gradient run through them? Whether the authors of ANCHOR *detach*
@@ -985,12 +1002,12 @@ doubling_gap = max(
 lesson.say(
     f"On a sphere in **16 dimensions**, at beta = 4, every class gathers in {in_16_dimensions['detached']:.0%} of {count} starts "
     f"with detached weights and in {in_16_dimensions['not detached']:.0%} without. Why, "
-    "we did not test: there are more ways round, and random cosines spread less there, so the same beta does less."
+    "we did not test. Two guesses: there are more ways round, and random cosines spread less, so the same beta does less."
 )
 
 # %% [markdown]
-# Where a curve on the left falls, hardness keeps classes in pieces: hard positives on opposite sides pull a point both ways. That
-# happens to detached weights too, at a larger $\beta$. Doubling is an approximation for a small spread: at a larger
+# Where a curve on the left falls, classes stay in pieces, with detached weights too, at a larger $\beta$. A likely reason: hard
+# positives on opposite sides pull a point both ways. Doubling is an approximation for a small spread: at a larger
 # $\beta$ the negative targets come on top, which no softmax has. So that is where a difference on the right should show
 # first.
 #
@@ -1084,5 +1101,7 @@ lesson.finish(
 # 2010.04592 · Schroff et al., *FaceNet*, arXiv 1503.03832 (semi-hard negatives) · Hermans et al., *In defense of the
 # triplet loss for person re-identification*, arXiv 1703.07737 (batch-hard) · McNemar, *Psychometrika* 12, 1947.
 #
-# **Next:** [05 · ANCHOR training](05_anchor_training.ipynb) puts the loss to work on adversarial views, and measures
-# how much beta adds to what SupCon mines by itself.
+# **Where to go on.** [05 · ANCHOR training](05_anchor_training.ipynb) puts the loss to work on adversarial views, and
+# measures how much beta adds to what SupCon mines by itself. Two questions stay open here: whether a rule that does not hang
+# on the spread of the cosines acts more (scale-free, hardest share), and whether it helps to leave out what the network gets
+# wrong (semi-hard). Section 5 says where these rules stand between SupCon and selecting.

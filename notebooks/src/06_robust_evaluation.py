@@ -42,7 +42,7 @@ from torch import nn
 
 from anchor_utils import attacks, autoattack, evaluation, masking, plotting, results, training
 from anchor_utils.models import PRETRAINED_DIR, fold_batchnorm, pretrained
-from course import lesson, page
+from course import lesson, page, zoo
 from course.figures import lesson_06 as figures
 
 if models == "pretrained":  # networks of the CIFAR-10 study that come with the course, and their settings
@@ -97,7 +97,7 @@ class Rounding(nn.Module):
 # %% [markdown]
 # PGD (notebook 01) attacks each network twice: as it is, climbing the cross-entropy, and **adapted**, by someone who
 # knows the defence. Adapted means: look through the rounding as if it were not there, and for loud logits climb a loss
-# that no softmax can flatten, minus the logit margin. The **logit margin** is $z_y - \max_{j \ne y} z_j$, the logit of
+# that no softmax can flatten, minus the logit margin. Random noise of the same size stands beside them. The **logit margin** is $z_y - \max_{j \ne y} z_j$, the logit of
 # the true class minus the largest other one: positive when the network is right.
 
 # %%
@@ -137,13 +137,13 @@ pgd_name = f"PGD-{config.eval_steps}"
 truth = {name: [share(found[name]) for found in (noise, as_it_is, around)] for name in defences}
 loud, kept = truth["standard, loud logits"], truth["ANCHOR"]
 page.figure(
-    figures.promise_and_truth(truth, ("noise", f"{pgd_name} as it is", "adapted"), images=n_broken),
-    "For four networks, one a row, the accuracy under noise, under PGD as it is and under adapted PGD: for the two "
+    figures.promise_and_truth(truth, ("random noise", f"{pgd_name} as it is", "adapted"), images=n_broken),
+    "For four networks, one a row, the accuracy under random noise, under PGD as it is and under adapted PGD: for the two "
     "defences the adapted attack takes the accuracy far down, for ANCHOR it stays.",
     f"{pgd_name} leaves the ordinary network behind loud logits **{loud[1][0]:.0%}** and ANCHOR **{kept[1][0]:.0%}**. "
     f"The adapted attack leaves {loud[2][0]:.0%} and {kept[2][0]:.0%}. The longer the bar, the less the first number "
-    f"was worth. All at epsilon = {config.epsilon:g}; whiskers are 95% intervals. A short bar proves nothing: another "
-    "attack may still come.",
+    f"was worth. Grey ticks: random noise. All at epsilon = {config.epsilon:g}, with 95% intervals. A short bar proves "
+    "nothing: another attack may still come.",
     svg=True,
 )
 
@@ -173,7 +173,7 @@ page.figure(
 # - **Capability:** change each pixel by at most $\varepsilon$ ($L_\infty$), within $[0, 1]$, once, on a test image.
 # - **Knowledge:** everything: weights, code, training data, defence (*white box*).
 #
-# Nobody's real attacker is bound by $\varepsilon$. The ball is a stand-in: changes that no person would mind, and that
+# Hardly any real attacker is bound by $\varepsilon$. The ball is a stand-in: changes that no person would mind, and that
 # we can search. Robustness there is necessary for more, and not sufficient.
 #
 # The robust accuracy $R$ of a network $f$ on $N$ test images $x_i$ with labels $y_i$ is the share of images for which
@@ -336,10 +336,11 @@ def cell(method, attack):
 ATTACKS = {"clean": "clean", "fgsm": "FGSM", "pgd": pgd_name}
 
 
-def show_table(attack_names):
+def show_table(attack_names, beside=None):
+    """A column an attack; `beside` holds columns that come first."""
     counts = {attack: int(first.loc[("anchor", attack)]["images"]) for attack in attack_names}
     columns = {f"{name}, {counts[a]} images": [cell(m, a) for m in METHODS] for a, name in attack_names.items()}
-    display(pd.DataFrame(columns, index=[plotting.method_name(method) for method in METHODS]))
+    display(pd.DataFrame((beside or {}) | columns, index=[plotting.method_name(method) for method in METHODS]))
 
 
 show_table(ATTACKS)
@@ -499,7 +500,8 @@ def climb(model, loss, x, y, alpha, steps):
 #   2 the next. Cross-entropy climbs wherever it is steepest at first;
 # - **its features**: away from the image's own clean features, whatever the classifier says;
 # - **its contrastive loss**: away from its positives. The embedding $z$ of the attacked image is the *anchor
-#   embedding*, training images are the others, with cosines $c$, and
+#   embedding*, training images are the others, with cosines $c$; hardness $\beta$ and temperature $\tau$ are those of
+#   its training (notebook 05):
 #
 # $$\ell = - \sum_{p:\, y_p = y} w_p \log q_p, \qquad w \propto e^{-\beta c} \text{ over positives}, \qquad
 # q \propto e^{c / \tau} \text{ over all} \tag{7}$$
@@ -670,7 +672,7 @@ page.slider(
 # each with an attack made for it. AutoAttack knows nothing of *your* defence: not the part without a derivative, not
 # the random draw, not the detector.
 #
-# On a small machine AutoAttack and its screen see few images:
+# On a small machine AutoAttack and its screen see few images. PGD's column counts the same ones:
 
 # %% tags=["fold"]
 # @title What AutoAttack leaves of the networks of this run
@@ -680,15 +682,25 @@ table = pd.concat([first.reset_index(), *more_seeds, *parts], ignore_index=True)
 path = Path(config.runs_dir) / "results" / preset / "06_table.json"
 results.save_results(path, table, config=config.model_dump(), preset=preset)
 first = table[table["training_seed"] == config.seed].set_index(["method", "attack"])
+
+
+def pgd_on_first(method, count):
+    """PGD's accuracy and its interval on the first images, those that AutoAttack or its screen saw."""
+    bit = bits(method, "pgd")[:count]
+    low, high = results.wilson(int(bit.sum()), len(bit))
+    return f"{bit.mean():.1%} [{low:.1%}, {high:.1%}]"
+
+
 if possible:
     ATTACKS |= {"screen": "screen", "autoattack": "AutoAttack"}
-    show_table({attack: ATTACKS[attack] for attack in ("screen", "autoattack")})
+    same = {f"{pgd_name}, {n} images": [pgd_on_first(m, n) for m in METHODS] for n in sorted({n_full, n_screen})}
+    show_table({attack: ATTACKS[attack] for attack in ("screen", "autoattack")}, same)
     price = {a: first.loc[("anchor", a)]["seconds"] / first.loc[("anchor", a)]["images"] for a in ("pgd", "autoattack")}
     lesson.say(
         "APGD-CE and APGD-T for the screen, 100 steps each; AutoAttack in the standard version. Both query the "
         f"network in {first.loc[('anchor', 'screen')]['precision']}. With {n_screen} images an interval reaches over "
         f"some {100 * np.diff(results.wilson(n_screen * 3 // 4, n_screen))[0]:.0f} points: that orders no networks. "
-        f"AutoAttack took {price['autoattack']:.2g} seconds an image, "
+        f"AutoAttack took {price['autoattack']:.2g} seconds an image, beside other work and in a small batch, "
         f"**{price['autoattack'] / max(price['pgd'], 1e-9):,.0f} times** as long as {pgd_name}."
     )
 
@@ -723,7 +735,11 @@ for trained in [*study, *wide_study]:
     if PIECES[-1] not in rows or trained["method"] == "standard":
         continue
     values, known = reached(rows)
+    counts = [rows[PIECES[-1]]["images"]]
+    if not known:  # without stored bits PGD's number is that of more images
+        counts.insert(0, rows["pgd"]["images"])
     name = f"{plotting.method_name(trained['method'])}, width {trained['config']['width']}"
+    name += f"\n{' and '.join(f'{count:,}' for count in counts)} images"
     entry = {"promised": values["pgd"], "first": values[PIECES[0]], "left": values[PIECES[-1]]}
     stored.append({"method": trained["method"], "name": name, "bits": known, "rows": rows, "values": values, **entry})
 stored.sort(key=lambda network: ("64" not in network["name"], -network["promised"][0]))
@@ -751,11 +767,20 @@ page.figure(
 # %% tags=["fold"]
 # @title The answer
 both = {network["name"]: mcnemar(network["bits"]["pgd"], network["bits"][PIECES[-1]]) for network in small}
-taken = ", ".join(f"{name} {100 * drop:.1f}" for name, drop in zip(stage_names, drops.mean(0), strict=True))
+standing = np.mean([[network["bits"][a].sum() for a in ("clean", *PIECES)] for network in small], axis=0)
+stages = "\n".join(
+    f"| {name} | {before:.1f} | {before - after:.1f} | {after:.1f} |"
+    for name, (before, after) in zip(stage_names, itertools.pairwise(standing), strict=True)
+)
 about = stored[0]["rows"]["pgd"]
 lesson.say(
-    f"**The answer:** {stage_names[stage]}. On average over the {len(small)} robust networks of width 16 the stages "
-    f"take, in points: {taken}. {promise} broke {min(c for _, c, _ in both.values())} to "
+    f"**The answer:** {stage_names[stage]}, {100 * drops.mean(0)[stage]:.1f} points on average over the {len(small)} "
+    f"robust networks of width 16. Of 1,000 images, on average:\n\n| stage | sees | breaks | leaves |\n|:--|--:|--:|--:|\n"
+    f"{stages}\n\nA later stage sees only the images that the earlier ones left, so a small number in its row does not "
+    f"make it a weak attack. {promise} leaves {np.mean([network['bits']['pgd'].sum() for network in small]):.1f}."
+)
+lesson.say(
+    f"Image by image, {promise} broke {min(c for _, c, _ in both.values())} to "
     f"{max(c for _, c, _ in both.values())} images of 1,000 that AutoAttack left, AutoAttack "
     f"{min(b for b, _, _ in both.values())} to {max(b for b, _, _ in both.values())} that {promise} left. Epsilon = "
     f"{about['epsilon']:g}, PGD steps of {about['step_size']:g}, {about['restarts']} random start, {about['iterate']} "
@@ -765,8 +790,8 @@ lesson.say(
 )
 longest = max(breaks, key=breaks.get)
 lesson.say(
-    f"APGD-CE climbs PGD's own loss for longer. There it takes {100 * drops.mean(0)[0]:.1f} points: {promise} had "
-    f"{'converged, on its loss; another goal finds more' if drops.mean(0)[0] < 1 else 'not converged'}. In section 4, "
+    f"APGD-CE climbs PGD's own loss for longer and leaves {100 * drops.mean(0)[0]:.1f} points less than {promise}: on "
+    f"that loss {'little' if drops.mean(0)[0] < 1 else 'more'} was left to find. In section 4, "
     f"on {dataset.name.partition(':')[0]}, the attack that broke most of what {pgd_name} left was {longest} "
     f"({breaks[longest]} images)."
 )
@@ -817,6 +842,29 @@ else:
         f"**{all_wide}** ({ends}). Pink: left standing by PGD, broken by a walk towards a class. On so few images "
         "expect few, or none.",
     )
+
+# %% [markdown]
+# ### Optional · A network of a public zoo
+#
+# **RobustBench** (Croce et al., [2010.09670](https://arxiv.org/abs/2010.09670)) collects networks of many authors and measures
+# each with AutoAttack. Attack one yourself: *Wong2020Fast*, trained with one-step attacks from random starts
+# ([2001.03994](https://arxiv.org/abs/2001.03994)). How far above its AutoAttack accuracy on the
+# [leaderboard](https://robustbench.github.io) will PGD stay? Then go lower: more steps, restarts, `loss="margin"`.
+#
+# This needs three things that the course does not bring: the package `robustbench`, the network's weights (downloaded) and
+# CIFAR-10's test images (downloaded). We have tested this part with a stand-in for the package only, never on the real network.
+
+# %%
+attack_zoo = False  # @param {type:"boolean"}
+zoo_attack = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 20, "restarts": 1}  # epsilon is the leaderboard's
+if attack_zoo:
+    try:
+        theirs = zoo.attack_network("Wong2020Fast", 50, config.data_root, device=device, **zoo_attack)
+        display(theirs[["attack", "accuracy", "low", "high", "images", *zoo_attack, "iterate", "attack_seed"]].round(4))
+    except zoo.ZooError as missing:
+        lesson.say(f"**Skipped:** {missing}")
+else:
+    lesson.say("**Skipped:** `attack_zoo` is False. Nothing was imported or downloaded.")
 
 # %% [markdown]
 # ## 6 The cliff
@@ -1255,8 +1303,9 @@ lesson.say(
     f"images).\n- *Attacks add up.* On {n_ladder} images {pgd_name} leaves ANCHOR {left.mean():.1%}, the strongest other attack "
     f"of section 4 alone {min(row.mean() for row in ladder.values()):.1%}, all of them together {together.mean():.1%}.\n- *Highest {pgd_name} accuracy:* "
     f"{plotting.method_name(best_method)}, {cell(best_method, 'pgd')}; next {plotting.method_name(second)}, "
-    f"{cell(second, 'pgd')}; McNemar's p for these two networks, chosen after looking, is {p:.2g}. AutoAttack leaves ANCHOR "
-    f"{cell('anchor', 'autoattack')} of {n_full} images."
+    f"{cell(second, 'pgd')}, on {len(test)} images; McNemar's p for these two networks, chosen after looking, is {p:.2g}.\n- "
+    f"*AutoAttack.* On the same {n_full} images {pgd_name} leaves ANCHOR {pgd_on_first('anchor', n_full)}, AutoAttack: "
+    f"{cell('anchor', 'autoattack')}."
 )
 
 # %% tags=["fold"]
@@ -1330,5 +1379,5 @@ lesson.finish("06", preset, config, metrics)
 # the difference between correlated proportions*, 1947.
 #
 # **Next:** [07 · Embedding visualisation](07_embedding_visualisation.ipynb) looks inside: what an attack does to the
-# features. Or attack somebody else's network: [RobustBench](https://robustbench.github.io) has many, and
-# `evaluation.evaluate` takes any network that maps images in $[0, 1]$ to logits.
+# features. Or attack more networks of [RobustBench](https://robustbench.github.io) (section 5): `evaluation.evaluate`
+# takes any network that maps images in $[0, 1]$ to logits.
