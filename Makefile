@@ -8,7 +8,7 @@ MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish bench docs quick test test-full smoke-avx2 lint clean
+.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish bench docs quick test test-full test-site smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -55,6 +55,10 @@ bench: $(VENV)/.dev  ## measure speed and memory beside other libraries; writes 
 docs: setup  ## the course as a website, in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/site
+
+# A browser is not installed here: Debian's chromium will do.
+test-site: docs $(VENV)/.dev  ## the site in a real browser
+	OMP_NUM_THREADS=1 SITE=required $(BIN)/python -m pytest tests/test_site.py
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(BIN)/ruff check .

@@ -1,10 +1,14 @@
 """The documentation's own examples, run as a reader would run them."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from anchor_utils.config import presets
+from docs import pages
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -44,3 +48,37 @@ def test_the_glossary_is_in_order_and_points_to_where_a_word_is_used():
         text = re.sub(r"[\s#*$\\]+", " ", source.read_text()).lower().replace("_", "-")
         words = re.findall("[a-z-]{4,}|[a-z]+", re.sub(r" ?\(.*?\)", "", term).lower())
         assert max(words, key=len)[:-1] in text or words[0] in text.split(), f"{term} is not in notebook {number}"
+
+
+def test_the_first_use_of_a_word_is_found_and_the_longer_word_goes_first():
+    text = "Views of adversarial examples: an example, a review, PGD and pgd."
+    keys = ["example", "adversarial example", "view", "PGD"]
+    found = [(text[start:end], key) for start, end, key in pages.first_uses(text, keys)]
+    assert found == [("Views", "view"), ("adversarial examples", "adversarial example"), ("PGD", "PGD")]
+
+
+def test_every_entry_of_the_glossary_reaches_the_site():
+    text = (DOCS / "glossary.md").read_text()
+    entries = pages.glossary(text)
+    assert len(entries) == len(re.findall(r"^\*\*", text, re.MULTILINE)) > 80
+    assert all(entry.term in pages.glossary_directive(text) for entry in entries)
+
+
+def test_the_site_shows_a_notebook_with_its_setup_folded_and_no_pictures_from_other_servers():
+    for path in sorted((DOCS.parent / "notebooks").glob("*.ipynb")):
+        source = path.read_text()
+        book, before = json.loads(pages.for_the_site(source, f"notebooks/{path.stem}")), json.loads(source)
+        assert "![" not in "".join(book["cells"][0]["source"])
+        assert f"{pages.home()['repository']}/blob/{pages.home()['tag']}" in book["cells"][0]["source"]
+        assert [cell.get("outputs") for cell in book["cells"]] == [cell.get("outputs") for cell in before["cells"]]
+        (parameters,) = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+        assert "hide-input" in parameters["metadata"]["tags"]
+
+
+def test_tables_of_the_site_are_those_of_the_code():
+    head = pages.preset_table().splitlines()[0]
+    assert [name for name in presets() if f"`{name}`" in head] == presets()
+    assert len(pages.lessons()) == 8
+    cover = pages.cover()
+    assert {*cover["ordinary"]["named"][1:]} == {*cover["targets"]}
+    assert {*cover["robust"]["named"]} == {cover["digit"]}
