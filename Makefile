@@ -43,7 +43,7 @@ study-gpu: SWEEP = minutes
 study-gpu: setup  ## run what can finish of configs/sweeps/SWEEP.yaml (minutes) in MINUTES on this GPU; goes on where it stopped
 	$(BIN)/python -m study.timeboxed $(SWEEP) --minutes $(MINUTES)
 
-publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and the README
+publish: $(VENV)/.dev  ## collect the sweeps of the CIFAR-10 study into data/pretrained and write the report
 	$(BIN)/python -m study.publish
 
 # Without its dependencies: torchattacks asks for a requests of 2020, and what it needs is here already.

@@ -122,7 +122,7 @@ def clean(executed: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbf
 
 
 def readme_picture(book: nbformat.NotebookNode) -> bytes:
-    """The figure of notebook 01 that the README shows, found by its alt text."""
+    """The figure of notebook 01 that the first page of the site shows, found by its alt text."""
     pictures = [o for cell in book.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     (chosen,) = [o for o in pictures if alt_text(o).startswith("Rows of the same images")]
     return base64.b64decode(chosen.data["image/png"])

@@ -157,8 +157,8 @@ def filled_up(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     own = set(zip(table["method"], table["training_seed"], table["attack"], strict=True))
     here: dict[str, set[str]] = {}
-    for row in table.reindex(columns=["attack", "precision"]).dropna().itertuples():
-        here.setdefault(row.attack, set()).add(row.precision)
+    for row in table.reindex(columns=["attack", "precision"]).dropna().to_dict("records"):
+        here.setdefault(row["attack"], set()).add(row["precision"])
     wanted = [
         (row["method"], row["training_seed"], row["attack"]) not in own
         and (pd.isna(used := row.get("precision")) or used in here.get(row["attack"], {used}))
