@@ -215,6 +215,24 @@ def measure(
     )
 
 
+def mining_terms(
+    embeddings: Tensor, labels: Tensor, temperature: float, mining: Mining, wrong: Tensor
+) -> dict[str, Tensor]:
+    """What :func:`measure` finds in a batch, under the names that the log of a training has for it.
+
+    The tenth percentile is over all anchors; those where nothing is defined count as the largest.
+    """
+    found = measure(embeddings.detach(), labels, temperature, mining, wrong)
+    in_order = found.used_by_gradient.sort().values  # NaN last
+    return {
+        "positives_used": found.used,
+        "positives_used_by_gradient": found.used_by_gradient,
+        "positives_used_by_gradient_p10": in_order[len(in_order) // 10],
+        "weight_on_misclassified": found.on_wrong,
+        "gradient_change": found.change,
+    }
+
+
 def _effective(weights: Tensor) -> Tensor:
     """Effective number of the entries of each row, exp of their entropy, whatever they sum to."""
     share = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)

@@ -18,7 +18,7 @@ from anchor_utils import losses
 from anchor_utils.attacks import LOSSES, ascend, goal, random_point, warn_if_vanished
 from anchor_utils.augmentation import augment
 from anchor_utils.config import METHODS, Config
-from anchor_utils.mining import FORMULATIONS, Mining, measure
+from anchor_utils.mining import FORMULATIONS, Mining, mining_terms
 from anchor_utils.models import AnchorNet, fold_batchnorm, frozen, resolve_precision
 from anchor_utils.weights import kept_statistics, perturbed
 
@@ -220,21 +220,8 @@ def _contrast(step: Step, views: list[Tensor], mining: Mining, classify_all: boo
     terms = {"cross_entropy": cross_entropy, "contrastive": contrastive}
     terms["hardness_entropy"] = _hardness_entropy(entropy, labels)
     if METHODS[config.method].attacked:
-        terms |= _acting(embeddings, labels, wrong, mining, config.temperature)
+        terms |= mining_terms(embeddings, labels, config.temperature, mining, wrong)
     return Objective(total, terms, logits, logit_labels)
-
-
-def _acting(embeddings: Tensor, labels: Tensor, wrong: Tensor, mining: Mining, temperature: float) -> dict[str, Tensor]:
-    """What :func:`anchor_utils.mining.measure` finds in this batch, for the log; the tail is a tenth of the anchors."""
-    found = measure(embeddings.detach(), labels, temperature, mining, wrong)
-    sorted_share = found.used_by_gradient.sort().values  # NaN last
-    return {
-        "positives_used": found.used,
-        "positives_used_by_gradient": found.used_by_gradient,
-        "positives_used_by_gradient_p10": sorted_share[len(sorted_share) // 10],
-        "weight_on_misclassified": found.on_wrong,
-        "gradient_change": found.change,
-    }
 
 
 def logged(term: Tensor) -> float:
