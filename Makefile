@@ -8,7 +8,7 @@ MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish bench docs quick test test-full smoke-avx2 lint clean
+.PHONY: help setup tutorial notebook links notebooks sweep study-gpu publish bench docs quick test test-full smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,9 @@ notebook: setup  ## open the notebooks in JupyterLab
 
 notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed
 	$(BIN)/python -m course.build
+
+links: setup  ## write another address of the project wherever it stands: REPO=owner/name TAG=v1
+	$(BIN)/python -m course.links "$(REPO)" $(if $(TAG),--tag "$(TAG)")
 
 sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; resumes what was interrupted
 	$(BIN)/snakemake --snakefile study/Snakefile --config sweep=$(SWEEP) -j $(JOBS) --keep-going

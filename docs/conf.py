@@ -1,6 +1,7 @@
 """The course as a site: the executed notebooks and the API. ``make docs``, then open build/site/index.html."""
 
 from anchor_utils import __version__
+from course import links
 
 project = "Adversarially robust representation learning"
 author = "The course's authors"
@@ -12,7 +13,7 @@ include_patterns = ["docs/*.md", "notebooks/*.ipynb"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_theme_options = {
-    "repository_url": "https://github.com/OWNER/anchor-course",
+    "repository_url": f"https://github.com/{links.read().repository}",
     "use_repository_button": True,
     "show_toc_level": 2,
 }

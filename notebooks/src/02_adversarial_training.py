@@ -4,8 +4,8 @@
 # Train a network on the worst images that an attack finds, and it learns to resist that attack. Of the defences
 # that were tried against strong attacks it has held up best, and ANCHOR builds on it. You will see what it changes in a network, what it costs, and two ways in which it fails.
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/02_adversarial_training.ipynb)
-# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/anchor-course/anchor-course/blob/main/notebooks/02_adversarial_training.ipynb)
+# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/anchor-course/anchor-course#the-notebooks)
 
 # %% tags=["setup"]
 # @title Install the course, where it is missing
@@ -13,7 +13,7 @@
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/anchor-course/anchor-course@main")  # noqa: F821
 
 # %% tags=["parameters"]
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]
