@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ def move(new: Links, root: Path | None = None) -> list[Path]:
         if after != text:
             changed[path] = after.encode()
     for path, content in changed.items():
-        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))
+        write_atomically(path, partial(Path.write_bytes, data=content))
     return [*changed]
 
 
