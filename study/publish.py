@@ -36,10 +36,10 @@ def collect(sweeps: list[str], runs_dir: Path) -> None:
     Raises:
         ValueError: a sweep has no finished cells.
     """
-    found = json.loads(STUDY.read_text())["sweeps"] if STUDY.exists() else {}
+    found = json.loads(STUDY.read_text(encoding="utf-8"))["sweeps"] if STUDY.exists() else {}
     for sweep in sweeps:
         folder = runs_dir / "sweeps" / sweep
-        found[sweep] = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
+        found[sweep] = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-s*.json"))]
         if not found[sweep]:
             raise ValueError(
                 f"sweep={sweep!r} has no finished cells in {str(folder)!r}: run `make sweep SWEEP={sweep}` first; the "
@@ -93,7 +93,7 @@ def tables(sweep: str) -> str:
 
 def write_readme(sweep: str) -> None:
     """Put the headline and the tables of a sweep between their markers."""
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     for name, content in (("headline", headline(GPU_CELLS)), ("study", tables(sweep))):
         begin, end = f"<!-- {name}: written by study/publish.py -->\n", f"<!-- end of {name} -->"
         before, marked, rest = text.partition(begin)

@@ -48,7 +48,7 @@ def test_colab_has_what_the_package_asks_for_but_one_small_package():
 
 
 def form(path) -> list[tuple[str, Any, Any]]:
-    """Name, default and annotation of each line of the parameters cell; ValueError for a line that Colab cannot read."""
+    """Name, default and annotation of each line of the parameters cell; ValueError for one that Colab cannot read."""
     (cell,) = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
     found = []
     for line in cell.source.splitlines():
@@ -118,7 +118,7 @@ def needed(name, known):
 def lend_torch(site, there):
     """Have the torch and torchvision that are installed here found in another environment, in Colab's versions.
 
-    They take gigabytes, so they are links. Colab's torch has more recent requirements' place in nothing that is tested.
+    They take gigabytes, so they are links. Names and versions are Colab's; what torch itself asks for is not tried.
     """
     for one in needed("torchvision", there.keys() - {"torch", "torchvision"}).values():
         for top in {file.parts[0] for file in one.files or [] if file.parts[0] != ".."}:
