@@ -575,7 +575,8 @@ page.figure(
 batch = dataset.hold_out(config.validation_images)[0].train[:256].to(device)
 x, y = batch.inputs(), batch.labels
 x_adv = attacks.pgd(networks["mart"], x, y, **config.attack(), generator=torch.Generator().manual_seed(seed))
-p, p_adv = (evaluation.logits_of(networks["mart"], z).double().softmax(1) for z in (x, x_adv))
+p, p_adv = (evaluation.logits_of(networks["mart"], z).cpu().double().softmax(1) for z in (x, x_adv))
+y = y.cpu()
 weight = 1 - p.gather(1, y[:, None]).squeeze(1)
 term = weight * kl(p, p_adv)  # what eq. 5 adds up
 groups = {  # each image is in one
