@@ -1,4 +1,4 @@
-"""Results on a drive that outlives the machine, such as Google Drive: one parameter says where, and all goes on there."""
+"""Results on a drive that outlives the machine, Google Drive say: one parameter says where, and all goes on there."""
 
 import ast
 import json
