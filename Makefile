@@ -8,7 +8,7 @@ MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial notebook notebooks sweep study-gpu publish bench docs quick test test-full test-site smoke-avx2 lint clean
+.PHONY: help setup tutorial lab notebook links notebooks sweep study-gpu publish bench docs quick test test-full test-site smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,12 +29,18 @@ setup: $(VENV)/.course  ## install the course into .venv
 tutorial: setup  ## run all notebooks with the preset (PRESET=cpu), results in runs/
 	$(BIN)/python -m anchor_utils run $(PRESET)
 
-notebook: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter trust notebooks/*.ipynb  # else JupyterLab hides the SVG figures until their cells are run
+# Not trusted, a notebook shows neither its SVG figures nor its sliders until the cells are run.
+lab: setup  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter trust notebooks/*.ipynb
 	$(BIN)/jupyter lab notebooks
+
+notebook: lab
 
 notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed
 	$(BIN)/python -m course.build
+
+links: setup  ## write another address of the project wherever it stands: REPO=owner/name TAG=v1
+	$(BIN)/python -m course.links "$(REPO)" $(if $(TAG),--tag "$(TAG)")
 
 sweep: $(VENV)/.dev  ## run configs/sweeps/SWEEP.yaml, JOBS cells at a time; resumes what was interrupted
 	$(BIN)/snakemake --snakefile study/Snakefile --config sweep=$(SWEEP) -j $(JOBS) --keep-going

@@ -12,6 +12,7 @@ __all__ = [
     "autoattack",
     "config",
     "data",
+    "devices",
     "downloads",
     "embeddings",
     "engine",

@@ -191,7 +191,9 @@ class Places(BaseModel):
         None, description="train by the engine, which records the step as a CUDA graph; None: on a CUDA GPU"
     )
     deterministic: bool = Field(False, description="the same bits again on a GPU, slower; a CPU gives them always")
-    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a CUDA GPU; CUDA_VISIBLE_DEVICES says which")
+    device: Literal["auto", "cpu"] = Field(
+        "auto", description="auto takes a CUDA GPU (CUDA_VISIBLE_DEVICES says which), else an Apple GPU"
+    )
 
 
 class Config(Places, Evaluation, Training):

@@ -22,7 +22,7 @@ from torchvision.models.resnet import BasicBlock
 from anchor_utils.files import data_folder, sha256, write_atomically
 
 PRETRAINED_DIR = data_folder("data/pretrained", __file__)
-REPOSITORY = "https://github.com/OWNER/anchor-course"
+FILES = "https://github.com/anchor-course/anchor-course/raw/main/data/pretrained"
 # The networks in this folder: width -> name of the file of a method, and the methods. Width 64 is in no wheel.
 PRETRAINED = {
     16: ("cifar10-{}.safetensors", ("anchor", "mart", "pgd_at", "standard", "supcon_at", "trades")),
@@ -343,7 +343,7 @@ def pretrained(method: str, width: int = 16) -> AnchorNet:
     if not path.is_file():
         raise FileNotFoundError(
             f"{str(path)!r} is missing: an installed package leaves networks of width {width} out. Get it from the "
-            f"folder data/pretrained of the repository, {REPOSITORY}/raw/main/data/pretrained/{path.name}, and put it "
+            f"folder data/pretrained of the repository, {FILES}/{path.name}, and put it "
             "there, or read it from where it is with anchor_utils.models.load"
         )
     return load(path)

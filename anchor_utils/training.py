@@ -17,6 +17,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from anchor_utils import runs
 from anchor_utils.config import METHODS, Config, digest
 from anchor_utils.data import Dataset, fitting, load_data
+from anchor_utils.devices import resolve_device
 from anchor_utils.files import alone_in
 from anchor_utils.loop import Loop, kernels
 from anchor_utils.models import AnchorNet
@@ -127,11 +128,11 @@ def finetune(
 
 
 def _accelerator(config: Config) -> Accelerator:
-    # Left to itself, Accelerate would also take an Apple GPU, on which nothing here has been tried.
+    # Left to itself, Accelerate would also take an Apple GPU that fails its trial.
     # Its precision and accumulation of gradients are not for the user's own Accelerate settings to change: the run's
     # name and files say what was trained.
     return Accelerator(
-        cpu=config.device == "cpu" or not torch.cuda.is_available(),
+        cpu=resolve_device(config.device).type == "cpu",
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )

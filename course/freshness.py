@@ -15,6 +15,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from course import links
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("anchor_utils", "course", "study")
 # The project's data files, and the text with which code asks for one. Whatever has this text in it counts as a reader:
@@ -41,15 +43,22 @@ def lock(book: nbformat.NotebookNode, preset: str) -> dict[str, str]:
 
     Raises:
         ValueError: an import that cannot be followed; names module, line and reason.
+
+    The address of the project decides no output: wherever it lies, the hashes are the same.
     """
+    here = links.read(ROOT)
+
+    def placeless(text: str) -> str:
+        return links.moved(text, here, links.NOWHERE)
+
     cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     code = "\n".join(c.source for c in cells if c.cell_type == "code")
     followed = modules(code)
     readers = [_parse(code, ""), *(tree for name, tree in followed.items() if name not in LISTS_NAMES)]
     files = data_files({preset, *(text for tree in readers for text in _texts(tree))}, preset)
     return {
-        "source": _hash(*(f"{c.cell_type}: {c.source}" for c in cells)),
-        "package": _hash(*(f"{name}: {_tree(tree)!r}" for name, tree in followed.items())),
+        "source": _hash(*(placeless(f"{c.cell_type}: {c.source}") for c in cells)),
+        "package": _hash(*(placeless(f"{name}: {_tree(tree)!r}") for name, tree in followed.items())),
         "data": _hash(*(f"{path.relative_to(ROOT).as_posix()}: {_content(path)}" for path in files)),
     }
 

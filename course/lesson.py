@@ -17,6 +17,7 @@ from IPython.display import Markdown, display
 from anchor_utils import plotting
 from anchor_utils.config import Config, as_fields, load_preset
 from anchor_utils.data import Dataset, load_data
+from anchor_utils.devices import resolve_device
 from anchor_utils.files import data_folder, write_text
 from anchor_utils.models import pretrained, resolve_precision
 from anchor_utils.objectives import Heads, InnerProblem, batch_loss
@@ -91,8 +92,7 @@ def start(
     _begun.clear()
     _begun["seconds"] = time.perf_counter()
     config = configure(preset, overrides, seed, in_project(runs_dir), in_project(data_root), models)
-    use_gpu = config.device == "auto" and torch.cuda.is_available()
-    device = torch.device("cuda" if use_gpu else "cpu")
+    device = resolve_device(config.device)
     plotting.use_style()
     precision = str(resolve_precision(config.precision, device)).removeprefix("torch.")
     environment = ", ".join(f"{name} {version}" for name, version in versions().items())
@@ -202,7 +202,7 @@ def _expected(number: str, preset: str, config: Config) -> dict[str, Any]:
     path = EXPECTED_DIR / f"{number}.{preset}.yaml"
     if not path.exists() or config != load_preset(preset, runs_dir=config.runs_dir, data_root=config.data_root):
         return {}
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -144,6 +144,8 @@ def _slider_html(label: str, values: Sequence[str], pictures: Sequence[bytes], a
         f'<div class="course-slider" data-values="{html.escape(json.dumps([*values]))}">'
         f'<label>{html.escape(label)} <input type="range" min="0" max="{len(values) - 1}" value="{start}" step="1" '
         f'aria-valuetext="{html.escape(values[start])}" style="width:min(24em,60%);vertical-align:middle" '
-        f'oninput="{html.escape(_MOVE)}"> <output>{html.escape(values[start])}</output></label>'
+        # The arrow keys are the slider's: JupyterLab would take them to move between cells.
+        f'onkeydown="event.stopPropagation()" oninput="{html.escape(_MOVE)}"> '
+        f"<output>{html.escape(values[start])}</output></label>"
         f"<div>{images}</div></div>"
     )

@@ -29,7 +29,7 @@ NOTEBOOK_DIR = Path(__file__).resolve().parent.parent / "notebooks"
 WITHOUT_DATA = ("08",)  # notebooks that only read results
 TIMEOUTS = {"smoke": 60.0, "cpu": 60.0}  # minutes a cell, far beyond the slowest; elsewhere a cell may train for hours
 START_TIMEOUT = 180  # seconds until a kernel answers
-ISSUES = "https://github.com/OWNER/anchor-course/issues"
+ISSUES = "https://github.com/anchor-course/anchor-course/issues"
 
 
 def notebooks(numbers: list[str] | None = None) -> list[Path]:

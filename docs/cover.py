@@ -177,7 +177,8 @@ def main(arguments: list[str] | None = None) -> None:
     }
     test = dataset.test[: config.test_images]
     attack: Steps = config.evaluation()
-    index, four = choose(*networks.values(), test[:100], attack)
+    ordinary, robust = networks.values()
+    index, four = choose(ordinary, robust, test[:100], attack)
     image, true = test.inputs()[index], int(test.labels[index])
     numbers: dict[str, object] = {
         "preset": options.preset,

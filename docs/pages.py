@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import yaml
 
 from anchor_utils.config import METHODS, Config, load_preset, presets
+from course import links
 from study.claims import INTERVALS_OF_DIFFERENCES, claims_table
 from study.tables import best_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where readers find the repository, unless pyproject.toml says so.
-HOME = {"repository": "anchor-course/anchor-course", "tag": "main"}
 # What one sees in each lesson, and which of its pictures stands on its card.
 SEEN = {
     "01": (
@@ -60,9 +58,8 @@ class Entry:
 
 
 def home() -> dict[str, str]:
-    """Repository (owner/name) and tag that links lead to: ``[tool.anchor_utils]`` in pyproject.toml."""
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return HOME | project["tool"].get("anchor_utils", {})
+    """Repository (owner/name) and tag that links lead to."""
+    return links.read()._asdict()
 
 
 def lessons() -> list[Lesson]:

@@ -64,10 +64,10 @@ def collect(sweeps: list[str], runs_dir: Path) -> None:
     Raises:
         ValueError: a sweep has no finished cells.
     """
-    found = json.loads(STUDY.read_text())["sweeps"] if STUDY.exists() else {}
+    found = json.loads(STUDY.read_text(encoding="utf-8"))["sweeps"] if STUDY.exists() else {}
     for sweep in sweeps:
         folder = runs_dir / "sweeps" / sweep
-        cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*-s*.json"))]
+        cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-s*.json"))]
         if not cells:
             raise ValueError(
                 f"sweep={sweep!r} has no finished cells in {str(folder)!r}: run `make sweep SWEEP={sweep}` first; the "

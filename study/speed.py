@@ -16,6 +16,7 @@ import torch
 from anchor_utils import attacks, training
 from anchor_utils.config import Config, Evaluation, Places, digest
 from anchor_utils.data import Dataset
+from anchor_utils.devices import resolve_device
 from anchor_utils.evaluation import logits_of
 from anchor_utils.models import fold_batchnorm
 from study.measure import BLOCK
@@ -84,7 +85,7 @@ def place(config: Config) -> dict[str, Any]:
 
 def device_of(config: Config) -> torch.device:
     """Where a network of this configuration is evaluated."""
-    return torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+    return resolve_device(config.device)
 
 
 def measure_speed(config: Config, dataset: Dataset, clock: Callable[[], float] = time.perf_counter) -> Speed:

@@ -74,7 +74,7 @@ def load_sweep(name: str) -> Sweep:
     if not path.is_file():
         raise ValueError(unknown_name("sweep", name, known))
     try:
-        sweep = Sweep(**yaml.safe_load(path.read_text()))
+        sweep = Sweep(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise ValueError(f"{path.name}: {readable(error)}") from None
     for variant in sweep.finetune:

@@ -34,7 +34,7 @@ def read_cells(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
     The file says `seed` for the seed of training in a cell, and for that of the attacks in a row; here they are
     `training_seed` and `attack_seed`.
     """
-    return in_order(json.loads(path.read_text())["sweeps"].get(sweep, []))
+    return in_order(json.loads(path.read_text(encoding="utf-8"))["sweeps"].get(sweep, []))
 
 
 def in_order(found: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, Cells]:

@@ -240,7 +240,8 @@ class TimeBox:
     def _write(self, name: str, table: pd.DataFrame, seconds: dict[str, float], **found: Any) -> None:
         config, cell, path = self.configs[name], self.parameters[name], self.folder / f"{name}.json"
         lines = Path(config.runs_dir) / config.run_name() / "metrics.jsonl"
-        found["metrics"] = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+        text = lines.read_text(encoding="utf-8") if lines.exists() else ""
+        found["metrics"] = [json.loads(line) for line in text.splitlines()]
         speed = self.speeds.get(self._machine(config))
         found["seconds"] = {"given": self.seconds, **seconds, "speed": speed and dataclasses.asdict(speed)}
         about = {name: cell[name] for name in ("variant", "attacks", "finetune")}

@@ -59,6 +59,7 @@ def notebook_of(*code):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     write(tmp_path, FILES)
+    write(tmp_path, {"pyproject.toml": '[tool.anchor_utils]\nrepository = "a/b"\ntag = "main"\n'})
     monkeypatch.setattr(freshness, "ROOT", tmp_path)
     return tmp_path
 

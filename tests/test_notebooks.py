@@ -158,6 +158,7 @@ def test_all_notebooks_run_with_the_smoke_preset(tmp_path, monkeypatch):
         nbformat.write(build.from_source(source, "both"), tmp_path / "notebooks" / f"{source.stem}.ipynb")
     monkeypatch.setattr(runner, "NOTEBOOK_DIR", tmp_path / "notebooks")
     assert runner.main(["smoke", "--output", str(tmp_path)]) == 0
+    assert not (tmp_path / "runs").exists(), "results lie elsewhere than was asked for"
     executed = sorted((tmp_path / "notebooks" / "smoke").glob("*.ipynb"))
     assert [path.name[:2] for path in executed] == NUMBERS
     for path in executed:

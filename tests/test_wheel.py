@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from course import links
 from course.build import from_source
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +88,7 @@ except FileNotFoundError as error:
 """
     said = python("-c", code, cwd=tmp_path, PYTHONPATH=str(installed), PYTHONSAFEPATH="1")
     assert str(installed / "anchor_utils/pretrained/cifar10-w64-pgd_at.safetensors") in said
-    assert "/raw/main/data/pretrained/cifar10-w64-pgd_at.safetensors" in said
+    assert f"/raw/{links.read().tag}/data/pretrained/cifar10-w64-pgd_at.safetensors" in said
 
 
 def test_a_notebook_runs_from_an_empty_folder(installed, tmp_path):

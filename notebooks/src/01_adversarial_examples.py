@@ -5,8 +5,8 @@
 # digits readable. Whoever relies on a network should know how little that takes. You will write the two standard attacks
 # in a few lines each, measure what they do, and meet a model whose worst case can be computed exactly.
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/01_adversarial_examples.ipynb)
-# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/anchor-course/anchor-course/blob/main/notebooks/01_adversarial_examples.ipynb)
+# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/anchor-course/anchor-course#the-notebooks)
 
 # %% tags=["setup"]
 # @title Install the course, where it is missing
@@ -14,7 +14,7 @@
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/anchor-course/anchor-course@main")  # noqa: F821
 
 # %% tags=["parameters"]
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]

@@ -4,8 +4,8 @@
 # Train a network on the worst images that an attack finds, and it learns to resist that attack. Of the defences
 # that were tried against strong attacks it has held up best, and ANCHOR builds on it. You will see what it changes in a network, what it costs, and two ways in which it fails.
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/02_adversarial_training.ipynb)
-# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/anchor-course/anchor-course/blob/main/notebooks/02_adversarial_training.ipynb)
+# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/anchor-course/anchor-course#the-notebooks)
 
 # %% tags=["setup"]
 # @title Install the course, where it is missing
@@ -13,7 +13,7 @@
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/anchor-course/anchor-course@main")  # noqa: F821
 
 # %% tags=["parameters"]
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]
@@ -576,7 +576,8 @@ page.figure(
 batch = dataset.hold_out(config.validation_images)[0].train[:256].to(device)
 x, y = batch.inputs(), batch.labels
 x_adv = attacks.pgd(networks["mart"], x, y, **config.attack(), generator=torch.Generator().manual_seed(seed))
-p, p_adv = (evaluation.logits_of(networks["mart"], z).double().softmax(1) for z in (x, x_adv))
+p, p_adv = (evaluation.logits_of(networks["mart"], z).cpu().double().softmax(1) for z in (x, x_adv))
+y = y.cpu()
 weight = 1 - p.gather(1, y[:, None]).squeeze(1)
 term = weight * kl(p, p_adv)  # what eq. 5 adds up
 groups = {  # each image is in one

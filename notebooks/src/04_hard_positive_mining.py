@@ -5,8 +5,8 @@
 # positive the same target, those that are in place already and those that are lost. Here you change one line, so that the
 # loss listens to the lost ones more, see whom it listens to then, and find out what the line can cost.
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/04_hard_positive_mining.ipynb)
-# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/anchor-course/anchor-course/blob/main/notebooks/04_hard_positive_mining.ipynb)
+# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/anchor-course/anchor-course#the-notebooks)
 
 # %% tags=["setup"]
 # @title Install the course, where it is missing
@@ -14,7 +14,7 @@
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/anchor-course/anchor-course@main")  # noqa: F821
 
 # %% tags=["parameters"]
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]

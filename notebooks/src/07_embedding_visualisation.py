@@ -5,8 +5,8 @@
 # more. A flat map of such points is the most convincing picture of this field, and one that lies easily. You will first
 # map data whose geometry you know, then measure what an attack does to features, and only then look at their maps.
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/anchor-course/blob/main/notebooks/07_embedding_visualisation.ipynb)
-# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/OWNER/anchor-course#the-notebooks)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/anchor-course/anchor-course/blob/main/notebooks/07_embedding_visualisation.ipynb)
+# [![Course](https://img.shields.io/badge/course-all_notebooks-0072B2)](https://github.com/anchor-course/anchor-course#the-notebooks)
 
 # %% tags=["setup"]
 # @title Install the course, where it is missing
@@ -14,7 +14,7 @@
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/OWNER/anchor-course")  # noqa: F821
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/anchor-course/anchor-course@main")  # noqa: F821
 
 # %% tags=["parameters"]
 preset = "cpu"  # @param ["smoke", "cpu", "t4", "minutes", "paper"]
