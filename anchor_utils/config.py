@@ -105,7 +105,8 @@ class Training(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     temperature: Positive = Field(0.1, description="tau in eq. 2")
     beta: NonNegative = Field(
-        10.0, description="hardness in eq. 1, or gamma of the standardised forms; 0 is SupCon. Only read by anchor"
+        10.0,
+        description="of anchor: hardness in eq. 1, or gamma of standardised and semi_hard (1 to 2 there); 0: SupCon",
     )
     mining: Literal["exponential", "standardised", "hardest", "classifier", "displacement", "semi_hard"] = Field(
         "exponential", description="how positives are weighed: a row of mining.FORMULATIONS; exponential is eq. 1"
@@ -230,6 +231,8 @@ class Config(Places, Evaluation, Training):
                 f"validation_images={self.validation_images} is held out of train_images={self.train_images}; "
                 "it must be smaller"
             )
+        if self.permute_weights and self.awp:
+            raise ValueError(f"permute_weights=True with awp={self.awp:g}: allowed is 0, each pass would deal anew")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True with momentum=0.0: allowed is a momentum above 0")
         return self

@@ -49,7 +49,8 @@ def hardness_weights(embeddings: Tensor, labels: Tensor, beta: float, *, mining:
         mining: another formulation of the weights in place of eq. 1, with its own strength in place of beta.
 
     Returns:
-        (M, M). Row i sums to 1, or is 0 where i has no positive. Differentiable; detach where that is not wanted.
+        (M, M). Row i sums to 1, or is 0 where i has no positive. Those of eq. 1 are differentiable: detach them
+        where that is not wanted.
     """
     labels = _check(embeddings, labels, beta=beta)
     mining = _checked(mining, beta, len(labels))

@@ -33,8 +33,8 @@ class Mining(NamedTuple):
         share: of the positives that "hardest" keeps, in (0, 1].
         skip: share of the hardest positives that "hardest" leaves out, in [0, 1).
         hardness: (M,) numbers >= 0, one an embedding, of the forms that ask the classifier or the attack.
-        permutation: a generator on the embeddings' device; the weights of each anchor are then dealt to its positives
-            at random. The control of every formulation: the same weights, and no mining.
+        permutation: a generator, on any device; the weights of each anchor are then dealt to its positives at random,
+            anew whenever they are asked for. The control of every formulation: the same weights, and no mining.
     """
 
     formulation: str = "exponential"
@@ -49,7 +49,7 @@ class Mining(NamedTuple):
         if self.formulation not in FORMULATIONS:
             raise ValueError(f"formulation={self.formulation!r}: allowed is {', '.join(map(repr, FORMULATIONS))}")
         if not 0 <= self.strength < math.inf:
-            raise ValueError(f"beta={self.strength}: allowed is a finite number, 0 or more")
+            raise ValueError(f"strength (beta or gamma)={self.strength}: allowed is a finite number, 0 or more")
         if not (0 < self.share <= 1 and 0 <= self.skip < 1):
             raise ValueError(f"share={self.share}, skip={self.skip}: allowed is 0 < share <= 1 and 0 <= skip < 1")
         shape = None if self.hardness is None else tuple(self.hardness.shape)
@@ -79,9 +79,10 @@ def hardest(cosine: Tensor, positive: Tensor, mining: Mining) -> Tensor:
     At least one is kept. With `skip` this is semi-hard mining by rank.
     """
     count = positive.sum(1, keepdim=True)
+    rounding = 1e-4  # 0.15 * 100 is 15.000001 in float32, and means 15
     rank = cosine.masked_fill(~positive, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
-    first = torch.minimum((mining.skip * count).floor(), (count - 1).clamp(min=0))
-    kept = (rank >= first) & (rank < first + (mining.share * count).ceil())
+    first = torch.minimum((mining.skip * count + rounding).floor(), (count - 1).clamp(min=0))
+    kept = (rank >= first) & (rank < first + (mining.share * count - rounding).ceil().clamp(min=1))
     return torch.zeros_like(cosine).masked_fill_(~kept, torch.finfo(cosine.dtype).min / 2)
 
 
@@ -150,7 +151,8 @@ def scores(cosine: Tensor, labels: Tensor, mining: Mining, start: int = 0) -> Te
 
 def permuted(scores: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
     """The scores (R, M) of each anchor's positives, dealt to the same positives in a random order."""
-    random = torch.rand(scores.shape, generator=generator, device=scores.device).masked_fill_(others, 2.0)
+    random = torch.rand(scores.shape, generator=generator, device=generator.device).to(scores.device)
+    random.masked_fill_(others, 2.0)
     places, dealt = (
         others.to(torch.uint8).argsort(dim=1, stable=True),
         random.argsort(dim=1),
@@ -220,15 +222,22 @@ def mining_terms(
 ) -> dict[str, Tensor]:
     """What :func:`measure` finds in a batch, under the names that the log of a training has for it.
 
-    The tenth percentile is over all anchors; those where nothing is defined count as the largest.
+    A batch in which no anchor has two positives mines nothing: 1, and no weight on misclassified views. Permuted
+    weights are dealt once more for this.
     """
     found = measure(embeddings.detach(), labels, temperature, mining, wrong)
+    defined = ~found.used.isnan()
+    tenth = defined.sum() // 10
     in_order = found.used_by_gradient.sort().values  # NaN last
+
+    def told(values: Tensor, otherwise: float) -> Tensor:
+        return torch.where(defined.any(), values, otherwise)
+
     return {
-        "positives_used": found.used,
-        "positives_used_by_gradient": found.used_by_gradient,
-        "positives_used_by_gradient_p10": in_order[len(in_order) // 10],
-        "weight_on_misclassified": found.on_wrong,
+        "positives_used": told(found.used, 1.0),
+        "positives_used_by_gradient": told(found.used_by_gradient, 1.0),
+        "positives_used_by_gradient_p10": told(in_order.gather(0, tenth[None])[0], 1.0),
+        "weight_on_misclassified": told(found.on_wrong, 0.0),
         "gradient_change": found.change,
     }
 

@@ -75,7 +75,8 @@ def new_network(config: Config, dataset: Dataset) -> AnchorNet:
             dataset.std,
             config.stem_stride,
         )
-    if model.projection is not None and not METHODS[config.method].contrastive:
+    unused = not METHODS[config.method].contrastive or config.contrasts_features()
+    if model.projection is not None and unused:
         model.projection.requires_grad_(False)
     return model
 
@@ -158,6 +159,8 @@ def _train(
         )
     if config.awp and accelerator.num_processes > 1:
         raise ValueError(f"awp={config.awp}: allowed is 0 with {accelerator.num_processes} processes")
+    if config.permute_weights and METHODS[config.method].contrastive and accelerator.num_processes > 1:
+        raise ValueError(f"permute_weights=True: allowed is False with {accelerator.num_processes} processes")
     # Of several processes each would stop at a step of its own, and the others wait for it.
     waiting: AbstractContextManager[list[int]] = (
         runs.interrupts_wait() if accelerator.num_processes == 1 else nullcontext([])

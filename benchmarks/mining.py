@@ -19,11 +19,11 @@ from anchor_utils.models import pretrained
 from study.mining import does_it_act
 
 RESULTS = Path(__file__).resolve().parent / "mining.json"
-# Title -> method and width of the network, and the preset whose attack and views it was trained with.
+# Title -> method and width of the network, the preset whose attack and views it was trained with, and its tau.
 NETWORKS = {
-    "ANCHOR, width 64": ("anchor", 64, "minutes"),
-    "ANCHOR, width 16": ("anchor", 16, "cifar10_cpu"),
-    "SupCon-AT, width 16": ("supcon_at", 16, "cifar10_cpu"),
+    "ANCHOR, width 64": ("anchor", 64, "minutes", 0.1),
+    "ANCHOR, width 16": ("anchor", 16, "cifar10_cpu", 0.1),
+    "SupCon-AT, width 16": ("supcon_at", 16, "cifar10_cpu", 0.2),
 }
 
 
@@ -33,8 +33,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=192, help="training images in the batch")
     options = parser.parse_args()
     found = {}
-    for title, (method, width, preset) in NETWORKS.items():
-        config = load_preset(preset, dataset=options.dataset, method="anchor", precision="float32")
+    for title, (method, width, preset, tau) in NETWORKS.items():
+        changes = {"dataset": options.dataset, "test_images": 1, "method": "anchor", "precision": "float32"}
+        config = load_preset(preset, **changes, temperature=tau)
         images = load_data(config).train[: options.images]
         table = does_it_act(pretrained(method, width=width).eval(), images, config)
         setting = f"{options.images} training images, PGD-{config.attack_steps} with epsilon {config.epsilon:g} and "

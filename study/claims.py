@@ -96,24 +96,6 @@ def stands(comparison: Comparison | None, baseline: str) -> str:
     return f"not told apart from {name} ({measured}; this {excluded(comparison)})"
 
 
-def answer(comparison: Comparison | None, margin: float | None = None) -> str:
-    """Who is ahead, from one comparison.
-
-    Args:
-        margin: lead in percentage points from which it counts, fixed before the runs; None asks for any lead.
-    """
-    if comparison is None or not has_interval(comparison):
-        return "no verdict"
-    low, high, least = 100 * comparison["low"], 100 * comparison["high"], margin or 0.0
-    wanted = f"{least:g} point{'' if least == 1 else 's'}"
-    if high < 0:
-        return "behind"
-    if low > least:
-        return "ahead" if margin is None else f"ahead by more than {wanted}"
-    side = "ahead" if low > 0 else f"open, {excluded(comparison)}"
-    return side if margin is None else f"{side}; a lead of {wanted} is {'excluded' if high < least else 'open'}"
-
-
 def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """Each claim about ANCHOR, what was measured for it, and the verdict.
 
@@ -134,23 +116,4 @@ def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.Da
                 "verdict": verdict(found),
             }
         )
-    return pd.DataFrame(rows)
-
-
-def pairs_table(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], attacks: Sequence[str], margin: float | None = None
-) -> pd.DataFrame:
-    """Pairs of *variants* of one sweep: the difference of each under each attack, and who is ahead.
-
-    Args:
-        table: a results table with the column `variant`, one checkpoint of each network.
-        pairs: (variant, its baseline); the first is the one that may be ahead.
-        margin: see :func:`answer`; what the sweep file says (:class:`study.sweep.Sweep`).
-    """
-    rows = []
-    for ours, baseline in pairs:
-        for attack in attacks:
-            found = compare(table, ours, baseline, attack, by="variant")
-            about = {"variant": ours, "against": baseline, "attack": attack}
-            rows.append({**about, "difference": describe(found), "answer": answer(found, margin)})
     return pd.DataFrame(rows)

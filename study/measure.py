@@ -144,7 +144,8 @@ def term_gradients(network: AnchorNet, images: Split, config: Config) -> tuple[T
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         features = network.encode(x)
-        return network.classifier(features), network.project(features)
+        embeddings = features if config.contrasts_features() else network.project(features)
+        return network.classifier(features), embeddings
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
         return pgd(folded, x, y, **config.attack(), generator=generator)

@@ -117,13 +117,13 @@ NAMES = {
     "features.uniform": "uniform weights on features",
     "two_views": "no contrast (lambda 0)",
     "kl": "KL without contrast",
-    "ascl": "ASCL",
+    "ascl": "SupCon (tau 0.2) and KL",
 }
 NAMES |= {f"{name}.permuted": f"{NAMES[name]}, permuted" for name in TWINS}
 PAIRS = tuple((name, twin) for name, twins in TWINS.items() for twin in twins)
 CONTROLS = (
     *((f"{name}.permuted", uniform) for name, (uniform, _) in TWINS.items()),
-    *(("supcon_at", "two_views"), ("kl", "two_views"), ("ascl", "kl"), ("beta10", "kl")),
+    *(("supcon_at", "two_views"), ("kl", "two_views"), ("beta10", "two_views"), ("ascl", "two_views"), ("ascl", "kl")),
 )
 
 
@@ -141,8 +141,8 @@ def comparisons(
 def finding(name: str, found: Mapping[tuple[str, str], Comparison], margin: float) -> str:
     """Whether a formulation helped: it has to lead both of its twins, and by the margin, in points, on average.
 
-    That is the rule that the sweep file fixed before the runs. An interval that leaves out such a lead over one of them
-    is enough to say that it did not.
+    That is the rule that the sweep file fixed before the runs; that a lead needs an interval above 0 is the report's
+    for every difference. An interval that leaves out a lead of the margin over one of them says that it did not.
     """
     twins = {twin: found.get((name, twin)) for twin in TWINS[name]}
     if not all(has_interval(c) for c in twins.values()):
@@ -153,7 +153,16 @@ def finding(name: str, found: Mapping[tuple[str, str], Comparison], margin: floa
     without = [twin for twin, c in measured.items() if 100 * c["high"] < margin]
     if without:
         return f"did not help: a lead of {margin:g} over {' and '.join(NAMES[twin] for twin in without)} is excluded"
-    return f"open: {' and '.join(f'{excluded(c)} over {NAMES[twin]}' for twin, c in measured.items())}"
+    leads = " and ".join(f"{excluded(c)} over {NAMES[twin]}" for twin, c in measured.items())
+    return f"open (the margin is {margin:g}): {leads}"
+
+
+def count(answers: pd.Series) -> str:
+    """How many of the answers of :func:`answers` say what."""
+    said = {"helped": "helped", "did not help": "did not help", "open": "are open", "no verdict": "have no verdict"}
+    counts = {words: int(answers.str.startswith(begin).sum()) for begin, words in said.items()}
+    kept = [f"{n} {words}" for words, n in counts.items() if n or words == "helped"]
+    return f"of {len(answers)} ways to mine {', '.join(kept)}"
 
 
 def answers(path: Path, attack: str = "pgd") -> pd.DataFrame:
@@ -177,10 +186,15 @@ def controls(path: Path, attack: str = "pgd") -> pd.DataFrame:
 
 def how_compared(path: Path, attack: str = "pgd") -> str:
     """Attack, images and seeds of the stored sweep, and what its intervals contain."""
-    table, _ = best_checkpoints(path, SWEEP)
+    table, cells = best_checkpoints(path, SWEEP)
+    if not cells:
+        return f"Not run: `make sweep SWEEP={SWEEP}`."
+    halves = [50 * (c["high"] - c["low"]) for c in comparisons(path, PAIRS, attack).values() if has_interval(c)]
+    power = f" Half an interval is {min(halves):.1f} to {max(halves):.1f} points: only a larger lead could be shown."
     return (
         f"Differences in points of robust accuracy with 95% crossed intervals over training seeds and test images, not "
-        f"corrected for their number; {setting(table, attack)}."
+        f"corrected for their number; {setting(table, attack)}.{power if halves else ''} The KL term was not tuned: a "
+        "lead over it says little about contrast."
     )
 
 
@@ -197,8 +211,8 @@ METHODS = {
 
 def methods(path: Path) -> pd.DataFrame:
     """Results table of the stored networks that are a method as the preset sets it."""
-    table, _ = best_checkpoints(path, SWEEP)
-    return table[table["variant"].isin(METHODS)]
+    table, cells = best_checkpoints(path, SWEEP)
+    return table[table["variant"].isin(METHODS)] if cells else table
 
 
 def seeds_of(path: Path, variants: Mapping[str, str], attack: str, images: int | None = None) -> dict[str, np.ndarray]:
@@ -208,6 +222,8 @@ def seeds_of(path: Path, variants: Mapping[str, str], attack: str, images: int |
         variants: variant of the sweep -> the method that it stands for.
         images: of the first so many test images; None: of all that were attacked.
     """
-    table, _ = best_checkpoints(path, SWEEP)
+    table, cells = best_checkpoints(path, SWEEP)
+    if not cells:
+        return {}
     rows = {m: table[(table["variant"] == v) & (table["attack"] == attack)] for v, m in variants.items()}
     return {method: outcome_matrix(own)[:, :images].mean(1) for method, own in rows.items() if len(own)}

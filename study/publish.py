@@ -115,12 +115,12 @@ def sentences() -> list[str]:
     same_passes = compare(equal, "anchor", "pgd_at", "pgd") if cells else None
     of_supcon = compare(study, "anchor", "supcon_at", "pgd")
     answers = mining.answers(STUDY)["did mining help?"]
-    helped = f"{sum(answers == 'helped')} of {len(answers)} ways to mine beat both uniform weights and their own weights, permuted"
+    helped = mining.count(answers)
     clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
     return [
         f"**After about as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
-        f"**Weights on hard positives**, which SupCon-AT lacks, {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
-        f"On digits, with eight seeds, {helped}.",
+        f"**Weights on hard positives**, which SupCon-AT lacks (each with its own best tau), {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
+        f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}.",
         f"**Clean accuracy**: ANCHOR is {'; '.join(clean)}.",
     ]
 
@@ -162,7 +162,7 @@ def summary() -> str:
         "hollow mark over images alone: a single network, which bears no verdict about its method.*"
     )
     limits = (
-        f"But for the digits all are about a ResNet-18 of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
+        f"What is not about digits is about a ResNet-18 of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
         "the paper's setting: they say nothing about full scale. Differences in percentage points with 95% intervals."
     )
     picture = f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})"

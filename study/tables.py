@@ -19,7 +19,7 @@ import pandas as pd
 from anchor_utils.autoattack import screen_rows
 from anchor_utils.config import METHODS, REPORTED, Config
 from anchor_utils.plotting import method_name
-from anchor_utils.results import crossed_interval, current_row, outcome_matrix
+from anchor_utils.results import crossed_interval, current_row, outcome_matrix, wilson
 
 # What stands in tables of methods. Full AutoAttack, run on a single seed, stands in the model cards.
 SHOWN = tuple(attack for attack in REPORTED if attack != "autoattack")
@@ -78,12 +78,17 @@ def attack_name(table: pd.DataFrame, attack: str) -> str:
 def accuracy_interval(rows: pd.DataFrame) -> Interval:
     """Accuracy over the rows of one method and attack: one seed with its Wilson interval, several with the crossed one.
 
-    See :func:`anchor_utils.results.crossed_interval`; one network's interval is about images alone.
+    See :func:`anchor_utils.results.crossed_interval`; one network's interval is about images alone, and so is that of
+    networks that are all right, or all wrong, on all images.
     """
     if len(rows) == 1:
         value, low, high = rows[["accuracy", "low", "high"]].iloc[0].astype(float)
         return value, low, high
-    return crossed_interval(outcome_matrix(rows).astype(float))
+    outcomes = outcome_matrix(rows)
+    value, low, high = crossed_interval(outcomes.astype(float))
+    if outcomes.all() or not outcomes.any():  # no spread, which is no certainty: as one network's
+        low, high = wilson(int(outcomes[0].sum()), outcomes.shape[1])
+    return value, max(low, 0.0), min(high, 1.0)
 
 
 def method_table(table: pd.DataFrame, attacks: Sequence[str] = SHOWN) -> pd.DataFrame:

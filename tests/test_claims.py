@@ -41,26 +41,7 @@ def test_one_training_seed_bears_no_verdict_and_no_number(side):
     one = comparison(side, seeds=1)
     assert claims.verdict({"trades": one, "mart": comparison(1)}) == "no verdict (one training seed)"
     assert claims.describe(one) == "one training seed"
-    assert claims.answer(one) == "no verdict"
     assert claims.stands(one, "mart") == "not compared with MART, for want of training seeds"
-
-
-@pytest.mark.parametrize(
-    ("side", "margin", "wanted"),
-    [
-        (1, None, "ahead"),
-        (1, 0.5, "ahead by more than 0.5 points"),
-        (1, 2.0, "ahead; a lead of 2 points is open"),
-        (1, 4.0, "ahead; a lead of 4 points is excluded"),
-        (0, None, "open, excludes a lead above 3.0 points"),
-        (0, 2.0, "open, excludes a lead above 3.0 points; a lead of 2 points is open"),
-        (0, 4.0, "open, excludes a lead above 3.0 points; a lead of 4 points is excluded"),
-        (-1, 2.0, "behind"),
-        (None, 2.0, "no verdict"),
-    ],
-)
-def test_an_answer_holds_a_difference_against_a_margin_that_was_fixed_before(side, margin, wanted):
-    assert claims.answer(comparison(side), margin) == wanted
 
 
 def test_where_anchor_stands_is_said_with_the_interval():
@@ -91,14 +72,3 @@ def test_clean_accuracy_is_held_against_every_defended_baseline():
     shares = {"anchor": 0.5, "pgd_at": 0.3, "trades": 0.8, "mart": 0.3, "supcon_at": 0.3}
     table = claims.claims_table(rows(draws(shares), attack="clean"), [claims.CLAIMS[-1]])
     assert table["verdict"].tolist() == ["mixed (behind TRADES)"]
-
-
-def test_any_two_variants_of_a_sweep_are_compared_with_its_margin():
-    table = rows(draws({"mined": 0.9, "permuted": 0.5, "uniform": 0.5})).rename(columns={"method": "variant"})
-    pairs = [("mined", "permuted"), ("permuted", "uniform"), ("mined", "absent")]
-    found = claims.pairs_table(table.assign(method="anchor"), pairs, ["pgd"], margin=1.0)
-    assert found["answer"][0] == "ahead by more than 1 point"
-    assert found["answer"][1].startswith("open, ")
-    assert found.loc[2, ["difference", "answer"]].tolist() == ["not measured", "no verdict"]
-    one = table[table["training_seed"] == 0].assign(method="anchor")
-    assert claims.pairs_table(one, pairs[:1], ["pgd"])["difference"].tolist() == ["one training seed"]

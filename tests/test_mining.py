@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from anchor_utils import losses
 from anchor_utils.config import METHODS, Config
-from anchor_utils.mining import FORMULATIONS, SPREAD_FLOOR, Mining, measure, misclassified, moved, unsure
-from anchor_utils.objectives import batch_loss
+from anchor_utils.mining import FORMULATIONS, SPREAD_FLOOR, Mining, measure, mining_terms, misclassified, moved, unsure
+from anchor_utils.objectives import batch_loss, logged
 
 PROPERTY = settings(max_examples=40, deadline=None)
 LABELS = torch.tensor([0, 1, 0, 0, 1, 0, 2, 0, 1, 0])
@@ -183,8 +183,8 @@ def test_hardness_of_views():
     ("changes", "named"),
     [
         ({"formulation": "hard"}, "formulation='hard'"),
-        ({"strength": -1.0}, "beta=-1.0"),
-        ({"strength": math.inf}, "beta=inf"),
+        ({"strength": -1.0}, r"strength \(beta or gamma\)=-1.0"),
+        ({"strength": math.inf}, r"strength \(beta or gamma\)=inf"),
         ({"share": 0.0}, "share=0.0"),
         ({"skip": 1.0}, "skip=1.0"),
         ({"formulation": "semi_hard", "hardness": None}, "hardness of shape None"),
@@ -199,6 +199,33 @@ def test_bad_settings(changes, named):
 def test_only_eq_1_has_a_gradient_through_its_weights():
     with pytest.raises(ValueError, match="detach_weights=False, mining='standardised'"):
         losses.hard_positive_supcon_loss(points(), LABELS, detach_weights=False, mining=Mining("standardised", 1.0))
+
+
+@pytest.mark.parametrize(("share", "count", "kept"), [(0.15, 100, 15), (0.09, 300, 27), (0.01, 5, 1), (0.25, 5, 2)])
+def test_a_share_of_the_positives_is_counted_without_rounding_errors(share, count, kept):
+    positive = torch.ones(1, count, dtype=torch.bool)
+    scores = FORMULATIONS["hardest"].scores(torch.rand(1, count), positive, Mining("hardest", share=share))
+    assert int((scores == 0).sum()) == kept
+
+
+def test_weights_are_dealt_on_the_device_of_the_generator(monkeypatch):
+    asked = []
+    draw = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *a, device, **k: asked.append(device) or draw(*a, device=device, **k))
+    losses.hardness_weights(points(), LABELS, 0.0, mining=Mining(strength=1.0, permutation=torch.Generator()))
+    assert asked == [torch.device("cpu")]
+
+
+def test_a_batch_where_nobody_has_two_positives_is_logged_as_one_that_mines_nothing():
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    terms = mining_terms(points(size=6), labels, 0.1, Mining(strength=2.0), labels == 0)
+    assert {name: logged(term) for name, term in terms.items()} == {
+        "positives_used": 1,
+        "positives_used_by_gradient": 1,
+        "positives_used_by_gradient_p10": 1,
+        "weight_on_misclassified": 0,
+        "gradient_change": 0,
+    }
 
 
 # What weights do to the gradient

@@ -489,6 +489,7 @@ def test_what_one_process_left_within_an_epoch_two_do_not_go_on_with(tmp_path, m
     [
         (3, {}, r"batch_size=32: allowed is a multiple of the number of processes, 3"),
         (2, {"awp": 0.01}, r"awp=0.01: allowed is 0 with 2 processes"),
+        (2, {"method": "anchor", "permute_weights": True}, r"permute_weights=True: allowed is False with 2 processes"),
     ],
 )
 def test_what_several_processes_cannot_do(tiny, few_digits, tmp_path, monkeypatch, processes, fields, message):

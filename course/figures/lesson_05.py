@@ -396,7 +396,7 @@ def mining_study(
     margin: float,
     attack: str,
 ) -> Figure:
-    """Left, eight stored networks a method and the one of this run; right, formulations of mining minus their twins.
+    """Left, stored networks of each method and the one of this run; right, formulations of mining minus their twins.
 
     Args:
         stored, here: as :func:`anchor_utils.plotting.seed_strip` takes them.

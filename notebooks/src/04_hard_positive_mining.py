@@ -193,6 +193,9 @@ print(f"beta = 0 equals SupCon by its definition: {beta_0_is_supcon}")
 # %% [markdown]
 # ## 2 What beta does
 #
+# ANCHOR trains with $\beta = 1/\tau = 10$ in this course (notebook 05). Here we look mostly at $\beta = 2$, where single weights
+# can still be told apart.
+#
 # With $w$ constant the gradient is that of notebook 03, guess minus target (for a negative the target is 0):
 #
 # $$\tau\,\frac{\partial L_i}{\partial c_{ip}} = q_{ip} - w_{ip} \tag{3}$$
@@ -225,7 +228,7 @@ cosine_of_eight = project(model, eight) @ z[i]
 same_class = torch.arange(8) < 5
 
 # %%
-hardness_steps = (0, 0.5, 1, 2, 3, 4, 6, 8)
+hardness_steps = (0, 0.5, 1, 2, 3, 4, 6, 8, 10)
 guess = (cosine_of_eight / config.temperature).softmax(0)  # eq. 2
 targets = {b: (-b * cosine_of_eight).masked_fill(~same_class, -torch.inf).softmax(0) for b in hardness_steps}  # eq. 1
 pulls = {b: w - guess for b, w in targets.items()}  # eq. 3, with its sign turned
@@ -281,7 +284,7 @@ print(
 lesson.say(
     f"The ratio is $e^{{\\beta \\cdot \\mathrm{{spread}}}}$, with the spread of the cosines, highest minus lowest. At the most it is "
     f"e^(2 x 2) = **{math.exp(4):.1f}**, for one positive opposite the anchor embedding and one on top of it. With all cosines "
-    f"between 0.9 and 1 it is at most e^(2 x 0.1) = **{math.exp(0.2):.2f}**: there the loss is almost SupCon."
+    f"between 0.9 and 1 it is at most e^(2 x 0.1) = **{math.exp(0.2):.2f}**: there the weights are almost uniform."
 )
 
 # %% [markdown]
@@ -390,7 +393,7 @@ batches = {
 }
 
 # %%
-hardnesses = [0, 0.5, 1, 2, 4, 8]
+hardnesses = [0, 0.5, 1, 2, 4, 8, 10]
 batch_positive = (both_labels[:, None] == both_labels).fill_diagonal_(False)  # two views: everyone has a positive
 share_used, share_adversarial = {}, []
 for name, z in batches.items():
@@ -432,8 +435,8 @@ for name, shares in share_used.items():
 used = share_used["trained"][at_two]
 lesson.say(
     "\n".join(table)
-    + f"\n\nIn the clean batch of the trained network {used:.1%} of the positives count at beta = 2: there the loss "
-    f"{'is almost SupCon, whatever its name' if used > 0.9 else 'is no longer SupCon'}."
+    + f"\n\nIn the clean batch of the trained network {used:.1%} of the positives count at beta = 2. That says how evenly the "
+    "weights are spread; what they do to the gradient is another question (notebook 05, section 5)."
 )
 
 # %% [markdown]
@@ -457,7 +460,7 @@ z = batches["trained"]
 cosine = z @ z.T
 # Anchor i, image j that may be mislabelled to its class.
 different = both_labels[:, None] != batch.labels.cpu()[None, :]
-wrong_betas = [0, 0.5, 1, 2, 3, 4, 6, 8]
+wrong_betas = [0, 0.5, 1, 2, 3, 4, 6, 8, 10]
 
 
 def share_of_wrong(beta):
@@ -1022,7 +1025,7 @@ lesson.say(
 #   another range, and $\beta$ another meaning.
 # - **Unnormalised weights.** If the weights do not sum to 1, $\beta$ is also a learning rate.
 # - **A beta copied from elsewhere.** What acts is $\beta$ times the spread of the cosines (exercise 1). Look at the effective
-#   number in your own batches.
+#   number in your own batches, and at the gradient (notebook 05).
 # - **A single positive.** It has the weight 1 whatever $\beta$ is. With many classes and small batches the loss is SupCon.
 # - **Low precision.** Half precision is coarse for cosines near 1, and the division by a small $\tau$ magnifies the error;
 #   the package computes both in float32.
@@ -1102,6 +1105,6 @@ lesson.finish(
 # triplet loss for person re-identification*, arXiv 1703.07737 (batch-hard) · McNemar, *Psychometrika* 12, 1947.
 #
 # **Where to go on.** [05 · ANCHOR training](05_anchor_training.ipynb) puts the loss to work on adversarial views, and
-# measures how much beta adds to what SupCon mines by itself. Two questions stay open here: whether a rule that does not hang
+# measures how much beta adds to what SupCon mines by itself. Two questions stay open here; notebook 05 takes them up in sections 5 and 8: whether a rule that does not hang
 # on the spread of the cosines acts more (scale-free, hardest share), and whether it helps to leave out what the network gets
 # wrong (semi-hard). Section 5 says where these rules stand between SupCon and selecting.

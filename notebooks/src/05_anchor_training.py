@@ -362,8 +362,9 @@ page.figure(
 #
 # The first part pulls all positives alike, and fades as training succeeds ($Q_i \to 1$). The second mines: its
 # **hardness slope** is $\beta + Q_i / \tau$. So **SupCon mines by itself**, at the rate $Q_i / \tau$, and $\beta$ adds the
-# share $\beta\tau / Q_i$ to that. Near convergence this is about $\beta\tau$. That, and not the entropy, is the yardstick for
-# $\beta$. (Khosla et al. find a second source of mining in SupCon: the normalisation of the embeddings. It acts on both
+# share $\beta\tau / Q_i$ to that. Near convergence this is about $\beta\tau$: from $\beta = 1/\tau$ on, the weights mine
+# as much as SupCon does by itself. That is why $\beta$ is $1/\tau$ here, and the yardstick; the entropy is not. With so large
+# a $\beta$, eqs. 7 and 9 hold near the mean only. (Khosla et al. find a second source of mining in SupCon: the normalisation of the embeddings. It acts on both
 # losses alike.)
 #
 # ### Exercise 1 · The slope without approximation
@@ -565,14 +566,14 @@ lesson.say(
 # | | score of a positive |
 # |:--|:--|
 # | eq. 1 | $-\beta c_{ip}$ |
-# | standardised | $-\gamma\,(c_{ip} - \bar c_i) / (\sigma_i + 0.05)$: as strong for gathered positives as for scattered ones |
-# | hardest | $0$ for the hardest share of the positives, $-\infty$ for the others; also after a skip of the very hardest |
+# | standardised | $-\gamma\,(c_{ip} - \bar c_i) / (\sigma_i + 0.05)$, the *scale-free* weights of notebook 04: $\bar c_i$ and $\sigma_i$ are mean and deviation over $P(i)$, $\gamma$ is the strength |
+# | hardest | $0$ for the hardest share of the positives, $-\infty$ for the others; "ranks 10 to 50%" leaves out the hardest tenth first |
 # | semi-hard | standardised, and $-\infty$ for views that the classifier gets wrong |
 # | classifier | $\log(1 - p_y)$ of the view |
 # | displacement | $\log(1 - \cos)$ between the two views of the image |
 #
-# Each can also see three views, or the encoder's features in place of the projection. And each has a control: the *same*
-# weights, **permuted** among the positives of an anchor. What does as well permuted is not mining.
+# Each can also see three views (the image itself, augmented, attacked), or the encoder's features in place of the projection. And each has a control: the *same*
+# weights, **permuted** among the positives of an anchor. A gain that permuted weights bring too is not a gain of mining.
 #
 # > **Predict, then see.** Mining puts weight on far positives. Which views are those, mostly: ones that the network still
 # > classifies correctly, or ones that it already gets wrong?
@@ -857,7 +858,8 @@ page.figure(
 #
 # The networks above are one draw. Stored with the course are eight seeds of the same trainings, none of them used to choose
 # anything, and eight of each of three ways to mine. Each way stands against two twins: uniform weights, and its own weights
-# permuted. Before the runs it was fixed that mining helps if it leads *both*, and that a lead counts from the margin on.
+# permuted. Before the runs it was fixed that mining helps if it leads *both*, and by how much: the **margin**. A lead is an
+# interval above zero. Mining did not help if an interval excludes a lead of the margin over one twin. Else it is open.
 #
 # > **Predict, then see.** Will any of the three lead both of its twins?
 
@@ -880,16 +882,18 @@ least, most = 100 * stored["anchor"].min(), 100 * stored["anchor"].max()
 page.figure(
     figures.mining_study(
         stored,
-        {method: by.loc[(method, "pgd"), "accuracy"] for method in variants.values()} if preset == "cpu" else {},
+        {method: by.loc[(method, "pgd"), "accuracy"] for method in variants.values()}
+        if preset == "cpu" and not overrides
+        else {},
         pairs,
         margin=margin,
         attack=f"PGD-{config.eval_steps}",
     ),
     "Left: PGD accuracy of eight stored networks of PGD-AT, SupCon-AT and ANCHOR, and of the network of this run. Right: "
     "differences between ways to mine and their twins with intervals.",
-    f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; the diamonds are this "
-    f"run's. {len(helped)} of {len(mining.TWINS)} ways to mine lead both of their twins by {margin:g} point. Bars right: 95% intervals over "
-    "seeds and 1,000 images. Digits, short trainings: nothing here is about CIFAR-10.",
+    f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; diamonds, if any, are "
+    f"this run's. {len(helped)} of {len(mining.TWINS)} ways to mine helped: both intervals above zero, both means at least {margin:g}. Bars right: 95% "
+    "intervals over seeds and 1,000 images. Digits, short trainings.",
     svg=True,
 )
 lesson.say(
@@ -955,15 +959,15 @@ more = "keeps its robustness as well" if kept["pgd_at"] > 0.9 else "loses more o
 lesson.say(
     "**Findings of this run**, made after seeing its numbers:\n\n"
     f"- *The hardness weights.* In this run {verdict(against_supcon, 'ANCHOR', 'SupCon-AT')}. That is about these two networks, not about "
-    f"the weights: other seeds fall on the other side. SupCon mines by itself: the measured "
+    f"the weights: of {len(stored['anchor'])} stored seeds {int((stored['anchor'] > stored['supcon_at']).sum())} put ANCHOR ahead. SupCon mines by itself: the measured "
     f"hardness slope is {slopes['SupCon']:.1f} without and {slopes['ANCHOR']:.1f} with beta. The weights change the contrastive "
-    f"gradient of the encoder by {changed['after training']:.0%}, although they use {effective[-1] / positives:.1%} of the positives.\n"
+    f"gradient of the encoder by {changed['after training']:.0%}, and they use {effective[-1] / positives:.1%} of the positives.\n"
     f"- *The contrastive term.* In this run {verdict(against_pgd, 'ANCHOR', 'PGD-AT')}. In the short trainings with the same two "
     f"views and passes, ANCHOR against PGD-AT: {in_words(second_view)} (uncorrected; there the cross-entropy differs too, section 6).\n"
     f"- *One pass or two.* Short trainings, one pass against two: {in_words(one_or_two)} (uncorrected, one seed).\n"
     f"- *Features.* With a new classifier PGD-AT {more} ({kept['pgd_at']:.0%}; ANCHOR {kept['anchor']:.0%}). With new "
     f"classifiers {verdict(features_against, 'ANCHOR', 'PGD-AT')}.\n\n"
-    "**Not found out:** whether a difference belongs to the method or to one training seed (notebook 08 has more seeds), and "
+    "**Not found out:** whether the differences of this run's networks belong to their methods (eight seeds, section 8, are about that), and "
     "whether it survives stronger attacks (notebook 06). The epochs were equal, not the cost: an epoch of ANCHOR or SupCon-AT "
     f"takes {dearer:.2f} times the forward and backward passes of an epoch of PGD-AT."
 )
@@ -1023,4 +1027,4 @@ lesson.finish("05", preset, config, metrics)
 # (1947).
 #
 # **Next:** [06 · Robust evaluation](06_robust_evaluation.ipynb) attacks these networks with everything we have;
-# [08](08_reproduction_report.ipynb) trains more seeds.
+# [08](08_reproduction_report.ipynb) asks what one training seed is worth.
