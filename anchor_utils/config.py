@@ -231,7 +231,7 @@ class Config(Places, Evaluation, Training):
                 f"validation_images={self.validation_images} is held out of train_images={self.train_images}; "
                 "it must be smaller"
             )
-        if self.permute_weights and self.awp:
+        if self.awp and self.permute_weights:
             raise ValueError(f"permute_weights=True with awp={self.awp:g}: allowed is 0, each pass would deal anew")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True with momentum=0.0: allowed is a momentum above 0")

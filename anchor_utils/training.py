@@ -159,7 +159,7 @@ def _train(
         )
     if config.awp and accelerator.num_processes > 1:
         raise ValueError(f"awp={config.awp}: allowed is 0 with {accelerator.num_processes} processes")
-    if config.permute_weights and METHODS[config.method].contrastive and accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and config.permute_weights and "permute_weights" in METHODS[config.method].fields:
         raise ValueError(f"permute_weights=True: allowed is False with {accelerator.num_processes} processes")
     # Of several processes each would stop at a step of its own, and the others wait for it.
     waiting: AbstractContextManager[list[int]] = (

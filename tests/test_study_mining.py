@@ -155,7 +155,7 @@ def test_a_changed_cell_changes_the_controls(tmp_path):
     before = mining.controls(stored(tmp_path, levels()))
     after = mining.controls(stored(tmp_path, levels(ascl=0.9)))
     changed = before["difference"] != after["difference"]
-    assert before.loc[changed, ""].tolist() == ["ASCL"]
+    assert before.loc[changed, ""].tolist() == [mining.NAMES["ascl"]] * 2
     assert after.loc[changed, "difference"].iloc[0].startswith("+")
 
 
