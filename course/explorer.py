@@ -219,7 +219,7 @@ def measures(stages: Sequence[Stage], maps: Sequence[np.ndarray], labels: np.nda
         rows.append(
             {
                 "method": method_name(stage.method),
-                "epochs": str(stage.epoch),
+                "epoch": str(stage.epoch),
                 "accuracy, clean": share(right[0]),
                 "accuracy, attacked": share(right[1]),
                 "kNN accuracy, clean": share(stage.knn[0]),
@@ -238,19 +238,18 @@ def describe(stages: Sequence[Stage], config: Config) -> list[str]:
         f"{images} test images of {config.dataset}, each clean and attacked by PGD against the network that is shown: "
         f"L-infinity, epsilon {config.epsilon:g}, {config.eval_steps} steps of {config.eval_step_size:g}, one random "
         f"start, last iterate, seed {config.seed}. kNN asks the {NEIGHBOURS} nearest of up to {REFERENCES} clean "
-        "training images. Displacement r is in units of the mean distance between class centres."
+        "training images. Displacement r is in units of the mean distance between class centres. In brackets: 95% "
+        "Wilson intervals."
     ]
     for method in dict.fromkeys(stage.method for stage in stages):
         own = [stage for stage in stages if stage.method == method]
         first, last = own[0], own[-1]
         (clean, attacked), r = last.knn, float(np.median(last.displacement))
-        before = "" if first.epoch == last.epoch else f" (after {first.epoch}: {first.knn[0]:.0%} and {first.knn[1]:.0%})"
+        before = "" if len(own) < 2 else f" (epoch {first.epoch}: {first.knn[0]:.0%} and {first.knn[1]:.0%})"
         said.append(
-            f"{method_name(method)}, after {last.epoch} epochs: {clean:.0%} of the clean features have most of their "
-            f"neighbours in their own class, and {attacked:.0%} of the attacked ones{before}. The attack moves a "
-            f"feature by a median of r = {r:.2f}: "
-            + ("about" if 0.9 < r < 1.1 else "less than" if r < 1 else "more than")
-            + " the distance from one class to the next."
+            f"{method_name(method)}, epoch {last.epoch}: {clean:.0%} of the clean features lie among features of their "
+            f"own class, and {attacked:.0%} of the attacked ones{before}, by kNN. The attack moves a feature by a "
+            f"median of {r:.2f} times the mean distance between classes."
         )
     return said
 
