@@ -8,7 +8,7 @@ MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial lab notebook links notebooks sweep study-gpu publish bench docs quick test test-full test-site smoke-avx2 lint clean
+.PHONY: help setup tutorial lab notebook links notebooks sweep study-gpu publish bench docs explorer quick test test-full test-site smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -57,6 +57,10 @@ bench: $(VENV)/.dev  ## measure speed and memory beside other libraries; writes 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'torchattacks>=3.5'
 	$(BIN)/python -m benchmarks.bench
+
+explorer: setup  ## make the embedding explorer, docs/static/explorer.html; trains what has no run yet
+	$(BIN)/python -m course.explorer --preset $(PRESET) --methods standard pgd_at anchor --images 150 --train \
+		--output docs/static/explorer.html
 
 docs: setup  ## the course as a website, in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
