@@ -102,8 +102,21 @@ def study_tables() -> tuple[pd.DataFrame, Cells]:
     return best_checkpoints(STUDY, STUDY_SWEEP)
 
 
-def equal_passes_tables() -> tuple[pd.DataFrame, Cells]:
-    return equal_passes(STUDY, EQUAL_PASSES, STUDY_SWEEP)
+def equal_passes_tables(variant: str | None = None) -> tuple[pd.DataFrame, Cells]:
+    return equal_passes(STUDY, EQUAL_PASSES, STUDY_SWEEP, variant)
+
+
+def other_budgets() -> list[str]:
+    """ANCHOR against PGD-AT with other numbers of passes than those of :func:`equal_passes_tables`, in words."""
+    _, cells = read_cells(STUDY, EQUAL_PASSES)
+    told = {cell["variant"] for cell in equal_passes_tables()[1]}
+    found = {cell["variant"]: cell["config"] for cell in cells if cell["method"] == "pgd_at"}
+    return [
+        f"after {passes(config)} passes of PGD-AT "
+        + stands(compare(equal_passes_tables(variant)[0], "anchor", "pgd_at", "pgd"), "pgd_at")
+        for variant, config in sorted(found.items(), key=lambda item: passes(item[1]))
+        if variant not in told
+    ]
 
 
 def sentences() -> list[str]:
@@ -118,7 +131,7 @@ def sentences() -> list[str]:
     helped = mining.count(answers)
     clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
     return [
-        f"**After about as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {stands(same_passes, 'pgd_at')}.",
+        f"**After about as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {'; '.join([stands(same_passes, 'pgd_at'), *other_budgets()])}.",
         f"**Weights on hard positives**, which SupCon-AT lacks (each with its own best tau), {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
         f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}.",
         f"**Clean accuracy**: ANCHOR is {'; '.join(clean)}.",
@@ -186,6 +199,7 @@ def equal_passes_report() -> str:
         f"{INTERVALS} {settings}.",
         claims_table(table, EQUAL_PASSES_CLAIMS).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
+        *(f"Another budget, {attack_name(table, 'pgd')}: ANCHOR is, {told}." for told in other_budgets()),
     ]
     return "\n\n".join(parts)
 
@@ -209,8 +223,11 @@ def mining_report() -> str:
         mining.answers(STUDY).to_markdown(index=False),
         mining.controls(STUDY).to_markdown(index=False),
         mining.how_compared(STUDY),
+        "The same under the screen:",
+        mining.answers(STUDY, "screen").to_markdown(index=False),
+        mining.how_compared(STUDY, "screen"),
         "The methods as the preset `cpu` sets them:",
-        method_table(table).to_markdown(index=False),
+        method_table(table, ("clean", "pgd")).to_markdown(index=False),
     ]
     return "\n\n".join(parts)
 

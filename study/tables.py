@@ -178,11 +178,12 @@ def best_checkpoints(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
     return (with_screen(table[table["checkpoint"] == "best"]) if len(table) else table), cells
 
 
-def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cells]:
+def equal_passes(path: Path, sweep: str, study: str, variant: str | None = None) -> tuple[pd.DataFrame, Cells]:
     """ANCHOR and one variant of another method from a sweep that gives both about as many passes; no rows without it.
 
-    Of the variants the one with the most seeds is taken, and of these the nearest to ANCHOR in passes. Where the sweep
-    has no such network of ANCHOR, that of the sweep `study` stands in, trained in the same way (:func:`filled_up`).
+    That is `variant`, or of all the one with the most seeds, and of these the nearest to ANCHOR in passes. Where the
+    sweep has no such network of ANCHOR, that of the sweep `study` stands in, trained in the same way
+    (:func:`filled_up`).
     """
     table, cells = best_checkpoints(path, sweep)
     if not cells:
@@ -192,7 +193,7 @@ def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cell
     wanted = passes(anchors[0]["config"])
     seeds = Counter(cell["variant"] for cell in cells if cell["method"] != "anchor")
     distance = {cell["variant"]: abs(passes(cell["config"]) - wanted) for cell in cells}
-    chosen = min(seeds, key=lambda variant: (-seeds[variant], distance[variant]))
+    chosen = variant or min(seeds, key=lambda name: (-seeds[name], distance[name]))
     own, table = table[table["method"] == "anchor"], table[table["variant"] == chosen]
     for more in (own, other[other["method"] == "anchor"]):
         table = filled_up(table, more)
