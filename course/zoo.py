@@ -6,7 +6,6 @@ function here is called. What is missing then is said by :class:`ZooError`.
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def load_network(name: str, folder: str | Path) -> nn.Module:
         ZooError: `robustbench` cannot be imported, or the network cannot be loaded.
     """
     try:
-        load_model = import_module("robustbench.utils").load_model
+        from robustbench.utils import load_model
     except ImportError as error:
         raise ZooError(
             f"the package `robustbench` cannot be imported ({error}). Install it with `{INSTALL}`."
