@@ -106,8 +106,8 @@ def features_under_attack(network: AnchorNet, images: Split, train: Split, confi
     Returns:
         "clean kNN accuracy" and "adversarial kNN accuracy": share of the test images, clean or under PGD, whose ten
         nearest among the clean training features vote for the right class. "displacement": how far the attack moves
-        a feature, |z_adv - z| averaged over images, divided by the mean distance of two class centres of the training
-        features; 1 is as far as from one class to another. Features have unit length, see
+        a feature, ``|z_adv - z|`` averaged over images, divided by the mean distance of two class centres of the
+        training features; 1 is as far as from one class to another. Features have unit length, see
         :func:`anchor_utils.embeddings.extract`.
     """
     x, y = images.inputs(), images.labels

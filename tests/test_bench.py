@@ -101,6 +101,7 @@ def test_pgd_is_measured_and_every_attack_ends_in_the_ball(attackers):
     assert 0.9 < distance.measured <= distance.goal
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory a process needed")
 def test_the_contrastive_loss_is_measured():
     *speeds, ratio, gigabytes = bench.measure_contrastive(TINY)

@@ -65,6 +65,7 @@ def test_a_cell_reports_what_was_asked_for(swept):
         assert [line["epoch"] for line in context["metrics"]] == [*range(1, context["config"]["epochs"] + 1)]
 
 
+@pytest.mark.slow
 def test_finished_cells_are_not_run_again_and_rerun_to_the_same_result(swept):
     folder, _ = swept
     results = folder / "runs" / "sweeps" / "three"

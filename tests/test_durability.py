@@ -203,6 +203,7 @@ def holds(path, pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_process_killed_three_times_ends_with_the_same_bits(tmp_path):
     assert kill_and_go_on(tmp_path / "run", 3, seed=0) == 3
 

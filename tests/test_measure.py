@@ -57,6 +57,7 @@ def test_each_block_is_attacked_as_if_it_were_alone(run, images):
     assert 0 < found["accuracy"][0] < 1  # otherwise this shows nothing
 
 
+@pytest.mark.slow
 def test_every_attack_gets_the_images_that_the_configuration_says(run, images):
     found = measure.accuracies(run, images, ["clean", "pgd", "screen", "autoattack"], CPU)
     best = found[found["checkpoint"] == "best"].set_index("attack")["images"]

@@ -179,6 +179,7 @@ def test_all_notebooks_run_with_the_smoke_preset(tmp_path, monkeypatch):
     assert len(unique) == len(names), "two runs of one configuration"
 
 
+@pytest.mark.slow
 def test_notebooks_06_and_07_start_from_the_networks_that_come_with_the_course(tmp_path, colour_folder):
     """On any images of the right size; the real ones are CIFAR-10's."""
     small = {"test_images": 60, "autoattack_images": 4, "screen_images": 4, "embedding_images": 60, "eval_steps": 2}

@@ -234,6 +234,7 @@ def test_keyboard_reaches_the_content(visit):
         page = visit(name)
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.getAttribute('href')") == "#main-content"
+        page.wait_for_timeout(600)  # it slides into the page
         box = page.evaluate("(b => [b.top, b.bottom])(document.activeElement.getBoundingClientRect())")
         assert 0 <= box[0] < box[1] <= 900, "the link is seen while it has the focus"
         page.keyboard.press("Enter")

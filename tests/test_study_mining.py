@@ -170,7 +170,7 @@ def test_accuracies_of_the_stored_seeds(tmp_path):
 
 def test_the_sweep_names_its_margin_and_every_twin_differs_from_its_formulation_in_the_weights_alone():
     sweep = load_sweep(mining.SWEEP)
-    assert sweep.margin == MARGIN
+    assert sweep.margin == mining.MARGIN == MARGIN
     assert len(sweep.seeds) >= 8
     for name, (uniform, permuted) in mining.TWINS.items():
         fields = sweep.variants[name]

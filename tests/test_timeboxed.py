@@ -229,6 +229,7 @@ def test_a_training_that_diverges_is_a_result_and_the_others_go_on(tmp_path, swe
     assert sweep(variants=variants) == 0  # not trained again
 
 
+@pytest.mark.slow
 def test_whatever_else_goes_wrong_leaves_no_file_and_is_tried_again(tmp_path, sweep, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         original = measure.accuracies
@@ -248,6 +249,7 @@ def test_whatever_else_goes_wrong_leaves_no_file_and_is_tried_again(tmp_path, sw
     assert finished(tmp_path)["pgd_at-s0"] == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_file_and_the_same_command_goes_on_to_the_same_result(tmp_path, sweep, monkeypatch):
     variants = {"pgd_at": {"method": "pgd_at", "epochs": 2}}
     with monkeypatch.context() as patch:
@@ -318,6 +320,7 @@ def test_too_little_time_is_no_failure_and_trains_nothing(tmp_path, sweep, capsy
     assert not list(tmp_path.glob("runs/mnist5k-*"))
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_where_there_is_no_jupyter_and_no_matplotlib(tmp_path):
     """In a process in which these cannot be imported, from a file with equal seconds for two methods."""
     content = yaml.safe_load((SWEEP_DIR / "smoke.yaml").read_text())

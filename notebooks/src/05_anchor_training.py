@@ -362,7 +362,9 @@ page.figure(
 #
 # The first part pulls all positives alike, and fades as training succeeds ($Q_i \to 1$). The second mines: its
 # **hardness slope** is $\beta + Q_i / \tau$. So **SupCon mines by itself**, at the rate $Q_i / \tau$, and $\beta$ adds the
-# share $\beta\tau / Q_i$ to that. Near convergence this is about $\beta\tau$: from $\beta = 1/\tau$ on, the weights mine
+# share $\beta\tau / Q_i$ to that.
+#
+# Near convergence this is about $\beta\tau$: from $\beta = 1/\tau$ on, the weights mine
 # as much as SupCon does by itself. That is why $\beta$ is $1/\tau$ here, and the yardstick; the entropy is not. With so large
 # a $\beta$, eqs. 7 and 9 hold near the mean only. (Khosla et al. find a second source of mining in SupCon: the normalisation of the embeddings. It acts on both
 # losses alike.)
@@ -858,7 +860,9 @@ page.figure(
 #
 # The networks above are one draw. Stored with the course are eight seeds of the same trainings, none of them used to choose
 # anything, and eight of each of three ways to mine. Each way stands against two twins: uniform weights, and its own weights
-# permuted. Before the runs it was fixed that mining helps if it leads *both*, and by how much: the **margin**. A lead is an
+# permuted.
+#
+# Before the runs it was fixed that mining helps if it leads *both*, and by how much: the **margin**. A lead is an
 # interval above zero. Mining did not help if an interval excludes a lead of the margin over one twin. Else it is open.
 #
 # > **Predict, then see.** Will any of the three lead both of its twins?
@@ -870,14 +874,13 @@ differences = mining.comparisons(STUDY)
 
 # %% tags=["fold"]
 # @title Drawing: this run among eight seeds, and mining against its twins
-margin = mining.load_sweep(mining.SWEEP).margin
 pairs = {
     f"{mining.NAMES[ours]}\nminus {mining.NAMES[twin]}": tuple(
         100 * found[key] for key in ("difference", "low", "high")
     )
     for (ours, twin), found in differences.items()
 }
-helped = [name for name in mining.TWINS if mining.finding(name, differences, margin).startswith("helped")]
+helped = [name for name in mining.TWINS if mining.finding(name, differences, mining.MARGIN).startswith("helped")]
 least, most = 100 * stored["anchor"].min(), 100 * stored["anchor"].max()
 page.figure(
     figures.mining_study(
@@ -886,13 +889,13 @@ page.figure(
         if preset == "cpu" and not overrides
         else {},
         pairs,
-        margin=margin,
+        margin=mining.MARGIN,
         attack=f"PGD-{config.eval_steps}",
     ),
     "Left: PGD accuracy of eight stored networks of PGD-AT, SupCon-AT and ANCHOR, and of the network of this run. Right: "
     "differences between ways to mine and their twins with intervals.",
     f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; diamonds, if any, are "
-    f"this run's. {len(helped)} of {len(mining.TWINS)} ways to mine helped: both intervals above zero, both means at least {margin:g}. Bars right: 95% "
+    f"this run's. {len(helped)} of {len(mining.TWINS)} ways to mine helped: both intervals above zero, both means at least {mining.MARGIN:g}. Bars right: 95% "
     "intervals over seeds and 1,000 images. Digits, short trainings.",
     svg=True,
 )

@@ -912,7 +912,9 @@ lesson.say(
 #
 # The weights of eq. 1 are one way to mine. Thirteen settings of six ways had two short trials each, on held-out digits, and
 # eq. 1 with $\beta = 1/\tau$ and the best two others went on: eight seeds each, beside two twins. One has uniform weights; the other has the *same* weights, permuted among
-# an anchor's positives. The rule was fixed before the runs: mining helps if it leads both, by at least the margin that the
+# an anchor's positives.
+#
+# The rule was fixed before the runs: mining helps if it leads both, by at least the margin that the
 # sweep file names. Notebook 05 shows what each way does to the gradient.
 
 # %% tags=["fold"]
