@@ -33,6 +33,7 @@ from sklearn.manifold import TSNE, trustworthiness
 from anchor_utils import attacks, embeddings, runs
 from anchor_utils.config import METHODS, Config, load_preset, presets
 from anchor_utils.data import Dataset, Split, load_data
+from anchor_utils.devices import resolve_device
 from anchor_utils.files import write_text
 from anchor_utils.models import AnchorNet, fold_batchnorm
 from anchor_utils.plotting import method_name
@@ -40,6 +41,7 @@ from anchor_utils.results import wilson
 from anchor_utils.runs import Run, epoch_name
 from anchor_utils.train import exit_status, parameters
 from anchor_utils.training import fit
+from course import lesson
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 LIMIT = 5_000_000  # bytes of the page
@@ -134,7 +136,7 @@ def displacements(clean: np.ndarray, moved: np.ndarray, labels: np.ndarray) -> n
 
 def look(model: AnchorNet, test: Split, references: Split, config: Config, epoch: int) -> Stage:
     """Attack the test images and see what the network makes of both; `references` are clean training images."""
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
+    device = resolve_device(config.device)
     network = fold_batchnorm(model).to(device)  # the same function, faster
     x, y, labels = test.inputs().to(device), test.labels.to(device), test.labels.numpy()
     generator = torch.Generator().manual_seed(config.seed)
@@ -256,8 +258,7 @@ def describe(stages: Sequence[Stage], config: Config) -> list[str]:
 
 def markdown(said: Sequence[str], table: pd.DataFrame) -> str:
     """Sentences and table as Markdown."""
-    rows = [[*table.columns], ["--"] * len(table.columns), *table.to_numpy().tolist()]
-    return "\n\n".join([*said[1:], "\n".join(f"| {' | '.join(row)} |" for row in rows), said[0]]) + "\n"
+    return "\n\n".join([*said[1:], lesson.table(table), said[0]]) + "\n"
 
 
 def fill(data: dict[str, Any], picture: bytes, said: Sequence[str], table: pd.DataFrame) -> str:
