@@ -72,13 +72,13 @@ def read(root: Path | None = None) -> Links:
 def moved(text: str, old: Links, new: Links) -> str:
     """A text with addresses of the project as they are after a move, Colab's and those of single files included."""
     address = re.compile(
-        rf"(github\.com/|google\.com/github/){re.escape(old.repository)}(?![\w-]|\.\w)"
+        rf"(github\.com/|google\.com/github/){re.escape(old.repository)}(\.git)?(?![\w-]|\.\w)"
         rf"(?:(@|/(?:blob|raw|tree)/){re.escape(old.tag)}(?![\w-]|\.\w))?"
     )
 
     def new_address(found: re.Match[str]) -> str:
-        before, to_tag = found.groups()
-        return f"{before}{new.repository}{f'{to_tag}{new.tag}' if to_tag else ''}"
+        before, git, to_tag = found.groups()
+        return f"{before}{new.repository}{git or ''}{f'{to_tag}{new.tag}' if to_tag else ''}"
 
     return address.sub(new_address, text)
 

@@ -14,6 +14,7 @@ import yaml
 
 from anchor_utils.config import METHODS, Config, load_preset, presets
 from course import links
+from course.lesson import table as text_table
 from study.claims import INTERVALS_OF_DIFFERENCES, claims_table
 from study.tables import best_checkpoints
 
@@ -194,8 +195,7 @@ def claims() -> str:
     """The paper's claims, how they are tested, what the stored study says, and the verdict."""
     table, _ = best_checkpoints(ROOT / "data/pretrained/study.json", "cifar10_cpu")
     found = claims_table(table)
-    rows = [[str(row[name]) for name in found.columns] for _, row in found.iterrows()]
-    return f"{markdown_table([*found.columns], rows).replace('--:', ':--')}\n\n{INTERVALS_OF_DIFFERENCES}"
+    return f"{text_table(found)}\n\n{INTERVALS_OF_DIFFERENCES}"
 
 
 def cover() -> dict[str, Any]:
