@@ -963,7 +963,7 @@ if table_path.exists():
     said = [tables.setting(here, attack) for attack in (*ATTACKS, "autoattack") if attack in set(here["attack"])]
     lesson.say(
         f"> **Command.** `{command}`\n\n{used['dataset']}, width {used['width']}. Percent, 95% Wilson interval over images for n = 1, "
-        f"t interval over seeds otherwise. {'; '.join(said)}."
+        f"crossed interval (eq. 6) otherwise. {'; '.join(said)}."
         + (f" **Made with other values of {', '.join(other)} than this notebook was started with.**" if other else "")
     )
 else:
