@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.spatial.distance import pdist
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -112,6 +113,38 @@ def neighbourhood_metrics(
             raise ValueError(f"map_2d has {len(map_2d)} points: allowed are {len(vectors)}, one for each vector")
         result["trustworthiness"] = float(trustworthiness(vectors, map_2d, n_neighbors=neighbours))
     return result
+
+
+def class_centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean (K, D) of the vectors (N, D) of each of the K classes that occur, by ascending label."""
+    vectors = _checked(vectors)
+    labels = _class_of_each(labels, vectors)
+    return np.stack([vectors[labels == label].mean(0) for label in np.unique(labels)])
+
+
+def displacement(before: np.ndarray, after: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """How far each vector moved (N,), in units of the mean distance between class centres: lesson 07, eq. 4.
+
+    A distance has no unit of its own, since one network spreads its features wider than another; 1 is as far as from
+    one class to another.
+
+    Args:
+        before, after: (N, D), for instance the features of clean images and of the same images under attack.
+        centres: (K, D) of :func:`class_centres`, K at least 2.
+
+    Raises:
+        ValueError: values that are not finite, other shapes, fewer than two centres, or centres that coincide.
+    """
+    before, after, centres = _checked(before, "before"), _checked(after, "after"), _checked(centres, "centres")
+    if before.shape != after.shape or before.shape[1] != centres.shape[1]:
+        raise ValueError(
+            f"before, after and centres have shapes {before.shape}, {after.shape} and {centres.shape}: allowed are "
+            "(N, D), (N, D) and (K, D)"
+        )
+    unit = pdist(centres).mean() if len(centres) > 1 else 0.0
+    if unit == 0:
+        raise ValueError(f"centres: {len(centres)}, {unit:g} apart: allowed are two or more in different places")
+    return np.asarray(np.linalg.norm(after - before, axis=1) / unit)
 
 
 def _checked(vectors: np.ndarray, what: str = "vectors") -> np.ndarray:

@@ -27,7 +27,6 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy.linalg import orthogonal_procrustes
-from scipy.spatial.distance import pdist
 from sklearn.manifold import TSNE, trustworthiness
 
 from anchor_utils import attacks, embeddings, runs
@@ -61,7 +60,7 @@ class Stage:
         vectors: features (2N, D) of unit norm.
         predicted: classes (2N,).
         confidence: softmax probabilities of these (2N,), in [0, 1].
-        displacement: r of eq. 4 in lesson 07 (N,), in units of the mean distance between class centres.
+        displacement: r of eq. 4 in lesson 07 (N,), in units of the mean distance between centres of clean classes.
         knn: accuracies in [0, 1] of clean and of attacked features, asked against clean training images.
     """
 
@@ -128,12 +127,6 @@ def hardest_positives(vectors: np.ndarray, labels: np.ndarray, count: int = HARD
     return [row[: min(count, number)] for row, number in zip(order, positive.sum(1), strict=True)]
 
 
-def displacements(clean: np.ndarray, moved: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Eq. 4 of lesson 07 (N,): how far features (N, D) moved, over the mean distance between class centres."""
-    centres = np.stack([clean[labels == label].mean(0) for label in np.unique(labels)])
-    return np.linalg.norm(moved - clean, axis=1) / pdist(centres).mean()
-
-
 def look(model: AnchorNet, test: Split, references: Split, config: Config, epoch: int) -> Stage:
     """Attack the test images and see what the network makes of both; `references` are clean training images."""
     device = resolve_device(config.device)
@@ -154,7 +147,7 @@ def look(model: AnchorNet, test: Split, references: Split, config: Config, epoch
         vectors,
         predicted.cpu().numpy(),
         confidence.cpu().numpy(),
-        displacements(clean, attacked, labels),
+        embeddings.displacement(clean, attacked, embeddings.class_centres(clean, labels)),
         (
             embeddings.knn_accuracy(*known, clean, labels, neighbours=NEIGHBOURS),
             embeddings.knn_accuracy(*known, attacked, labels, neighbours=NEIGHBOURS),

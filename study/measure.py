@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from anchor_utils import embeddings, evaluation, results, runs, training
@@ -119,9 +117,8 @@ def features_under_attack(network: AnchorNet, images: Split, train: Split, confi
         f"{name} kNN accuracy": embeddings.knn_accuracy(reference, known, vectors, labels)
         for name, vectors in (("clean", clean), ("adversarial", adversarial))
     }
-    centres = np.stack([reference[known == label].mean(0) for label in np.unique(known)])
-    moved = np.linalg.norm(adversarial - clean, axis=1).mean()
-    return {**found, "displacement": float(moved / pdist(centres).mean())}
+    moved = embeddings.displacement(clean, adversarial, embeddings.class_centres(reference, known))
+    return {**found, "displacement": float(moved.mean())}
 
 
 def term_gradients(network: AnchorNet, images: Split, config: Config) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from anchor_utils.embeddings import extract, knn_accuracy, neighbourhood_metrics, project_2d
+from anchor_utils.embeddings import (
+    class_centres,
+    displacement,
+    extract,
+    knn_accuracy,
+    neighbourhood_metrics,
+    project_2d,
+)
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +196,40 @@ def test_extract_refuses_a_network_that_diverged(tiny_run, few_digits):
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(ValueError, match="features: 3 of 3 are not finite"):
         extract(model, few_digits.test[:3].inputs())
+
+
+def test_centres_are_the_means_of_the_classes_that_occur_by_ascending_label(clouds):
+    vectors, labels = clouds
+    labels = 3 * labels + 1
+    wanted = [vectors[[i for i, label in enumerate(labels) if label == k]].mean(0) for k in sorted({*labels.tolist()})]
+    assert class_centres(vectors, labels) == pytest.approx(np.array(wanted))
+
+
+def test_displacement_is_in_units_of_the_distance_between_centres():
+    clean = np.array([[0.0, 1.0], [0.0, -1.0], [4.0, 1.0], [4.0, -1.0]])
+    moved = clean + np.array([[2.0, 0.0], [0.0, 0.0], [0.0, 4.0], [-8.0, 0.0]])
+    assert displacement(clean, moved, class_centres(clean, np.array([0, 0, 1, 1]))).tolist() == [0.5, 0, 1, 2]
+
+
+def test_displacement_has_no_unit(random):
+    before, after = random.normal(size=(2, 30, 4))
+    centres = random.normal(size=(3, 4))
+    apart = [np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    found = displacement(before, after, centres)
+    assert found == pytest.approx(np.linalg.norm(after - before, axis=1) / np.mean(apart))
+    assert displacement(7 * before, 7 * after, 7 * centres) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "centres", "message"),
+    [
+        (np.ones((3, 2)), np.ones((2, 2)), np.eye(2), r"before, after and centres have shapes"),
+        (np.ones((3, 2)), np.ones((3, 2)), np.eye(3), r"before, after and centres have shapes"),
+        (np.ones((3, 2)), np.full((3, 2), np.nan), np.eye(2), "after: 3 of 3 are not finite"),
+        (np.ones((3, 2)), np.ones((3, 2)), np.ones((1, 2)), "allowed are two or more in different places"),
+        (np.ones((3, 2)), np.ones((3, 2)), np.ones((2, 2)), "allowed are two or more in different places"),
+    ],
+)
+def test_displacement_names_what_does_not_fit(before, after, centres, message):
+    with pytest.raises(ValueError, match=message):
+        displacement(before, after, centres)

@@ -67,12 +67,6 @@ def test_hardest_positives_are_those_of_a_slow_loop(random):
         assert found.tolist() == sorted(others, key=lambda j: vectors[i] @ vectors[j])[:3]
 
 
-def test_displacement_is_in_units_of_the_distance_between_centres():
-    clean = np.array([[0.0, 1.0], [0.0, -1.0], [4.0, 1.0], [4.0, -1.0]])
-    moved = clean + np.array([[2.0, 0.0], [0.0, 0.0], [0.0, 4.0], [-8.0, 0.0]])
-    assert explorer.displacements(clean, moved, np.array([0, 0, 1, 1])).tolist() == [0.5, 0, 1, 2]
-
-
 def test_a_map_is_turned_and_mirrored_onto_another_one_and_keeps_its_distances(random):
     stage = SimpleNamespace(vectors=random.normal(size=(60, 5)))
     (alone,) = explorer.maps_of([stage], seed=0)

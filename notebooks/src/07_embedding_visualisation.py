@@ -389,8 +389,7 @@ def feature_attack(model, images, labels):
 # %%
 def centres(vectors):
     """Of the classes (K, F), from the features of the first images."""
-    of = labels[: len(vectors)]
-    return np.stack([vectors[of == k].mean(0) for k in np.unique(of)])
+    return embeddings.class_centres(vectors, labels[: len(vectors)])
 
 
 def nearest_centre(vectors, mu):
@@ -400,7 +399,7 @@ def nearest_centre(vectors, mu):
 def move(clean, moved):
     """Displacements of the first M features (M,), and of those at home before: has it crossed?"""
     mu, few = centres(clean), slice(0, len(moved))
-    r = np.linalg.norm(moved - clean[few], axis=1) / pdist(mu).mean()  # eq. 4
+    r = embeddings.displacement(clean[few], moved, mu)  # eq. 4
     at_home = nearest_centre(clean[few], mu) == labels[few]
     return r, (nearest_centre(moved, mu) != labels[few])[at_home]
 
@@ -662,7 +661,7 @@ for m in METHODS:
     clean, adversarial = np.split(points, 2)
     maps[m] = {"clean": clean, "adversarial": adversarial}
     # The length of an arrow, like eq. 4 in units of the mean distance between classes, but on the map.
-    on_map[m] = np.linalg.norm(adversarial - clean, axis=1) / pdist(centres(clean)).mean()
+    on_map[m] = embeddings.displacement(clean, adversarial, centres(clean))
 
 # %% tags=["fold"]
 # @title Figure: the maps
@@ -766,7 +765,7 @@ best, worst = min(mismatch, key=mismatch.get), max(mismatch, key=mismatch.get)
 def false_arrow(pair):
     """Median arrow between two maps of the same features, in units of the mean distance between classes."""
     one, two, _ = laid[pair]
-    return float(np.median(np.linalg.norm(one - two, axis=1)) / pdist(centres(one)).mean())
+    return float(np.median(embeddings.displacement(one, two, centres(one))))
 
 
 kept = [float(spearmanr(pdist(centres(same)), pdist(centres(points))).statistic) for points in fits]
