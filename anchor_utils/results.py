@@ -149,11 +149,15 @@ def compare(
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on besides its configuration: package versions, Python and hardware."""
+    """What a result depends on besides its configuration: package versions, Python, hardware, threads.
+
+    `instructions` are the widest vectors of this CPU, as torch names them.
+    """
     names = ("torch", "torchvision", "numpy", "pyautoattack", "scikit-learn", "accelerate")
     found = {name: package_version(name) for name in names}
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {"python": platform.python_version(), **found, "hardware": hardware, "threads": str(torch.get_num_threads())}
+    found |= {"hardware": hardware, "instructions": torch.backends.cpu.get_cpu_capability()}
+    return {"python": platform.python_version(), **found, "threads": str(torch.get_num_threads())}
 
 
 def save_results(path: str | Path, table: pd.DataFrame, **context: Any) -> None:

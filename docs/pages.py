@@ -15,8 +15,8 @@ import yaml
 from anchor_utils.config import METHODS, Config, load_preset, presets
 from course import links
 from course.lesson import table as text_table
-from study.claims import INTERVALS_OF_DIFFERENCES, claims_table
-from study.tables import best_checkpoints
+from study.claims import INTERVALS_OF_DIFFERENCES, claims_table, equal_passes_claims
+from study.tables import best_checkpoints, equal_passes
 
 ROOT = Path(__file__).resolve().parent.parent
 # What one sees in each lesson, and which of its pictures stands on its card.
@@ -193,9 +193,14 @@ def time_table() -> str:
 
 def claims() -> str:
     """The paper's claims, how they are tested, what the stored study says, and the verdict."""
-    table, _ = best_checkpoints(ROOT / "data/pretrained/study.json", "cifar10_cpu")
-    found = claims_table(table)
-    return f"{text_table(found)}\n\n{INTERVALS_OF_DIFFERENCES}"
+    path = ROOT / "data/pretrained/study.json"
+    equal, _ = equal_passes(path, "cifar10_equal_time", "cifar10_cpu")
+    study, _ = best_checkpoints(path, "cifar10_cpu")
+    after_equal_passes = text_table(claims_table(equal, equal_passes_claims(equal)))
+    return (
+        f"After about as many passes through the network:\n\n{after_equal_passes}\n\n"
+        f"After as many epochs:\n\n{text_table(claims_table(study))}\n\n{INTERVALS_OF_DIFFERENCES}"
+    )
 
 
 def cover() -> dict[str, Any]:

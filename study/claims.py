@@ -25,11 +25,11 @@ CLAIMS: tuple[Claim, ...] = (
     ("weighing hard positives adds robustness over plain supervised contrast", ("supcon_at",), "pgd"),
     ("clean accuracy does not suffer", BASELINES, "clean"),
 )
-# The same against a PGD-AT that was given about as many passes through the network.
-EQUAL_PASSES_CLAIMS: tuple[Claim, ...] = (
-    ("more robust than PGD-AT after about as many passes", ("pgd_at",), "pgd"),
-    ("the same under the screen", ("pgd_at",), "screen"),
-    ("clean accuracy does not suffer", ("pgd_at",), "clean"),
+# The same where the baselines were given about as many passes through the network: claim, attack.
+AFTER_EQUAL_PASSES = (
+    ("more robust than PGD-AT after about as many passes", "pgd"),
+    ("the same under the screen", "screen"),
+    ("clean accuracy does not suffer", "clean"),
 )
 INTERVALS_OF_DIFFERENCES = (
     "Differences in percentage points, paired by training seed and test image, with the 95% crossed interval "
@@ -43,9 +43,15 @@ def has_interval(comparison: Comparison | None) -> bool:
     return comparison is not None and not math.isnan(comparison["low"])
 
 
-def excluded(comparison: Comparison) -> str:
+def equal_passes_claims(table: pd.DataFrame) -> tuple[Claim, ...]:
+    """The claims against every budget in the table of :func:`study.tables.equal_passes`: a lead must hold over all."""
+    budgets = tuple(name for name in dict.fromkeys(table["method"]) if name != "anchor")
+    return tuple((claim, budgets, attack) for claim, attack in AFTER_EQUAL_PASSES)
+
+
+def excluded(comparison: Comparison, digits: int = 1) -> str:
     """Which leads the interval of a comparison leaves out."""
-    return f"excludes a lead above {100 * max(comparison['high'], 0):.1f} points"
+    return f"excludes a lead above {100 * max(comparison['high'], 0):.{digits}f} points"
 
 
 def verdict(found: Mapping[str, Comparison | None]) -> str:

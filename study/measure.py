@@ -14,7 +14,8 @@ from anchor_utils import embeddings, evaluation, results, runs, training
 from anchor_utils.attacks import pgd
 from anchor_utils.config import METHODS, Config
 from anchor_utils.data import Dataset, Split
-from anchor_utils.models import AnchorNet, fold_batchnorm
+from anchor_utils.devices import resolve_device
+from anchor_utils.models import AnchorNet, fold_batchnorm, resolve_precision
 from anchor_utils.objectives import batch_loss
 
 BLOCK = 250  # test images; each block is attacked with the random numbers of the first
@@ -84,10 +85,13 @@ def inside(run: runs.Run, dataset: Dataset, device: torch.device) -> dict[str, f
 def save_cell(path: str | Path, config: Config, table: pd.DataFrame, **context: Any) -> None:
     """Write what was found in a cell of a sweep, its rows and whatever else is known, as one JSON file, atomically.
 
-    Where files lay on the machine is left out: cells are committed.
+    Where files lay on the machine is left out: cells are committed. `precision` is what the configuration's meant on
+    this machine, where "auto" is whatever is fastest.
     """
     recipe = config.model_dump(exclude={"runs_dir", "data_root"})
+    trained_in = resolve_precision(config.precision, resolve_device(config.device))
     about = {"method": config.method, "seed": config.seed, "run": config.run_name()}
+    about["precision"] = str(trained_in).removeprefix("torch.")
     results.save_results(path, table, **about, **context, config=recipe)
 
 

@@ -153,7 +153,7 @@ def finding(name: str, found: Mapping[tuple[str, str], Comparison], margin: floa
     without = [twin for twin, c in measured.items() if 100 * c["high"] < margin]
     if without:
         return f"did not help: a lead of {margin:g} over {' and '.join(NAMES[twin] for twin in without)} is excluded"
-    leads = " and ".join(f"{excluded(c)} over {NAMES[twin]}" for twin, c in measured.items())
+    leads = " and ".join(f"{excluded(c, digits=2)} over {NAMES[twin]}" for twin, c in measured.items())
     return f"open (the margin is {margin:g}): {leads}"
 
 
@@ -189,13 +189,19 @@ def how_compared(path: Path, attack: str = "pgd") -> str:
     table, cells = best_checkpoints(path, SWEEP)
     if not cells:
         return f"Not run: `make sweep SWEEP={SWEEP}`."
-    halves = [50 * (c["high"] - c["low"]) for c in comparisons(path, PAIRS, attack).values() if has_interval(c)]
-    power = f" Half an interval is {min(halves):.1f} to {max(halves):.1f} points: only a larger lead could be shown."
+    sharp = how_sharp(path, attack)
+    power = f" {sharp.capitalize()}: only a larger lead could be shown." if sharp else ""
     return (
         f"Differences in points of robust accuracy with 95% crossed intervals over training seeds and test images, not "
-        f"corrected for their number; {setting(table, attack)}.{power if halves else ''} The KL term was not tuned: a "
+        f"corrected for their number; {setting(table, attack)}.{power} The KL term was not tuned: a "
         "lead over it says little about contrast."
     )
+
+
+def how_sharp(path: Path, attack: str = "pgd") -> str:
+    """How wide the intervals are that decide about mining, in words; nothing where there is none."""
+    halves = [50 * (c["high"] - c["low"]) for c in comparisons(path, PAIRS, attack).values() if has_interval(c)]
+    return f"half an interval is {min(halves):.1f} to {max(halves):.1f} points, the margin {MARGIN:g}" if halves else ""
 
 
 # Variants of the sweep that are a method with the settings of the preset, and nothing else.

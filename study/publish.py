@@ -27,9 +27,9 @@ from study import mining
 from study.cards import DATA, card
 from study.claims import (
     BASELINES,
-    EQUAL_PASSES_CLAIMS,
     INTERVALS_OF_DIFFERENCES,
     claims_table,
+    equal_passes_claims,
     stands,
 )
 from study.headline import INTERVALS, SWEEPS, headline, read_folder
@@ -102,58 +102,44 @@ def study_tables() -> tuple[pd.DataFrame, Cells]:
     return best_checkpoints(STUDY, STUDY_SWEEP)
 
 
-def equal_passes_tables(variant: str | None = None) -> tuple[pd.DataFrame, Cells]:
-    return equal_passes(STUDY, EQUAL_PASSES, STUDY_SWEEP, variant)
-
-
-def other_budgets() -> list[str]:
-    """ANCHOR against PGD-AT with other numbers of passes than those of :func:`equal_passes_tables`, in words."""
-    _, cells = read_cells(STUDY, EQUAL_PASSES)
-    told = {cell["variant"] for cell in equal_passes_tables()[1]}
-    found = {cell["variant"]: cell["config"] for cell in cells if cell["method"] == "pgd_at"}
-    return [
-        f"after {passes(config)} passes of PGD-AT "
-        + stands(compare(equal_passes_tables(variant)[0], "anchor", "pgd_at", "pgd"), "pgd_at")
-        for variant, config in sorted(found.items(), key=lambda item: passes(item[1]))
-        if variant not in told
-    ]
+def equal_passes_tables() -> tuple[pd.DataFrame, Cells]:
+    return equal_passes(STUDY, EQUAL_PASSES, STUDY_SWEEP)
 
 
 def sentences() -> list[str]:
     """What the study found about ANCHOR, in three sentences, each from comparisons with their intervals."""
-    study, _ = study_tables()
-    equal, cells = equal_passes_tables()
+    study, study_cells = study_tables()
+    equal, _ = equal_passes_tables()
     name = attack_name(study, "pgd")
-    spent = ", ".join(f"{passes(cell['config'])} for {method_name(cell['method'])}" for cell in one_each(cells))
-    same_passes = compare(equal, "anchor", "pgd_at", "pgd") if cells else None
+    config = {cell["method"]: cell["config"] for cell in study_cells}
+    budgets = [m for m in dict.fromkeys(equal["method"]) if m != "anchor"] if len(equal) else []
+    same_passes = [stands(compare(equal, "anchor", budget, "pgd"), budget) for budget in budgets]
     of_supcon = compare(study, "anchor", "supcon_at", "pgd")
-    answers = mining.answers(STUDY)["did mining help?"]
-    helped = mining.count(answers)
+    tau = " and ".join(f"{config[m]['temperature']:g} for {method_name(m)}" for m in ("supcon_at", "anchor"))
+    helped = mining.count(mining.answers(STUDY)["did mining help?"])
+    sharp = mining.how_sharp(STUDY)
     clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
     return [
-        f"**After about as many passes through the network** ({spent or 'not run'}), {name}: ANCHOR is {'; '.join([stands(same_passes, 'pgd_at'), *other_budgets()])}.",
-        f"**Weights on hard positives**, which SupCon-AT lacks (each with its own best tau), {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
-        f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}.",
-        f"**Clean accuracy**: ANCHOR is {'; '.join(clean)}.",
+        f"**After about as many passes through the network** ({passes(config['anchor'])} for ANCHOR), {name}: ANCHOR is {'; '.join(same_passes) or 'not compared: not run'}.",
+        f"**Weights on hard positives**, which SupCon-AT lacks (tau, chosen from unequal trials, is {tau}: no test of the weights alone), {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
+        f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}{f' ({sharp})' if sharp else ''}.",
+        f"**Clean accuracy** at equal epochs: ANCHOR is {'; '.join(clean)}.",
     ]
-
-
-def one_each(cells: Cells) -> Cells:
-    """The first cell of each variant."""
-    return list({cell["variant"]: cell for cell in reversed(cells)}.values())[::-1]
 
 
 def panels() -> dict[str, dict[str, Any]]:
     """For each study by its title the accuracies of the methods, clean and under PGD: on CPUs, then on a GPU."""
     study, cells = study_tables()
     config = cells[0]["config"]
-    found = {f"{config['epochs']} epochs on CPUs\n{scale(study, config['width'])}": spots(study)}
+    spent = [passes(cell["config"]) for cell in cells if cell["method"] != "standard"]
+    title = f"{config['epochs']} epochs each on CPUs, {min(spent)} to {max(spent)} passes\n"
+    found = {f"{title}{scale(study, config['width'])}": spots(study)}
     for sweep in SWEEPS:
         table, cells = read_folder(GPU_CELLS / sweep)
         if len(table):
             widest = table[table["width"] == table["width"].max()]
             kind = "prototype, " if sweep == "prototype" else ""
-            title = f"{cells[0]['seconds']['given']:g} seconds of a GPU each\n{kind}"
+            title = f"{cells[0]['seconds']['given']:g} seconds of a GPU given to each\n{kind}"
             return {**found, f"{title}{scale(widest, widest['width'].max())}": spots(widest)}
     return found
 
@@ -172,7 +158,8 @@ def summary() -> str:
     alt = "Clean accuracy of each method against its accuracy under PGD, both with 95% intervals, for two studies"
     caption = (
         f"*CIFAR-10 (a JPEG copy). Right and up is better; bars are 95% intervals, over {seeds} training seeds and the test images, or for a "
-        "hollow mark over images alone: a single network, which bears no verdict about its method.*"
+        "hollow mark over images alone: a single network, which bears no verdict about its method. "
+        f"{setting(study, 'pgd')}. What the networks on the GPU are, and which of their seconds they used: docs/results.md.*"
     )
     limits = (
         f"What is not about digits is about a ResNet-18 of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
@@ -187,19 +174,13 @@ def equal_passes_report() -> str:
     table, cells = equal_passes_tables()
     if not cells:
         return f"Not run: `make sweep SWEEP={EQUAL_PASSES}`."
-    settings = "; ".join(
-        setting(table[table["method"] == method], attack) if attack != "clean" else f"**{method_name(method)}**: clean"
-        for method in dict.fromkeys(table["method"])
-        for attack in SHOWN
-        if attack in {*table.loc[table["method"] == method, "attack"]}
-    )
+    settings = "; ".join(setting(table, attack) for attack in SHOWN if attack in {*table["attack"]})
     parts = [
-        costs(cells),
+        costs(cells).drop(columns="seconds a run").to_markdown(index=False),
         method_table(table).to_markdown(index=False),
         f"{INTERVALS} {settings}.",
-        claims_table(table, EQUAL_PASSES_CLAIMS).drop(columns="tested by").to_markdown(index=False),
+        claims_table(table, equal_passes_claims(table)).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
-        *(f"Another budget, {attack_name(table, 'pgd')}: ANCHOR is, {told}." for told in other_budgets()),
     ]
     return "\n\n".join(parts)
 
@@ -241,15 +222,15 @@ def study_report() -> str:
         f"{INTERVALS} {settings}.",
         claims_table(table).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
-        costs(cells),
+        costs(cells).to_markdown(index=False),
         "Passes are forward-and-backward passes of one image through the network; seconds are one thread of shared CPUs, not the same for all cells, and only rough. What an epoch of each method costs, the methods taking turns on one machine: `python benchmarks/training_cost.py`.",
     ]
     return "\n\n".join(parts)
 
 
-def costs(cells: Cells) -> str:
+def costs(cells: Cells) -> pd.DataFrame:
     table = cost_table(cells).drop(columns="passes an epoch, PGD-AT = 1")
-    return table.assign(**{"seconds a run": table["seconds a run"].round().astype(int)}).to_markdown(index=False)
+    return table.assign(**{"seconds a run": table["seconds a run"].round().astype(int)})
 
 
 def draw() -> None:

@@ -7,7 +7,6 @@ columns `method` and `training_seed` of the network added.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -118,8 +117,17 @@ def spots(table: pd.DataFrame, robust: str = "pgd") -> dict[str, tuple[np.ndarra
 
 
 def with_screen(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a "screen" row wherever full AutoAttack was run: its first two stages are the screen."""
-    return pd.concat([table, screen_rows(table)], ignore_index=True)
+    """The table with a "screen" row wherever full AutoAttack was run and the screen by itself was not.
+
+    AutoAttack's first two stages are the screen.
+    """
+    key = ["variant", "method", "training_seed", "checkpoint"]
+    key = [name for name in key if name in table]
+    alone = table[table["attack"] == "screen"]
+    more = screen_rows(table)
+    if len(alone) and key:
+        more = more[~pd.MultiIndex.from_frame(more[key]).isin(pd.MultiIndex.from_frame(alone[key]))]
+    return pd.concat([table, more], ignore_index=True)
 
 
 def passes(config: dict[str, Any]) -> int:
@@ -154,49 +162,43 @@ def cost_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def filled_up(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """A results table with those rows of `other` whose method, seed and attack it lacks.
-
-    A row of `other` whose attack queried its network in another precision than the rows of `table` stays out: the two
-    would not be comparable.
-    """
-    own = set(zip(table["method"], table["training_seed"], table["attack"], strict=True))
-    here: dict[str, set[str]] = {}
-    for row in table.reindex(columns=["attack", "precision"]).dropna().to_dict("records"):
-        here.setdefault(row["attack"], set()).add(row["precision"])
-    wanted = [
-        (row["method"], row["training_seed"], row["attack"]) not in own
-        and (pd.isna(used := row.get("precision")) or used in here.get(row["attack"], {used}))
-        for row in other.to_dict("records")
-    ]
-    return pd.concat([table, other[wanted]], ignore_index=True)
-
-
 def best_checkpoints(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
     """:func:`read_cells` of the checkpoints that were chosen on held-out images, with :func:`with_screen`."""
     table, cells = read_cells(path, sweep)
     return (with_screen(table[table["checkpoint"] == "best"]) if len(table) else table), cells
 
 
-def equal_passes(path: Path, sweep: str, study: str, variant: str | None = None) -> tuple[pd.DataFrame, Cells]:
-    """ANCHOR and one variant of another method from a sweep that gives both about as many passes; no rows without it.
+def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cells]:
+    """ANCHOR beside other methods that were given about as many passes; no rows without a cell of that sweep.
 
-    That is `variant`, or of all the one with the most seeds, and of these the nearest to ANCHOR in passes. Where the
-    sweep has no such network of ANCHOR, that of the sweep `study` stands in, trained in the same way
-    (:func:`filled_up`).
+    The sweep gives such a method one or more budgets, a variant each. Here a budget stands in the column `method`, as
+    "PGD-AT, 24 passes": to be told from the method itself, and compared with ANCHOR one by one. ANCHOR's networks are
+    those of the sweep `study`. Where a budget's rows of an attack queried their network in another precision than
+    ANCHOR's, they are left out, as the two would not be comparable.
     """
     table, cells = best_checkpoints(path, sweep)
     if not cells:
         return table, cells
-    other, of_study = best_checkpoints(path, study)
-    anchors = [cell for cell in (*cells, *of_study) if cell["method"] == "anchor"]
-    wanted = passes(anchors[0]["config"])
-    seeds = Counter(cell["variant"] for cell in cells if cell["method"] != "anchor")
-    distance = {cell["variant"]: abs(passes(cell["config"]) - wanted) for cell in cells}
-    chosen = variant or min(seeds, key=lambda name: (-seeds[name], distance[name]))
-    own, table = table[table["method"] == "anchor"], table[table["variant"] == chosen]
-    for more in (own, other[other["method"] == "anchor"]):
-        table = filled_up(table, more)
-    of_anchor = [cell for cell in anchors if cell["training_seed"] in {*table["training_seed"]}]
-    one_a_seed = list({cell["training_seed"]: cell for cell in reversed(of_anchor)}.values())[::-1]
-    return table, [cell for cell in cells if cell["variant"] == chosen] + one_a_seed
+    of_study, study_cells = best_checkpoints(path, study)
+    ours = of_study[of_study["method"] == "anchor"]
+    precision = ours.dropna(subset="precision").drop_duplicates("attack").set_index("attack")["precision"]
+    alike = table["precision"].isna() | (table["precision"] == table["attack"].map(precision))
+    budgets = {c["variant"]: f"{method_name(c['method'])}, {passes(c['config'])} passes" for c in cells}
+    theirs = table[alike].assign(method=table["variant"].map(budgets)).sort_values("method", kind="stable")
+    anchors = [cell for cell in study_cells if cell["method"] == "anchor"]
+    return pd.concat([theirs, ours], ignore_index=True), [*cells, *anchors]
+
+
+def edges(trials: Cells, fields: Sequence[str]) -> dict[str, list[str]]:
+    """For each method, which settings of its best trial are the smallest or largest of those that were tried.
+
+    A better one may lie beyond. Best: by accuracy under PGD on held-out images, then by clean accuracy.
+    """
+    found = {}
+    for method in dict.fromkeys(cell["method"] for cell in trials):
+        own = [cell for cell in trials if cell["method"] == method]
+        best = max(own, key=lambda cell: (cell["held_out"]["joint"]["robust"], cell["held_out"]["joint"]["clean"]))
+        tried = {field: sorted({cell["config"][field] for cell in own}) for field in fields}
+        ends = {field: (values[0], values[-1]) for field, values in tried.items() if len(values) > 1}
+        found[method] = [f"{field} {best['config'][field]:g}" for field in ends if best["config"][field] in ends[field]]
+    return {method: words for method, words in found.items() if words}

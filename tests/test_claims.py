@@ -56,14 +56,24 @@ def test_a_large_difference_is_found_and_none_is_not():
     verdicts = dict(zip((attack for _, _, attack in claims.CLAIMS), table["verdict"], strict=True))
     assert table["verdict"][0] == "supported"
     assert verdicts["autoattack"] == "no verdict (not measured)"
-    table = rows(draws({"anchor": 0.5, "pgd_at": 0.9}))
-    verdicts = claims.claims_table(table, claims.EQUAL_PASSES_CLAIMS)["verdict"].tolist()
+    table = rows(draws({"anchor": 0.5, "PGD-AT, 24 passes": 0.9}))
+    verdicts = claims.claims_table(table, claims.equal_passes_claims(table))["verdict"].tolist()
     assert verdicts == ["contradicted", "no verdict (not measured)", "no verdict (not measured)"]
     same = draws({"anchor": 0.5})
     table = rows({**same, **{("pgd_at", s): same["anchor", (s + 1) % 3] for s in range(3)}})
     table = pd.concat([table, table[table["method"] == "pgd_at"].assign(method="trades")])
     table = pd.concat([table, table[table["method"] == "trades"].assign(method="mart")])
     assert claims.claims_table(table)["verdict"][0].startswith("open (excludes a lead above ")
+
+
+def test_after_equal_passes_anchor_has_to_lead_every_budget():
+    shares = {"PGD-AT, 24 passes": 0.3, "PGD-AT, 28 passes": 0.9, "anchor": 0.5}
+    table = rows(draws(shares))
+    (first, *_) = claims.claims_table(table, claims.equal_passes_claims(table)).to_dict("records")
+    assert first["verdict"] == "mixed (behind PGD-AT, 28 passes)"
+    assert "against PGD-AT, 24 passes: +" in first["measured"]
+    table = rows(draws({**shares, "PGD-AT, 28 passes": 0.2}))
+    assert claims.claims_table(table, claims.equal_passes_claims(table))["verdict"][0] == "supported"
 
 
 def test_clean_accuracy_is_held_against_every_defended_baseline():

@@ -227,12 +227,17 @@ def other_cells(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("sentence", "method", "attack"),
-    [(0, "pgd_at", "pgd"), (1, "supcon_at", "pgd"), *((2, baseline, "clean") for baseline in claims.BASELINES)],
+    [
+        *((0, f"pgd_at, {passes}", "pgd") for passes in (24, 28)),
+        (1, "supcon_at", "pgd"),
+        *((2, baseline, "clean") for baseline in claims.BASELINES),
+    ],
 )
 def test_each_sentence_follows_its_cells(other_cells, sentence, method, attack):
     sweeps, write = other_cells
     before = publish.sentences()
-    name = method_name(method)
+    method, _, passes = method.partition(", ")
+    name = method_name(method) + (f", {passes} passes" if passes else "")
     for to, words in ((False, f"ahead of {name} ("), (True, f"behind {name} (")):
         for cells in sweeps.values():
             flip(cells, method, attack, range(5), 0.5, to)

@@ -67,6 +67,14 @@ def test_full_autoattack_has_a_row_for_the_screen_too():
     assert len(screened) == 3
 
 
+def test_a_screen_that_was_run_by_itself_is_not_doubled_by_that_of_autoattack():
+    stages = [row(seed, 0.5, attack="autoattack/apgd-t", checkpoint="best") for seed in (0, 1)]
+    alone = row(0, 0.3, attack="screen", checkpoint="best")
+    screened = tables.with_screen(pd.DataFrame([*stages, alone]))
+    found = screened[screened["attack"] == "screen"].sort_values("training_seed")
+    assert found["accuracy"].tolist() == [0.3, 0.5]
+
+
 def test_tables_name_attack_epsilon_step_steps_restarts_images_and_seeds():
     table = rows(draws({"anchor": 0.5}))
     text = tables.setting(table, "pgd")
@@ -97,31 +105,45 @@ def test_variants_of_one_method_have_costs_of_their_own():
     assert tables.cost_table(cells)["passes in all"].tolist() == [20, 24]
 
 
-def test_rows_that_are_missing_are_filled_up_unless_their_attack_computed_otherwise():
-    own = pd.DataFrame([row(0, 0.5), row(0, 0.3, attack="screen", method="pgd_at")])
-    other = pd.DataFrame([row(0, 0.9), row(1, 0.6), row(1, 0.4, attack="screen", precision="bfloat16")])
-    clean = pd.DataFrame([row(1, 0.8, attack="clean", precision=None)])
-    found = tables.filled_up(own, pd.concat([other, clean]))
-    assert found[["training_seed", "attack", "accuracy"]].to_numpy().tolist() == [
-        [0, "pgd", 0.5], [0, "screen", 0.3], [1, "pgd", 0.6], [1, "clean", 0.8]
-    ]  # fmt: skip
+def budget_cell(method: str, variant: str, epochs: int, seed: int, **changes: object) -> dict[str, object]:
+    """A cell with one row, as it is written."""
+    rows = [row(0, 0.5, checkpoint="best", **changes)]
+    config = {"method": method, "epochs": epochs, "attack_steps": 3}
+    return {"variant": variant, "method": method, "seed": seed, "rows": rows, "config": config}
 
 
-@pytest.mark.parametrize(("seeds_of_six", "chosen"), [(1, "epochs7"), (2, "epochs6"), (3, "epochs6")])
-def test_equal_passes_are_those_of_the_variant_with_most_seeds_then_of_the_nearest(tmp_path, seeds_of_six, chosen):
-    def cell(method, variant, epochs, seed):
-        found = {"variant": variant, "method": method, "seed": seed, "rows": [row(0, 0.5, checkpoint="best")]}
-        return {**found, "config": {"method": method, "epochs": epochs, "attack_steps": 3}}
-
-    more = [cell("pgd_at", f"epochs{n}", n, s) for n, count in ((6, seeds_of_six), (7, 2)) for s in range(count)]
-    more[-1]["rows"][0]["precision"] = more[-2]["rows"][0]["precision"] = "bfloat16"  # of those with 7 epochs
-    more.append(cell("anchor", "anchor", 5, 0))
+def test_each_budget_of_a_baseline_stands_beside_anchor_under_its_passes(tmp_path):
+    more = [budget_cell("pgd_at", f"epochs{n}", n, s) for n in (7, 6) for s in range(2)]
+    study = [budget_cell(method, method, 5, s) for method in ("pgd_at", "anchor") for s in range(2)]
     path = tmp_path / "study.json"
-    path.write_text(json.dumps({"sweeps": {"study": [cell("anchor", "anchor", 5, s) for s in range(2)], "more": more}}))
+    path.write_text(json.dumps({"sweeps": {"study": study, "more": more}}))
     table, cells = tables.equal_passes(path, "more", "study")
-    assert table["precision"].nunique() == 1, "what was measured otherwise is not put beside it"
-    assert chosen in {*table["variant"]} <= {"anchor", chosen}
-    assert {c["variant"]: tables.passes(c["config"]) for c in cells} == {chosen: 4 * int(chosen[-1]), "anchor": 25}
+    assert table["method"].tolist() == 2 * ["PGD-AT, 24 passes"] + 2 * ["PGD-AT, 28 passes"] + 2 * ["anchor"]
+    assert table["training_seed"].tolist() == 3 * [0, 1]
+    assert {c["variant"]: tables.passes(c["config"]) for c in cells} == {"epochs6": 24, "epochs7": 28, "anchor": 25}
+    path.write_text(json.dumps({"sweeps": {"study": study}}))
+    assert tables.equal_passes(path, "more", "study")[0].empty
+
+
+def test_what_was_measured_in_another_precision_is_not_put_beside_it(tmp_path):
+    more = [budget_cell("pgd_at", f"epochs{n}", n, 0, precision=p) for n, p in ((6, "float32"), (7, "bfloat16"))]
+    more.append(budget_cell("pgd_at", "epochs8", 8, 0, precision=None))
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps({"sweeps": {"study": [budget_cell("anchor", "anchor", 5, 0)], "more": more}}))
+    table, _ = tables.equal_passes(path, "more", "study")
+    assert table["method"].tolist() == ["PGD-AT, 24 passes", "PGD-AT, 32 passes", "anchor"]
+
+
+def test_settings_at_the_edge_of_what_was_tried_are_named():
+    def trial(method: str, rate: float, tau: float, robust: float) -> dict[str, object]:
+        scores = {"joint": {"robust": robust, "clean": 0.5}}
+        return {"method": method, "held_out": scores, "config": {"learning_rate": rate, "temperature": tau}}
+
+    trials = [trial("trades", rate, 0.1, rate) for rate in (0.05, 0.1, 0.2)]
+    trials += [trial("anchor", *values) for values in ((0.05, 0.1, 0.3), (0.1, 0.2, 0.4), (0.2, 0.5, 0.1))]
+    trials += [trial("mart", 0.1, tau, 1 - tau) for tau in (0.1, 0.5)]
+    found = tables.edges(trials, ("learning_rate", "temperature"))
+    assert found == {"trades": ["learning_rate 0.2"], "mart": ["temperature 0.1"]}
 
 
 def test_spots_are_the_accuracies_of_the_networks_and_the_intervals_of_the_tables():

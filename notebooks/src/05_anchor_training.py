@@ -935,7 +935,9 @@ def verdict(found, first, second):
     """The difference of two networks in a sentence, with its p-value corrected for the number of comparisons."""
     p = min(1.0, len(comparisons) * found["p"])
     if p >= 0.05:
-        return f"no difference between {first} and {second} was measured ({found['difference']:+.1f} points, corrected p = {p:.2g})"
+        return (
+            f"these images do not tell {first} from {second} ({found['difference']:+.1f} points, corrected p = {p:.2g})"
+        )
     better, worse = (first, second) if found["difference"] > 0 else (second, first)
     return f"{better} was more robust than {worse} ({abs(found['difference']):.1f} points, corrected p = {p:.2g})"
 
