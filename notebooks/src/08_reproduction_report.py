@@ -122,7 +122,10 @@ def answer(d, low, high):
 
 ours = f"{spent['anchor', 'anchor']} passes"
 QUESTIONS = [(f"More robust after {ours} than {budget}?", equal, budget, "pgd") for budget in BUDGETS]
-QUESTIONS += [("The same under the screen?", equal, b, "screen") for b in BUDGETS if lead(equal, b, "screen")]
+QUESTIONS += [
+    (f"Under the screen, {ours} against {b}?", equal, b, "screen") for b in BUDGETS if lead(equal, b, "screen")
+]
+QUESTIONS += [("More robust than PGD-AT under the screen, at equal epochs?", study, "pgd_at", "screen")]
 QUESTIONS += [(f"Clean accuracy, {ours} against {budget}?", equal, budget, "clean") for budget in BUDGETS]
 more = {
     "supcon_at": "Do weights on hard positives help (SupCon-AT has none)?",
