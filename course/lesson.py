@@ -26,6 +26,7 @@ from anchor_utils.training import new_network
 
 EXPECTED_DIR = data_folder("expected", __file__)
 PRETRAINED_PRESET = "cifar10_cpu"  # the settings of the networks that come with the course
+DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
 # When the notebook in this kernel began, and the seconds of a training step: finish() writes both.
 _begun: dict[str, float] = {}
 
@@ -43,13 +44,30 @@ def in_project(path: str, folder: Path | None = None) -> str:
     return os.path.relpath(next(around, folder) / path, folder)
 
 
+def check_mounted(name: str, path: str) -> None:
+    """Raise ValueError for a path on Colab's Google Drive while no Drive is mounted there.
+
+    The folder could be made, but on Colab's own disk: it is lost at the disconnect, and may keep a Drive from being
+    mounted.
+    """
+    whole = Path(os.path.realpath(os.path.expanduser(path)))
+    on_drive = [part for part in (whole, *whole.parents) if part.is_relative_to(DRIVE)]
+    if on_drive and not any(map(os.path.ismount, on_drive)):
+        raise ValueError(
+            f"{name}={path!r}: no Google Drive is mounted at {str(DRIVE)!r}, and a folder made there is lost when "
+            "Colab disconnects; allowed is a path elsewhere, or this one once a cell has run these lines:\n"
+            f'from google.colab import drive\ndrive.mount("{DRIVE.as_posix()}")'
+        )
+
+
 def configure(
     preset: str, overrides: dict[str, Any], seed: int, runs_dir: str, data_root: str, models: str = "train"
 ) -> Config:
     """The configuration that a notebook's parameters stand for.
 
     Raises:
-        ValueError: a parameter is out of range; `overrides` is no mapping: papermill's ``-p`` hands over a text.
+        ValueError: a parameter is out of range; `overrides` is no mapping: papermill's ``-p`` hands over a text; a path
+            is on a Google Drive that is not mounted.
     """
     if models not in ("train", "pretrained"):
         raise ValueError(f"models={models!r}: allowed is 'train', 'pretrained'")
@@ -62,7 +80,10 @@ def configure(
         )
     fields = {"seed": seed, "runs_dir": runs_dir, "data_root": data_root}
     preset = PRETRAINED_PRESET if models == "pretrained" else preset
-    return load_preset(preset, **{**fields, **as_fields(f"overrides={overrides!r}", overrides)})
+    config = load_preset(preset, **{**fields, **as_fields(f"overrides={overrides!r}", overrides)})
+    check_mounted("runs_dir", config.runs_dir)
+    check_mounted("data_root", config.data_root)
+    return config
 
 
 def start(

@@ -1,6 +1,7 @@
 """The notebooks on Colab, without Colab: what it has is enough, stays as it is, and its forms offer what is allowed."""
 
 import ast
+import functools
 import importlib.metadata
 import json
 import os
@@ -20,10 +21,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from anchor_utils.config import Config, load_preset, presets
-from course import lesson, links
+from course import freshness, lesson, links
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
 WHEEL = ("anchor_utils", "course", "study", "configs/presets", "data/pretrained", "data/study_gpu", "expected")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name[:2])
 
@@ -42,6 +44,56 @@ def test_colab_has_what_the_package_asks_for_but_one_small_package():
     for one in asked:
         version = there.get(canonicalize_name(one.name))
         assert version is None or one.specifier.contains(version), f"Colab's {one.name} {version} would be replaced"
+
+
+# What a notebook imports
+
+KERNEL = {"ipython"}  # not asked for: without it there is no notebook
+
+
+@functools.cache
+def brought():
+    """Outermost names of imports that Python, a kernel or the package brings: an extra, or luck, is not enough."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    asked = {canonicalize_name(Requirement(text).name) for text in dependencies} | KERNEL
+    found = importlib.metadata.packages_distributions()
+    ours = {name for name, ones in found.items() if asked & set(map(canonicalize_name, ones))}
+    return {*sys.stdlib_module_names, *freshness.PACKAGES, *ours}
+
+
+def imports(tree):
+    """Outermost names of what code imports, but for what it can do without: it catches the ImportError."""
+    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    optional = [node.body for node in tries if "ImportError" in [ast.unparse(h.type) for h in node.handlers if h.type]]
+    left_out = {id(node) for body in optional for line in body for node in ast.walk(line)}
+    nodes = [node for node in ast.walk(tree) if id(node) not in left_out]
+    whole = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    whole += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    return {name.partition(".")[0] for name in whole}
+
+
+def not_brought(**notebooks):
+    """What the code of notebooks, or a module of the project that it reaches, imports besides: place -> names."""
+    trees = {name: ast.parse(code) for name, code in notebooks.items()}
+    trees |= freshness.modules("\n".join(notebooks.values()))
+    missing = {name: sorted(imports(tree) - brought()) for name, tree in trees.items()}
+    return {name: names for name, names in missing.items() if names}
+
+
+def test_notebooks_import_only_what_the_package_asks_for():
+    assert len(SOURCES) == len(NOTEBOOKS)
+    assert not_brought(**{path.stem: path.read_text(encoding="utf-8") for path in SOURCES}) == {}
+
+
+def test_an_import_that_nothing_brings_is_noticed():
+    assert colab().keys() >= KERNEL
+    assert not_brought(a="import json, torch.nn as nn, yaml\nfrom IPython.display import display") == {}
+    found = not_brought(a="def late():\n    import jupytext.cli, nowhere.at_all as x", b="from course import build")
+    assert found["a"] == ["jupytext", "nowhere"]
+    assert "nbformat" in found["course.build"], "what a module imports counts too"
+    optional = "try:\n    import nowhere\nexcept {}:\n    import jupytext"
+    assert not_brought(a=optional.format("ImportError")) == {"a": ["jupytext"]}
+    assert not_brought(a=optional.format("OSError")) == {"a": ["jupytext", "nowhere"]}
 
 
 # Forms

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from anchor_utils import models
+from course import lesson
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
@@ -29,6 +30,72 @@ def test_a_notebook_knows_no_other_place_for_results_than_its_parameter(path):
             assert ast.unparse(call.args[0]) == "config.runs_dir", ast.unparse(call)
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not [text for text in texts if text.startswith(("runs/", "results/", "./", "../"))]
+
+
+@pytest.fixture
+def content(tmp_path, monkeypatch):
+    """A folder that stands for Colab's /content, the current one, and the list of what is mounted."""
+    folder, mounted = tmp_path.resolve() / "content", []
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(lesson, "DRIVE", folder / "drive")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) in mounted)
+    monkeypatch.setenv("HOME", str(folder / "drive" / "MyDrive"))
+    monkeypatch.setenv("USERPROFILE", str(folder / "drive" / "MyDrive"))
+    return folder, mounted
+
+
+ON_DRIVE = ("{content}/drive", "{content}/drive/MyDrive/runs", "drive/MyDrive/runs", "./x/../drive/runs", "~/runs")
+ELSEWHERE = ("{content}/runs", "{content}/drives/runs", "{content}/drive/../runs", "{content}", "runs", "../drive", "/")
+
+
+@pytest.mark.parametrize("name", ["runs_dir", "data_root"])
+@pytest.mark.parametrize("path", ON_DRIVE)
+def test_a_path_on_a_drive_that_is_not_mounted_is_refused_before_any_work(path, name, content, monkeypatch):
+    folder, mounted = content
+    monkeypatch.setattr(lesson, "load_data", lambda _: pytest.fail("work was started"))
+    arguments = {"number": "01", "preset": "smoke", "overrides": {}, "seed": 0, "runs_dir": "runs", "data_root": "data"}
+    path = path.format(content=folder)
+    for changes in ({name: path}, {"overrides": {name: path}}):
+        with pytest.raises(ValueError, match=f"^{name}='.*: no Google Drive is mounted .*; allowed is") as refusal:
+            lesson.start(**arguments | changes)
+        lines = str(refusal.value).splitlines()
+        assert lines[1:] == ["from google.colab import drive", f'drive.mount("{(folder / "drive").as_posix()}")']
+    assert list(folder.iterdir()) == [], "something was written"
+
+    mounted.append(folder / "drive")
+    config, _, _ = lesson.start(**arguments | {name: path}, data=False)
+    assert (folder / getattr(config, name)).resolve().is_relative_to(folder / "drive")
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_paths_elsewhere_need_no_drive(path, content):
+    folder, _ = content
+    lesson.check_mounted("runs_dir", path.format(content=folder))
+
+
+def test_what_is_mounted_may_be_a_folder_of_the_drive_but_not_one_above(content):
+    folder, mounted = content
+    mounted.append(folder)
+    with pytest.raises(ValueError, match="no Google Drive"):
+        lesson.check_mounted("runs_dir", str(folder / "drive" / "MyDrive" / "runs"))
+    mounted.append(folder / "drive" / "MyDrive")
+    lesson.check_mounted("runs_dir", str(folder / "drive" / "MyDrive" / "runs"))
+    with pytest.raises(ValueError, match="no Google Drive"):
+        lesson.check_mounted("runs_dir", str(folder / "drive" / "other"))
+
+
+def test_a_link_to_the_drive_leads_there(content):
+    folder, _ = content
+    (folder / "linked").symlink_to(folder / "drive" / "MyDrive", target_is_directory=True)
+    with pytest.raises(ValueError, match="no Google Drive"):
+        lesson.check_mounted("runs_dir", "linked/runs")
+
+
+def test_the_drive_is_where_the_page_says():
+    page = (ROOT / "docs" / "what_happens_when.md").read_text(encoding="utf-8")
+    assert lesson.DRIVE.as_posix() == "/content/drive"
+    assert f'`from google.colab import drive` and `drive.mount("{lesson.DRIVE.as_posix()}")`' in page
 
 
 # A training run that saves its state after every step, not every two minutes, and its tuned classifier.
