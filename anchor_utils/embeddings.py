@@ -137,12 +137,9 @@ def displacement(before: np.ndarray, after: np.ndarray, centres: np.ndarray) -> 
     """
     before, after, centres = _checked(before, "before"), _checked(after, "after"), _checked(centres, "centres")
     if before.shape != after.shape or before.shape[1] != centres.shape[1]:
-        raise ValueError(
-            f"before, after and centres have shapes {before.shape}, {after.shape} and {centres.shape}: allowed are "
-            "(N, D), (N, D) and (K, D)"
-        )
-    unit = pdist(centres).mean() if len(centres) > 1 else 0.0
-    if unit == 0:
+        shapes = f"{before.shape}, {after.shape} and {centres.shape}"
+        raise ValueError(f"before, after and centres have shapes {shapes}: allowed are (N, D), (N, D) and (K, D)")
+    if (unit := pdist(centres).mean() if len(centres) > 1 else 0.0) == 0:
         raise ValueError(f"centres: {len(centres)}, {unit:g} apart: allowed are two or more in different places")
     return np.asarray(np.linalg.norm(after - before, axis=1) / unit)
 

@@ -115,7 +115,7 @@ page.figure(
 # **You need** PyTorch basics: tensors, `autograd`, a training loop. No knowledge of robustness.
 #
 # **Time** 30 to 45 minutes to read, and the exercises. The first cell says how long the code takes here. `smoke` is
-# for tests only; `t4` and `paper` use CIFAR-10 on a GPU.
+# for tests only; `t4`, `minutes` (the full network in minutes on one modern GPU) and `paper` use CIFAR-10 on a GPU.
 
 # %% [markdown]
 # ## 1 What may an attacker do?

@@ -160,7 +160,8 @@ page.figure(
 # **You need** notebook 01 (FGSM, PGD) and the idea of adversarial training (notebook 02).
 #
 # **Time** the first cell says how long the notebook takes here; networks that no earlier notebook has trained come on
-# top. `smoke`: seconds, for tests only. `t4` and `paper`: CIFAR-10 on a GPU, mostly AutoAttack.
+# top. `smoke`: seconds, for tests only. `t4`, `minutes` (the full network) and `paper`: CIFAR-10 on a GPU,
+# mostly AutoAttack.
 #
 # **Real CIFAR-10 without training**: with `models = "pretrained"` this notebook takes the CIFAR-10 networks that come
 # with the course, and their settings. The images are downloaded; `overrides = {"dataset": "imagefolder:PATH"}` takes
