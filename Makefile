@@ -29,10 +29,8 @@ setup: $(VENV)/.course  ## install the course into .venv
 tutorial: setup  ## run all notebooks with the preset (PRESET=cpu), results in runs/
 	$(BIN)/python -m anchor_utils run $(PRESET)
 
-# Not trusted, a notebook shows neither its SVG figures nor its sliders until the cells are run.
 lab: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter trust notebooks/*.ipynb
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m course.lab
 
 notebook: lab
 
