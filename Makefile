@@ -14,9 +14,11 @@ help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 # pyproject.toml decides what is installed; the stamps make that happen once. The course needs no test tools.
+# Debian without python3-venv leaves an environment without pip.
 $(VENV)/.course: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make tutorial PYTHON=python3.12. This is " + sys.version)'
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "No environment could be made. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks]'
 	touch $@
 
@@ -29,10 +31,8 @@ setup: $(VENV)/.course  ## install the course into .venv
 tutorial: setup  ## run all notebooks with the preset (PRESET=cpu), results in runs/
 	$(BIN)/python -m anchor_utils run $(PRESET)
 
-# Not trusted, a notebook shows neither its SVG figures nor its sliders until the cells are run.
 lab: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter trust notebooks/*.ipynb
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m course.lab
 
 notebook: lab
 
@@ -85,8 +85,8 @@ quick: $(VENV)/.dev  ## the tests of the core in under a minute, for use while e
 test: lint  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
-test-full: lint  ## the slow tests too: a run killed twenty times, and the like
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+test-full: test  ## the slow tests too: a run killed twenty times, and the like
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 # oneDNN then computes as on a laptop without AVX-512 and bfloat16.
 smoke-avx2: setup  ## all notebooks on the preset smoke, as an older CPU computes them

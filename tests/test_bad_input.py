@@ -219,7 +219,7 @@ ROWS = [
     (fit(test_images=7), "test_images=7: allowed is 1 to 6"),
     (
         lambda: training.fit(FITTING, path="damaged", dataset=DATASET, progress=False),
-        "damaged/config.json",
+        "damaged config.json",
     ),
     # Embeddings
     (lambda: embeddings.extract(NETWORK, PIXELS), "images have torch.uint8: allowed is floating point"),

@@ -3,7 +3,6 @@
 import copy
 import functools
 import itertools
-import os
 import signal
 
 import pandas as pd
@@ -92,7 +91,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tiny, few_digits, tmp_path, 
 
     def interrupted(*arguments, **options):
         if next(calls) == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return original(*arguments, **options)
 
     monkeypatch.setattr(engine, "batch_gradient", interrupted)

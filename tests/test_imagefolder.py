@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -92,7 +93,7 @@ def test_missing_folder_is_named(folder, missing):
         (folder / missing).rename(folder / "moved")
     with pytest.raises(FileNotFoundError, match=r"missing folder .*PATH/train/CLASS/") as caught:
         load_folder(path)
-    assert str(path / missing) in str(caught.value)
+    assert repr(str(path / missing)) in str(caught.value)
 
 
 def test_classes_without_images_are_named_with_what_they_hold(folder):
@@ -107,7 +108,7 @@ def test_folders_within_classes_are_named(folder):
         (folder / part / "ant" / "images").mkdir()
         for file in (folder / part / "ant").glob("*.png"):
             file.rename(file.parent / "images" / file.name)
-    with pytest.raises(ValueError, match=r"folders within classes: '.*train.ant.images'; '.*test.ant.images'"):
+    with pytest.raises(ValueError, match=r"folders within classes: '.*train\W+ant\W+images'; '.*test\W+ant\W+images'"):
         load_folder(folder)
 
 
@@ -232,7 +233,7 @@ def test_deep_images_share_one_scale(folder):
 def test_values_without_a_scale_are_refused(folder, low, high):
     deep = np.full((6, 4), low, np.float32)
     deep[0, 0] = high
-    with pytest.raises(ValueError, match=rf"ant.0.tif' has values from {low:g} to {high:g}; allowed is 0 to 65535"):
+    with pytest.raises(ValueError, match=rf"ant\W+0.tif' has values from {low:g} to {high:g}; allowed is 0 to 65535"):
         only(folder, Image.fromarray(deep), "0.tif")
 
 
@@ -249,7 +250,7 @@ def test_images_that_are_too_large_are_refused_before_they_are_decoded(folder, m
     monkeypatch.setattr(imagefolder, "_pixels", pixels)
     image = Image.new("RGB", (5000, 1) if limit == "side" else (4, 6))
     expected = {"side": "has 5000x1 pixels: allowed are 4096 a side", "total": "has 4x6 pixels", "Pillow's": "bomb"}
-    with pytest.raises(ValueError, match=rf"ant.0.png'.*{expected[limit]}"):
+    with pytest.raises(ValueError, match=rf"ant\W+0.png'.*{expected[limit]}"):
         only(folder, image)
 
 
@@ -260,6 +261,7 @@ def test_only_readers_of_images_are_started(folder):
         load_folder(folder)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes, and links need rights")
 @pytest.mark.parametrize("kind", ["pipe", "dangling", "loop"])
 def test_what_is_no_file_is_named(folder, kind):
     path = folder / "train" / "ant" / "2.png"
@@ -267,10 +269,11 @@ def test_what_is_no_file_is_named(folder, kind):
         os.mkfifo(path)
     else:
         path.symlink_to("2.png" if kind == "loop" else "nowhere")
-    with pytest.raises((ValueError, OSError), match=r"ant.2\.png'"):
+    with pytest.raises((ValueError, OSError), match=r"ant\W+2\.png'"):
         load_folder(folder)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such names")
 def test_names_that_are_not_utf8_work_or_are_told(folder):
     name = os.fsdecode(b"\xe4.png")
     shutil.copy(folder / "train" / "ant" / "0.png", folder / "train" / "ant" / name)
@@ -286,7 +289,8 @@ def test_names_that_are_not_utf8_work_or_are_told(folder):
         load_folder(folder)
 
 
-FILES = st.sampled_from(["0.png", "1.PNG", "2.jpg", "3.webp", "4.gif", "5.bmp", "6.tif", "7.txt", "._8.png", "ä\n.png"])
+ODD_NAME = "ä.png" if sys.platform == "win32" else "ä\n.png"
+FILES = st.sampled_from(["0.png", "1.PNG", "2.jpg", "3.webp", "4.gif", "5.bmp", "6.tif", "7.txt", "._8.png", ODD_NAME])
 MODES = st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "CMYK"])
 CLASS = st.dictionaries(FILES, st.tuples(MODES, st.just(2)), min_size=1, max_size=3)
 ODD = st.one_of(st.tuples(MODES, st.integers(1, 3)), st.binary(max_size=40), st.just("folder"))
@@ -338,7 +342,7 @@ def test_classes_must_agree(folder):
 
 def test_sizes_must_agree(folder):
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "train" / "bee" / "0.png")
-    with pytest.raises(ValueError, match=r"bee.0\.png' has size \(4, 6\), the ones before it \(6, 4\)"):
+    with pytest.raises(ValueError, match=r"bee\W+0\.png' has size \(4, 6\), the ones before it \(6, 4\)"):
         load_folder(folder)
 
 
@@ -355,7 +359,7 @@ def test_broken_image_is_named(folder, damage):
             "flipped": content[:middle] + bytes([content[middle] ^ 0xFF] * 8) + content[middle + 8 :],
         }[damage]
     )
-    with pytest.raises(ValueError, match=r"broken image .*bee.1\.png"):
+    with pytest.raises(ValueError, match=r"broken image .*bee\W+1\.png"):
         load_folder(folder)
 
 

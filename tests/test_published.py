@@ -180,7 +180,8 @@ def test_an_unknown_network_is_refused_with_those_that_there_are(method, width, 
 
 def test_a_network_that_was_not_installed_is_named_with_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "PRETRAINED_DIR", tmp_path)
-    where = rf"{re.escape(str(tmp_path))}.cifar10-w64-pgd_at.safetensors' is missing: .*width 64.*"
+    path = tmp_path / "cifar10-w64-pgd_at.safetensors"
+    where = rf"{re.escape(repr(str(path)))} is missing: .*width 64.*"
     with pytest.raises(FileNotFoundError, match=where + r"https://.*/data/pretrained/cifar10-w64-pgd_at.safetensors"):
         models.pretrained("pgd_at", width=64)
 
