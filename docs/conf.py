@@ -60,7 +60,7 @@ myst_substitutions = {
     "presets": pages.preset_table(),
     "times": pages.time_table(),
 }
-suppress_warnings = ["myst.header", "myst.xref_missing"]  # links from notebooks to the README
+suppress_warnings = ["myst.header"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
