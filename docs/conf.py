@@ -86,9 +86,10 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
         return
     number = docname.removeprefix("notebooks/")[:2]
     wanted = {
-        entry.key: entry
+        key: entry
         for entry in ENTRIES
-        if entry.number == number or (entry.number < number and not re.fullmatch("[a-z]+", entry.key))
+        for key in entry.keys
+        if entry.number == number or (entry.number < number and not re.fullmatch("[a-z]+", key))
     }
     for text in [*doctree.findall(nodes.Text)]:
         parent: nodes.Node | None = text.parent
@@ -100,11 +101,16 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
             pieces: list[nodes.Node] = []
             end = 0
             for start, stop, key in found:
+                if key not in wanted:  # another word for the same, found just before
+                    continue
+                entry = wanted[key]
+                for same in entry.keys:
+                    wanted.pop(same, None)
                 inline = nodes.inline("", text.astext()[start:stop], classes=["xref", "std", "std-term"])
                 link = addnodes.pending_xref(
                     "", inline, refdomain="std", reftype="term", refexplicit=True, refdoc=docname
                 )
-                link["reftarget"] = wanted.pop(key).term
+                link["reftarget"] = entry.terms[0]
                 link["refwarn"] = True
                 pieces += [nodes.Text(text.astext()[end:start]), link]
                 end = stop

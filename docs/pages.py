@@ -49,10 +49,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Entry:
-    """A word of the glossary: `key` is how texts write it, `number` the lesson that uses it first or most."""
+    """Words of the glossary that have one meaning: `keys` is how texts write them, the first one the entry's own.
 
-    term: str
-    key: str
+    `number` is the lesson that uses it first or most.
+    """
+
+    terms: tuple[str, ...]
+    keys: tuple[str, ...]
     number: str
     link: str
     text: str
@@ -122,15 +125,18 @@ def launch_buttons(page: str) -> str:
 
 
 def glossary(text: str) -> list[Entry]:
-    """The entries of docs/glossary.md."""
-    found = re.findall(r"^\*\*(.+?)\*\* \(\[(\d\d)\]\((.+?)\)\): (.*)$", text, re.MULTILINE)
-    return [Entry(term, re.sub(r" ?\(.*?\)", "", term), *rest) for term, *rest in found]
+    """The entries of docs/glossary.md: ``**word** ([01](notebook)): meaning``, or ``**word**, **other word** ...``."""
+    entries = []
+    for head, *rest in re.findall(r"^(\*\*.+?\*\*) \(\[(\d\d)\]\((.+?)\)\): (.*)$", text, re.MULTILINE):
+        terms = re.findall(r"\*\*(.+?)\*\*", head)
+        entries.append(Entry(tuple(terms), tuple(re.sub(r" ?\(.*?\)", "", term) for term in terms), *rest))
+    return entries
 
 
 def glossary_directive(text: str) -> str:
     """docs/glossary.md with its entries as a glossary of Sphinx, which makes of each a place to link to."""
     head = text[: text.index("**")]
-    entries = [f"{entry.term}\n  {entry.text} ([{entry.number}]({entry.link}))" for entry in glossary(text)]
+    entries = ["\n".join([*e.terms, f"  {e.text} ([{e.number}]({e.link}))"]) for e in glossary(text)]
     return f"{head}```{{glossary}}\n" + "\n\n".join(entries) + "\n```\n"
 
 
