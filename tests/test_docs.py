@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from anchor_utils.config import presets
 from docs import pages
@@ -96,3 +99,24 @@ def test_tables_of_the_site_are_those_of_the_code():
     cover = pages.cover()
     assert {*cover["ordinary"]["named"][1:]} == {*cover["targets"]}
     assert {*cover["robust"]["named"]} == {cover["digit"]}
+
+
+def test_the_command_for_the_solutions_needs_of_the_test_tools_only_what_it_installs(tmp_path):
+    text = (DOCS / "teaching.md").read_text()
+    ((tool, module),) = re.findall(r"pip install '(.+?)' && \S+ -m (course\.build) --solutions ", text)
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert tool in extras["dev"]
+    lines = [*project["dependencies"], *extras["notebooks"], tool]
+    there = {*(Requirement(line).name for line in lines), "packaging", "psutil"}  # Jupyter brings these two
+    absent = {Requirement(line).name for line in extras["dev"]} - there
+    code = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({[name.replace("-", "_") for name in absent]}))  # to import one of these fails
+sys.argv = ["build", "--solutions", {str(tmp_path)!r}, "01"]
+runpy.run_module("{module}", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=DOCS.parent, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (written,) = tmp_path.glob("01_*.ipynb")
+    assert "raise NotImplementedError" not in written.read_text()
