@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,34 +154,33 @@ def first_uses(text: str, keys: list[str]) -> list[tuple[int, int, str]]:
     return sorted(found)
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table, its first column to the left and the others to the right."""
-    ruler = [":--"] + ["--:"] * (len(head) - 1)
+def markdown_table(head: list[str], rows: list[list[str]], left: Sequence[int] = (0,)) -> str:
+    """A table with the columns of these numbers to the left and the others to the right."""
+    ruler = ["--:"] * len(head)
+    for column in left:
+        ruler[column] = ":--"
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows])
 
 
 def preset_table() -> str:
-    """Fields of the configuration that presets set, with what stands where nothing is said, and their values."""
+    """Fields of the configuration that presets change: default, values and meaning."""
     names = presets()
     configs = [load_preset(name).model_dump() for name in names]
     default = Config().model_dump()
     kept = [field for field in default if any(config[field] != default[field] for config in configs)]
-    rows = [[f"`{field}`", *(_value(values[field]) for values in [default, *configs])] for field in kept]
-    return markdown_table(["field", "default", *(f"`{name}`" for name in names)], rows)
+    rows = [
+        [f"`{field}`", *(_value(values[field]) for values in [default, *configs]), _meaning(field)] for field in kept
+    ]
+    return markdown_table(["field", "default", *(f"`{name}`" for name in names), "what it is"], rows, left=[0, -1])
 
 
 def loss_table() -> str:
     """The fields that losses read, with default, range and meaning."""
-    schema = Config.model_json_schema()["properties"]
     fields = ["temperature", "beta", "contrastive_weight", "trades_beta", "mart_beta"]
     read = {field: [m.label for m in METHODS.values() if field in m.fields] for field in fields}
-    rows = [
-        [f"`{field}`", _value(schema[field]["default"]), schema[field].get("description", ""), ", ".join(read[field])]
-        for field in fields
-    ]
-    return markdown_table(["field", "default", "what it is", "read by"], rows).replace(
-        "--: | --: | --:", "--: | :-- | :--"
-    )
+    default = Config().model_dump()
+    rows = [[f"`{field}`", _value(default[field]), _meaning(field), ", ".join(read[field])] for field in fields]
+    return markdown_table(["field", "default", "what it is", "read by"], rows, left=[0, 2, 3])
 
 
 def time_table() -> str:
@@ -226,3 +225,11 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return words[value]
     return value if isinstance(value, str) else f"{value:g}"
+
+
+def _meaning(field: str) -> str:
+    """What the configuration says about one of its fields, as the cell of a table."""
+    text = Config.model_fields[field].description
+    if not text:
+        raise ValueError(f"{field}: a field that the site shows has a description")
+    return text.replace("|", "\\|")
