@@ -7,6 +7,7 @@ import re
 import sys
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
@@ -53,6 +54,7 @@ html_context = {
 }
 nb_execution_mode = "off"  # the outputs that are committed are the product
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # outputs have tables and equations too, which plain CommonMark shows as text
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath", "substitution"]
 myst_substitutions = {
     "claims": pages.claims(),
@@ -117,6 +119,14 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
             text.parent.replace(text, [*pieces, nodes.Text(text.astext()[end:])])
 
 
+def keep_bars(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Bars in docstrings, as in w / |w|, are absolute values and no substitutions."""
+    for number, line in enumerate(lines):
+        parts = line.split("``")
+        parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+        lines[number] = "``".join(parts)
+
+
 def save_pictures(app: Sphinx, error: Exception | None) -> None:
     """The pictures on the cards of the landing page."""
     if error is None:
@@ -128,4 +138,5 @@ def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("source-read", prepare_source)
     app.connect("doctree-read", link_first_uses)
+    app.connect("autodoc-process-docstring", keep_bars)
     app.connect("build-finished", save_pictures)
