@@ -120,3 +120,11 @@ runpy.run_module("{module}", run_name="__main__")
     assert result.returncode == 0, result.stderr[-3000:]
     (written,) = tmp_path.glob("01_*.ipynb")
     assert "raise NotImplementedError" not in written.read_text()
+
+
+def test_every_module_of_the_library_is_on_the_page_of_the_packages():
+    commands = {"__init__", "__main__", "run"}  # only start what stands elsewhere
+    modules = {path.stem for path in (DOCS.parent / "anchor_utils").glob("*.py")} - commands
+    shown = re.findall(r"^\.\. automodule:: (\S+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert len(shown) == len({*shown})
+    assert modules == {name.removeprefix("anchor_utils.") for name in shown if name.startswith("anchor_utils.")}
