@@ -84,6 +84,7 @@ def visit(browser, address):
 
     def visit(path, width=WIDTHS["desktop"], scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(120_000)  # the machine may be busy with other tests
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: message.type == "error" and wrong.append(f"console: {message.text}"))
@@ -151,6 +152,7 @@ def test_pages_fit_the_window(built, visit, width, scheme):
         shown = page.locator(".cover img:visible")
         if name == "index.html":
             assert [scheme in source for source in shown.evaluate_all("all => all.map(i => i.src)")] == [True, True]
+        page.context.close()
 
 
 def test_the_cheat_sheet_prints_on_two_pages(visit):
