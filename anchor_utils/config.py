@@ -98,7 +98,7 @@ class Training(BaseModel):
     flip: bool = Field(False, description="random horizontal flips; wrong for digits")
     width: Annotated[int, Field(ge=1, le=256)] = Field(8, description="channels of the first stage; ResNet-18 has 64")
     stem_stride: Literal[1, 2] = Field(1, description="2: feature maps of half the side, a quarter of the work")
-    projection_dim: Count = 64
+    projection_dim: Count = Field(64, description="length of the embeddings that the contrastive losses compare")
 
     # Method
     method: str = Field("anchor", description="one of METHODS")
@@ -125,22 +125,22 @@ class Training(BaseModel):
     )
     contrastive_weight: NonNegative = Field(1.0, description="lambda in eq. 3")
     classifier_view: Literal["adversarial", "both"] = Field("adversarial", description="what CE sees in eq. 3")
-    trades_beta: NonNegative = 6.0
-    mart_beta: NonNegative = 5.0
+    trades_beta: NonNegative = Field(6.0, description="of trades: beta_TRADES, the factor of the KL term")
+    mart_beta: NonNegative = Field(5.0, description="of mart: beta_MART, the factor of the weighted KL term")
 
     # The inner problem (eq. 4)
     epsilon: UnitInterval = Field(0.3, description="L-infinity radius in units of pixel intensity [0, 1]")
-    step_size: Step = 0.1
-    attack_steps: Count = 7
+    step_size: Step = Field(0.1, description="of PGD in training, in units of pixel intensity")
+    attack_steps: Count = Field(7, description="of PGD in training")
     epsilon_warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training steps in which epsilon and step size rise linearly to their values"
     )
     attack_mode: Literal["eval", "train"] = Field("eval", description="BatchNorm mode of the attacked network")
 
     # Optimisation
-    epochs: Count = 6
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    learning_rate: Positive = 0.05
+    epochs: Count = Field(6, description="passes over the training images")
+    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of a training step")
+    learning_rate: Positive = Field(0.05, description="of SGD, the highest of its schedule")
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegative = 5e-4
     schedule: Literal["cosine", "one_cycle", "step", "constant"] = Field(
@@ -151,7 +151,7 @@ class Training(BaseModel):
     validation_steps: Count = Field(10, description="PGD steps that score a checkpoint, on held-out images")
 
     # Options of the recipe, off by default
-    nesterov: bool = False
+    nesterov: bool = Field(False, description="Nesterov's momentum")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of the averaged weights that are then evaluated (as in arXiv 2010.03593); 0: no average"
     )
@@ -167,18 +167,18 @@ class Training(BaseModel):
 class Evaluation(BaseModel):
     """What is done with a trained network."""
 
-    finetune_epochs: Count = 2
+    finetune_epochs: Count = Field(2, description="of a new linear classifier on the frozen encoder")
     finetune_learning_rate: Positive = 0.05
-    test_images: Count = 1000
-    eval_step_size: Step = 0.03
-    eval_steps: Count = 20
+    test_images: Count = Field(1000, description="test images for clean accuracy and PGD")
+    eval_step_size: Step = Field(0.03, description="of the PGD that is reported, in units of pixel intensity")
+    eval_steps: Count = Field(20, description="of the PGD that is reported")
     eval_restarts: Count = 1
     eval_precision: Literal["float32", "tf32", "auto", "bfloat16", "float16"] = Field(
         "float32", description="of the queries of AutoAttack and the screen; outcomes are in float32, with tf32 in that"
     )
-    autoattack_images: Count = 50
-    screen_images: Count = 100
-    embedding_images: Count = 500
+    autoattack_images: Count = Field(50, description="test images for AutoAttack")
+    screen_images: Count = Field(100, description="test images for the screen, AutoAttack's first two attacks")
+    embedding_images: Count = Field(500, description="test images on the maps of features")
     seeds: Count = Field(1, description="seeds that the method comparison trains; seed, seed + 1, ...")
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
@@ -53,6 +54,7 @@ html_context = {
 }
 nb_execution_mode = "off"  # the outputs that are committed are the product
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # outputs have tables and equations too, which plain CommonMark shows as text
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath", "substitution"]
 myst_substitutions = {
     "claims": pages.claims(),
@@ -60,7 +62,7 @@ myst_substitutions = {
     "presets": pages.preset_table(),
     "times": pages.time_table(),
 }
-suppress_warnings = ["myst.header", "myst.xref_missing"]  # links from notebooks to the README
+suppress_warnings = ["myst.header"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
@@ -86,9 +88,10 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
         return
     number = docname.removeprefix("notebooks/")[:2]
     wanted = {
-        entry.key: entry
+        key: entry
         for entry in ENTRIES
-        if entry.number == number or (entry.number < number and not re.fullmatch("[a-z]+", entry.key))
+        for key in entry.keys
+        if entry.number == number or (entry.number < number and not re.fullmatch("[a-z]+", key))
     }
     for text in [*doctree.findall(nodes.Text)]:
         parent: nodes.Node | None = text.parent
@@ -100,15 +103,28 @@ def link_first_uses(app: Sphinx, doctree: nodes.document) -> None:
             pieces: list[nodes.Node] = []
             end = 0
             for start, stop, key in found:
+                if key not in wanted:  # another word for the same, found just before
+                    continue
+                entry = wanted[key]
+                for same in entry.keys:
+                    wanted.pop(same, None)
                 inline = nodes.inline("", text.astext()[start:stop], classes=["xref", "std", "std-term"])
                 link = addnodes.pending_xref(
                     "", inline, refdomain="std", reftype="term", refexplicit=True, refdoc=docname
                 )
-                link["reftarget"] = wanted.pop(key).term
+                link["reftarget"] = entry.terms[0]
                 link["refwarn"] = True
                 pieces += [nodes.Text(text.astext()[end:start]), link]
                 end = stop
             text.parent.replace(text, [*pieces, nodes.Text(text.astext()[end:])])
+
+
+def keep_bars(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Bars in docstrings, as in w / |w|, are absolute values and no substitutions."""
+    for number, line in enumerate(lines):
+        parts = line.split("``")
+        parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+        lines[number] = "``".join(parts)
 
 
 def save_pictures(app: Sphinx, error: Exception | None) -> None:
@@ -122,4 +138,5 @@ def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("source-read", prepare_source)
     app.connect("doctree-read", link_first_uses)
+    app.connect("autodoc-process-docstring", keep_bars)
     app.connect("build-finished", save_pictures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ SEEN = {
     "07": (3, "Maps of clean and attacked features, with the numbers that say how far to trust a map."),
     "08": (0, "The paper's claims beside our runs, and how often a usual test finds what is not there."),
 }
-STEP_SECONDS = (0.05, 0.1, 0.2)  # of a training step: a fast laptop, two cores of a server, a slow laptop
+STEP_SECONDS = {"fast laptop": 0.05, "two cores of a server": 0.1, "slow laptop": 0.2}  # of a training step
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Entry:
-    """A word of the glossary: `key` is how texts write it, `number` the lesson that uses it first or most."""
+    """Words of the glossary that have one meaning: `keys` is how texts write them, the first one the entry's own.
 
-    term: str
-    key: str
+    `number` is the lesson that uses it first or most.
+    """
+
+    terms: tuple[str, ...]
+    keys: tuple[str, ...]
     number: str
     link: str
     text: str
@@ -122,15 +125,18 @@ def launch_buttons(page: str) -> str:
 
 
 def glossary(text: str) -> list[Entry]:
-    """The entries of docs/glossary.md."""
-    found = re.findall(r"^\*\*(.+?)\*\* \(\[(\d\d)\]\((.+?)\)\): (.*)$", text, re.MULTILINE)
-    return [Entry(term, re.sub(r" ?\(.*?\)", "", term), *rest) for term, *rest in found]
+    """The entries of docs/glossary.md: ``**word** ([01](notebook)): meaning``, or ``**word**, **other word** ...``."""
+    entries = []
+    for head, *rest in re.findall(r"^(\*\*.+?\*\*) \(\[(\d\d)\]\((.+?)\)\): (.*)$", text, re.MULTILINE):
+        terms = re.findall(r"\*\*(.+?)\*\*", head)
+        entries.append(Entry(tuple(terms), tuple(re.sub(r" ?\(.*?\)", "", term) for term in terms), *rest))
+    return entries
 
 
 def glossary_directive(text: str) -> str:
     """docs/glossary.md with its entries as a glossary of Sphinx, which makes of each a place to link to."""
     head = text[: text.index("**")]
-    entries = [f"{entry.term}\n  {entry.text} ([{entry.number}]({entry.link}))" for entry in glossary(text)]
+    entries = ["\n".join([*e.terms, f"  {e.text} ([{e.number}]({e.link}))"]) for e in glossary(text)]
     return f"{head}```{{glossary}}\n" + "\n\n".join(entries) + "\n```\n"
 
 
@@ -148,47 +154,49 @@ def first_uses(text: str, keys: list[str]) -> list[tuple[int, int, str]]:
     return sorted(found)
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table, its first column to the left and the others to the right."""
-    ruler = [":--"] + ["--:"] * (len(head) - 1)
+def markdown_table(head: list[str], rows: list[list[str]], left: Sequence[int] = (0,)) -> str:
+    """A table with the columns of these numbers to the left and the others to the right."""
+    ruler = ["--:"] * len(head)
+    for column in left:
+        ruler[column] = ":--"
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows])
 
 
 def preset_table() -> str:
-    """Fields of the configuration that presets set, with what stands where nothing is said, and their values."""
+    """Fields of the configuration that presets change: default, values and meaning."""
     names = presets()
     configs = [load_preset(name).model_dump() for name in names]
     default = Config().model_dump()
     kept = [field for field in default if any(config[field] != default[field] for config in configs)]
-    rows = [[f"`{field}`", *(_value(values[field]) for values in [default, *configs])] for field in kept]
-    return markdown_table(["field", "default", *(f"`{name}`" for name in names)], rows)
+    rows = [
+        [f"`{field}`", *(_value(values[field]) for values in [default, *configs]), _meaning(field)] for field in kept
+    ]
+    return markdown_table(["field", "default", *(f"`{name}`" for name in names), "what it is"], rows, left=[0, -1])
 
 
 def loss_table() -> str:
     """The fields that losses read, with default, range and meaning."""
-    schema = Config.model_json_schema()["properties"]
     fields = ["temperature", "beta", "contrastive_weight", "trades_beta", "mart_beta"]
     read = {field: [m.label for m in METHODS.values() if field in m.fields] for field in fields}
-    rows = [
-        [f"`{field}`", _value(schema[field]["default"]), schema[field].get("description", ""), ", ".join(read[field])]
-        for field in fields
-    ]
-    return markdown_table(["field", "default", "what it is", "read by"], rows).replace(
-        "--: | --: | --:", "--: | :-- | :--"
-    )
+    default = Config().model_dump()
+    rows = [[f"`{field}`", _value(default[field]), _meaning(field), ", ".join(read[field])] for field in fields]
+    return markdown_table(["field", "default", "what it is", "read by"], rows, left=[0, 2, 3])
 
 
 def time_table() -> str:
-    """Minutes that each lesson computes with the preset cpu, by the time of a training step.
+    """Minutes that each lesson computes with the preset cpu, by kind of machine: by the time of a training step.
 
     ``work`` in expected/NN.cpu.yaml says how many training steps' worth of time a lesson takes.
     """
     rows = []
     for lesson in lessons():
         bands: Mapping[str, Any] = yaml.safe_load((ROOT / "expected" / f"{lesson.number}.cpu.yaml").read_text())
-        minutes = [f"{bands['work'] * step / 60:.1f}" if "work" in bands else "seconds" for step in STEP_SECONDS]
+        minutes = [
+            f"{bands['work'] * step / 60:.1f}" if "work" in bands else "seconds" for step in STEP_SECONDS.values()
+        ]
         rows.append([f"[{lesson.number} · {lesson.title}](/{lesson.page}.ipynb)", *minutes])
-    return markdown_table(["lesson", *(f"{1000 * step:.0f} ms" for step in STEP_SECONDS)], rows)
+    machines = [f"{machine} ({1000 * step:.0f} ms)" for machine, step in STEP_SECONDS.items()]
+    return markdown_table(["lesson", *machines], rows)
 
 
 def claims() -> str:
@@ -222,3 +230,11 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return words[value]
     return value if isinstance(value, str) else f"{value:g}"
+
+
+def _meaning(field: str) -> str:
+    """What the configuration says about one of its fields, as the cell of a table."""
+    text = Config.model_fields[field].description
+    if not text:
+        raise ValueError(f"{field}: a field that the site shows has a description")
+    return text.replace("|", "\\|")
