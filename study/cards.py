@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from anchor_utils.autoattack import screen_rows
 from anchor_utils.config import REPORTED, Config
 from anchor_utils.files import write_text
 from anchor_utils.models import PRETRAINED, PRETRAINED_DIR
@@ -28,14 +29,21 @@ def _head(path: Path, method: str, seed: int, width: int) -> str:
 def _metrics(rows: pd.DataFrame) -> str:
     lines = ["| test images | accuracy | 95% interval (Wilson, over images) |", "|---|---|---|"]
     for attack in REPORTED:
-        for _, row in rows[rows["attack"] == attack].iterrows():
+        for index, row in rows[rows["attack"] == attack].iterrows():
             interval = f"{row['low']:.1%} to {row['high']:.1%}"
-            lines.append(f"| {setting(rows, attack)} | {row['accuracy']:.1%} | {interval} |")
+            lines.append(f"| {setting(rows.loc[[index]], attack)} | {row['accuracy']:.1%} | {interval} |")
     return "\n".join(lines)
 
 
 def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: float, sweep: str) -> str:
-    """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers."""
+    """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers.
+
+    Args:
+        rows: of the network. Under full AutoAttack they have its first two stages beside it, of the same images, even
+            where the screen was run by itself as well.
+    """
+    rows = pd.concat([rows, screen_rows(rows)], ignore_index=True)
+    later = " The screen in float32 was run on the rounded weights." if "screen_and_inside" in cell else ""
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
     return f"""{_head(path, config.method, config.seed, config.width)}
 **Data.** {DATA}: {config.train_images} training images, of which {config.validation_images} were held out to choose the
@@ -43,7 +51,7 @@ checkpoint (epoch {cell["held_out"]["joint"]["epoch"]} of {config.epochs}). Test
 
 {_metrics(rows)}
 
-Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.
+Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.{later}
 
 **Limits.** A small network, {config.epochs} epochs on a fraction of CIFAR-10: made for looking at, not for use. Robust accuracies are upper bounds.
 

@@ -45,7 +45,6 @@ from study.tables import (
     read_cells,
     setting,
     spots,
-    with_screen,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +88,7 @@ def export(sweep: str, runs_dir: Path, seed: int) -> None:
         path = STUDY.parent / f"cifar10-{config.method}.safetensors"
         models.save(model.half(), path, metadata)
         test = load_data(config).test[: config.test_images]
-        rows = with_screen(table[(table["method"] == config.method) & (table["training_seed"] == seed)])
+        rows = table[(table["method"] == config.method) & (table["training_seed"] == seed)]
         rows = rows[rows["checkpoint"] == "best"]
         clean = float(rows.loc[rows["attack"] == "clean", "accuracy"].iloc[0])
         stored = evaluation.clean_outcomes(models.load(path), test.inputs(), test.labels).float().mean().item()
