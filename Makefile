@@ -59,7 +59,7 @@ bench: $(VENV)/.dev  ## measure speed and memory beside other libraries; writes 
 	$(BIN)/python -m benchmarks.bench
 
 explorer: setup  ## make the embedding explorer, docs/static/explorer.html; trains what has no run yet
-	$(BIN)/python -m course.explorer --preset $(PRESET) --methods standard pgd_at anchor --images 150 --train \
+	$(BIN)/python -m course.explorer --preset $(PRESET) --methods standard pgd_at supcon_at anchor --images 150 --train \
 		--output docs/static/explorer.html
 
 docs: setup  ## the course as a website, in build/site

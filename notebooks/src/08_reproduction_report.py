@@ -120,13 +120,13 @@ def answer(d, low, high):
     )
 
 
-ours = f"{spent['anchor', 'anchor']} passes"
-QUESTIONS = [(f"More robust after {ours} than {budget}?", equal, budget, "pgd") for budget in BUDGETS]
+our_budget = f"{spent['anchor', 'anchor']} passes"
+QUESTIONS = [(f"More robust after {our_budget} than {budget}?", equal, budget, "pgd") for budget in BUDGETS]
 QUESTIONS += [
-    (f"Under the screen, {ours} against {b}?", equal, b, "screen") for b in BUDGETS if lead(equal, b, "screen")
+    (f"Under the screen, {our_budget} against {b}?", equal, b, "screen") for b in BUDGETS if lead(equal, b, "screen")
 ]
 QUESTIONS += [("More robust than PGD-AT under the screen, at equal epochs?", study, "pgd_at", "screen")]
-QUESTIONS += [(f"Clean accuracy, {ours} against {budget}?", equal, budget, "clean") for budget in BUDGETS]
+QUESTIONS += [(f"Clean accuracy, {our_budget} against {budget}?", equal, budget, "clean") for budget in BUDGETS]
 more = {
     "supcon_at": "Do weights on hard positives help (SupCon-AT has none)?",
     "pgd_at": "More robust than PGD-AT, at equal epochs?",
@@ -647,7 +647,8 @@ page.figure(
 )
 tuned = {cell["method"]: cell["config"] for cell in cells if cell["method"] in ("anchor", "supcon_at")}
 other = {
-    name: [settings[name] for settings in tuned.values()] for name in setting if name not in ("method", "seed", "beta")
+    name: [settings[name] for settings in tuned.values()]
+    for name in sorted(set.intersection(*map(set, tuned.values())) - {"method", "seed", "beta"})
 }
 other = [f"`{name}` ({', '.join(map(str, values))})" for name, values in other.items() if values[0] != values[1]]
 lesson.say(
@@ -1115,7 +1116,7 @@ lesson.say(
     f"the pairs of networks of one method apart (more than 10% wanted), the interval over seeds {alarms['over seeds']:.0%}.\n\n"
     "Findings about our reconstruction of ANCHOR, at the scale of this study:\n\n"
     + "\n".join(f"- *{text}*: {words}." for text, words, _ in judged)
-    + f"\n- After {ours}, {ATTACKS['pgd']}: "
+    + f"\n- After {our_budget}, {ATTACKS['pgd']}: "
     + "; ".join(f"against {b} {in_points(*found)}, {answer(*found)}" for b, found in as_many_passes.items())
     + "."
     + (
