@@ -238,18 +238,18 @@ def learning_curves(
     figure, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 3.4), squeeze=False, sharey=True)
     for axis, (title, methods) in zip(axes[0], panels.items(), strict=True):
         for method, networks in methods.items():
+            color, thin = plotting.method_color(method), len(networks) > 1
             for epochs, training, held_out in networks:
-                axis.plot(epochs, 100 * np.asarray(training), "--", color=plotting.method_color(method), linewidth=1.3)
-                axis.plot(epochs, 100 * np.asarray(held_out), color=plotting.method_color(method), linewidth=1.8)
-        ends = {
-            method: 100 * float(np.mean([np.asarray(h)[-1] for *_, h in found])) for method, found in methods.items()
-        }
+                axis.plot(epochs, 100 * np.asarray(training), "--", color=color, linewidth=0.8 if thin else 1.3)
+                axis.plot(epochs, 100 * np.asarray(held_out), color=color, linewidth=1 if thin else 1.8)
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True))
-        _name_at_the_right(axis, ends)
     axes[0, 0].set_ylabel("accuracy under PGD")
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].yaxis.set_major_formatter("{x:.0f}%")
+    for axis, methods in zip(axes[0], panels.values(), strict=True):  # once the scale is known, which parts the names
+        ends = {m: 100 * float(np.mean([np.asarray(h)[-1] for *_, h in found])) for m, found in methods.items()}
+        _name_at_the_right(axis, ends)
     return figure
 
 
