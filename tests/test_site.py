@@ -59,7 +59,7 @@ def address(built):
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not of the session: Playwright runs one at a time, and other modules have their own
 def browser():
     from playwright.sync_api import sync_playwright
 
