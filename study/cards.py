@@ -43,7 +43,7 @@ def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: flo
             where the screen was run by itself as well.
     """
     rows = pd.concat([rows, screen_rows(rows)], ignore_index=True)
-    later = " The screen in float32 was run on the rounded weights." if "screen_and_inside" in cell else ""
+    note = f" {cell['note']}" if "note" in cell else ""
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
     return f"""{_head(path, config.method, config.seed, config.width)}
 **Data.** {DATA}: {config.train_images} training images, of which {config.validation_images} were held out to choose the
@@ -51,7 +51,7 @@ checkpoint (epoch {cell["held_out"]["joint"]["epoch"]} of {config.epochs}). Test
 
 {_metrics(rows)}
 
-Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.{later}
+Measured in float32 before the weights were rounded to half precision; with the rounded weights the clean accuracy is {stored:.1%}.{note}
 
 **Limits.** A small network, {config.epochs} epochs on a fraction of CIFAR-10: made for looking at, not for use. Robust accuracies are upper bounds.
 

@@ -23,7 +23,7 @@ from anchor_utils.files import write_text
 from anchor_utils.plotting import method_name
 from anchor_utils.results import compare
 from course.figures.lesson_08 import clean_against_robust
-from study import mining
+from study import draws, mining
 from study.cards import DATA, card
 from study.claims import (
     BASELINES,
@@ -49,6 +49,7 @@ from study.tables import (
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "data" / "pretrained" / "study.json"
+FIRST_DRAW = STUDY.with_name("study_first_draw.json")  # of seeds that were trained twice, what came first
 GPU_CELLS = ROOT / "data" / "study_gpu"
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
@@ -245,7 +246,7 @@ def write_report() -> None:
     """Put the figure, the sentences and the tables in their places, between their markers."""
     write_between(README, {"results": summary()})
     blocks = {"equal passes": equal_passes_report(), "study": study_report(), "headline": headline(GPU_CELLS)}
-    blocks |= {"mining": mining_report()}
+    blocks |= {"mining": mining_report(), "draws": draws.report(draws.draws([FIRST_DRAW, STUDY], STUDY_SWEEP))}
     write_between(RESULTS, blocks)
     draw()
 

@@ -121,8 +121,7 @@ def with_screen(table: pd.DataFrame) -> pd.DataFrame:
 
     AutoAttack's first two stages are the screen.
     """
-    key = ["variant", "method", "training_seed", "checkpoint"]
-    key = [name for name in key if name in table]
+    key = [name for name in ("variant", "method", "training_seed", "checkpoint") if name in table]
     alone = table[table["attack"] == "screen"]
     more = screen_rows(table)
     if len(alone) and key:
@@ -184,7 +183,9 @@ def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cell
     precision = ours.dropna(subset="precision").drop_duplicates("attack").set_index("attack")["precision"]
     alike = table["precision"].isna() | (table["precision"] == table["attack"].map(precision))
     budgets = {c["variant"]: f"{method_name(c['method'])}, {passes(c['config'])} passes" for c in cells}
-    theirs = table[alike].assign(method=table["variant"].map(budgets)).sort_values("method", kind="stable")
+    theirs = table[alike].assign(method=table["variant"].map(budgets))
+    order = {c["variant"]: passes(c["config"]) for c in cells}
+    theirs = theirs.sort_values("variant", key=lambda variants: variants.map(order), kind="stable")
     anchors = [cell for cell in study_cells if cell["method"] == "anchor"]
     return pd.concat([theirs, ours], ignore_index=True), [*cells, *anchors]
 

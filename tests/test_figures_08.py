@@ -179,3 +179,20 @@ def test_literature_fills_the_marks_of_our_own_block_alone():
     assert [line.get_markerfacecolor() for line in axis.lines[3:]] == [GREEN, BLUE, ORANGE, *3 * ["white"]]
     assert texts(axis) == ["ours", "theirs", "clean", "PGD-20", "screen", "", "PGD-10", "AutoAttack"]
     assert axis.texts[6].xy == pytest.approx((54, -4.1))
+
+
+def test_draws_of_a_study_are_intervals_below_each_other_coloured_by_their_side():
+    found = {"clean": [(1, 0.5, 1.5), (1, -1, 3)], "pgd": [(-2, -3, -1), (0.2, -1, 1.4)]}
+    figure = figures.draws_of_a_study(found, ["first draw", "second draw"], xlabel="points")
+    drawn(figure)
+    (axis,) = figure.axes
+    assert rows(axis) == [*found]
+    marks = [line for line in axis.lines if line.get_marker() in ("o", "s")]
+    assert [(mark.get_xdata()[0], mark.get_color()) for mark in marks] == [
+        (1, BLUE),
+        (1, "0.45"),
+        (-2, ORANGE),
+        (0.2, "0.45"),
+    ]
+    assert (np.diff([mark.get_ydata()[0] for mark in marks]) < 0).all(), "from the top down"
+    assert [text.get_text() for text in axis.texts] == ["first draw", "second draw"], "named once"

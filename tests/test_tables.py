@@ -113,14 +113,16 @@ def budget_cell(method: str, variant: str, epochs: int, seed: int, **changes: ob
 
 
 def test_each_budget_of_a_baseline_stands_beside_anchor_under_its_passes(tmp_path):
-    more = [budget_cell("pgd_at", f"epochs{n}", n, s) for n in (7, 6) for s in range(2)]
+    more = [budget_cell("pgd_at", f"epochs{n}", n, s) for n in (30, 7, 6) for s in range(2)]
     study = [budget_cell(method, method, 5, s) for method in ("pgd_at", "anchor") for s in range(2)]
     path = tmp_path / "study.json"
     path.write_text(json.dumps({"sweeps": {"study": study, "more": more}}))
     table, cells = tables.equal_passes(path, "more", "study")
-    assert table["method"].tolist() == 2 * ["PGD-AT, 24 passes"] + 2 * ["PGD-AT, 28 passes"] + 2 * ["anchor"]
-    assert table["training_seed"].tolist() == 3 * [0, 1]
-    assert {c["variant"]: tables.passes(c["config"]) for c in cells} == {"epochs6": 24, "epochs7": 28, "anchor": 25}
+    budgets = [f"PGD-AT, {passes} passes" for passes in (24, 28, 120)]
+    assert table["method"].tolist() == [name for name in (*budgets, "anchor") for _ in range(2)]
+    assert table["training_seed"].tolist() == 4 * [0, 1]
+    spent = {"epochs6": 24, "epochs7": 28, "epochs30": 120, "anchor": 25}
+    assert {c["variant"]: tables.passes(c["config"]) for c in cells} == spent
     path.write_text(json.dumps({"sweeps": {"study": study}}))
     assert tables.equal_passes(path, "more", "study")[0].empty
 

@@ -198,6 +198,33 @@ def claims_forest(claims: Sequence[tuple[str, str, Mapping[str, Sequence[float]]
     return figure
 
 
+def draws_of_a_study(rows: Mapping[str, Sequence[Interval]], kinds: Sequence[str], *, xlabel: str) -> Figure:
+    """Several intervals a row, one below the other, from the top down; their kinds are named in the first row.
+
+    Args:
+        rows: for each comparison a difference with its interval in points for each of the kinds.
+        kinds: such as "first draw".
+    """
+    figure, axis = plt.subplots(figsize=(8.4, 0.54 * len(rows) + 0.9))
+    axis.axvline(0, color="0.3", linewidth=1, zorder=0)
+    for place, found in enumerate(rows.values()):
+        for k, ((value, low, high), marker) in enumerate(zip(found, "osD", strict=False)):
+            y = -place - 0.26 * (k - (len(found) - 1) / 2)
+            color = BLUE if low > 0 else ORANGE if high < 0 else "0.45"
+            axis.plot([low, high], [y, y], color=color, linewidth=3, alpha=0.5, solid_capstyle="butt")
+            axis.plot(value, y, marker, color=color, markersize=4.5)
+            if not place:
+                axis.annotate(
+                    kinds[k], (high, y), (5, 0), textcoords="offset points", fontsize=8.5, color="0.3", va="center"
+                )
+    axis.set_yticks(range(0, -len(rows), -1), list(rows))
+    axis.set(ylim=(-len(rows) + 0.4, 0.6), xlabel=xlabel)
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}" if x else "0")
+    axis.tick_params(axis="y", length=0, labelsize=9.5)
+    axis.grid(False, axis="y")
+    return figure
+
+
 def _verdict_color(verdict: str) -> str:
     return {"supported": BLUE, "contradicted": ORANGE}.get(verdict, "0.3")
 

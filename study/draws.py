@@ -1,0 +1,94 @@
+"""The same study twice: networks of one seed and setting, trained on two machines that round differently.
+
+Two trainings that start alike part after some thousand steps, because a sum in another order ends in another last bit.
+So a second run on another machine is a second draw: as good as the first, and not the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from anchor_utils.plotting import method_name
+from anchor_utils.results import crossed_interval, outcome_matrix
+from study.claims import BASELINES, points
+from study.tables import attack_name, best_checkpoints
+
+KEY = ["method", "training_seed", "attack"]
+
+
+def draws(files: Sequence[Path], sweep: str, attacks: Sequence[str] = ("clean", "pgd")) -> list[pd.DataFrame]:
+    """A results table from each file, of the networks and attacks that all the files have.
+
+    Raises:
+        ValueError: the files have no network in common.
+    """
+    tables = [best_checkpoints(path, sweep)[0].set_index(KEY) for path in files]
+    common = tables[0].index
+    for table in tables[1:]:
+        common = common.intersection(table.index)
+    common = common[common.isin(attacks, level="attack")]
+    if not len(common):
+        raise ValueError(f"files={[path.name for path in files]} have no network of {sweep!r} in common")
+    return [table.loc[common].reset_index() for table in tables]
+
+
+def paired(tables: Sequence[pd.DataFrame], ours: str, baseline: str, attack: str) -> np.ndarray:
+    """Outcome of `ours` minus that of `baseline` (draws, n, N), paired by seed and image: 1, 0 or -1.
+
+    The two draws of a seed are not independent: for an interval average over them first, and keep n seeds.
+    """
+    of_draws = []
+    for table in tables:
+        rows = table[table["attack"] == attack]
+        first, second = (outcome_matrix(rows[rows["method"] == method]) for method in (ours, baseline))
+        of_draws.append(first - second.astype(float))
+    return np.stack(of_draws)
+
+
+def spreads(tables: Sequence[pd.DataFrame], attack: str, methods: Sequence[str]) -> tuple[float, float]:
+    """Standard deviations of a network's accuracy on the same images: by redrawing alone, and from seed to seed.
+
+    Redrawing: one seed, one method, another draw. From seed to seed: one method, one draw; this contains the former.
+    Both are pooled over the methods.
+    """
+    accuracy = np.stack(  # (methods, draws, seeds)
+        [
+            [
+                table[(table["attack"] == attack) & (table["method"] == method)]
+                .sort_values("training_seed")["accuracy"]
+                .to_numpy()
+                for table in tables
+            ]
+            for method in methods
+        ]
+    )
+    return math.sqrt(accuracy.var(axis=1, ddof=1).mean()), math.sqrt(accuracy.var(axis=2, ddof=1).mean())
+
+
+def report(tables: Sequence[pd.DataFrame]) -> str:
+    """ANCHOR minus each baseline in every draw and in their mean, and the spreads, as Markdown."""
+    rows, spread = [], []
+    for attack in dict.fromkeys(tables[0]["attack"]):
+        name = attack_name(tables[0], attack)
+        for baseline in BASELINES:
+            x = paired(tables, "anchor", baseline, attack)
+            titles = [*(f"draw {k + 1}" for k in range(len(x))), "mean of the draws"]
+            row = {"ANCHOR minus": method_name(baseline), "accuracy": name}
+            for title, difference in zip(titles, (*x, x.mean(0)), strict=True):
+                row[title] = points(dict(zip(("difference", "low", "high"), crossed_interval(difference), strict=True)))
+            rows.append(row)
+        redrawn, seeds = spreads(tables, attack, (*BASELINES, "anchor"))
+        spread.append(f"{name}, redrawing {100 * redrawn:.2f}, from seed to seed {100 * seeds:.2f}")
+    return "\n\n".join(
+        [
+            pd.DataFrame(rows).to_markdown(index=False),
+            f"Differences in points with their 95% crossed intervals, {x.shape[1]} seeds and {x.shape[2]:,} "
+            f"images. Standard deviation of a network's accuracy, in points: {'; '.join(spread)}. The second "
+            "contains the first.",
+        ]
+    )
