@@ -190,7 +190,9 @@ def time_table() -> str:
     """
     rows = []
     for lesson in lessons():
-        bands: Mapping[str, Any] = yaml.safe_load((ROOT / "expected" / f"{lesson.number}.cpu.yaml").read_text())
+        bands: Mapping[str, Any] = yaml.safe_load(
+            (ROOT / "expected" / f"{lesson.number}.cpu.yaml").read_text(encoding="utf-8")
+        )
         minutes = [
             f"{bands['work'] * step / 60:.1f}" if "work" in bands else "seconds" for step in STEP_SECONDS.values()
         ]
@@ -213,7 +215,7 @@ def claims() -> str:
 
 def cover() -> dict[str, Any]:
     """The numbers of docs/static/cover.json, and what the figure shows in words for those who cannot see it."""
-    numbers: dict[str, Any] = json.loads((ROOT / "docs/static/cover.json").read_text())
+    numbers: dict[str, Any] = json.loads((ROOT / "docs/static/cover.json").read_text(encoding="utf-8"))
     digit, four = numbers["digit"], ", ".join(numbers["targets"])
     inside = f"Inside the diamond, where no pixel moves by more than {numbers['epsilon']:g}"
     numbers["alt"] = {

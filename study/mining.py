@@ -103,7 +103,8 @@ def remembered(network: AnchorNet, config: Config) -> Callable[..., Tensor]:
 # Stage two. In configs/sweeps/mining.yaml each formulation has two twins: one with uniform weights, and one with its
 # own weights, dealt to the positives at random. What leads only the first of them is not mining.
 SWEEP = "mining"
-MARGIN = 1.0  # in points, fixed before the runs: `margin` of the sweep file
+ON_CIFAR10 = "cifar10_mining"  # the twins of ANCHOR in the study
+MARGIN = 1.0  # in points, fixed before the runs: `margin` of the sweep files
 TWINS = {
     "beta10": ("supcon_at", "beta10.permuted"),
     "semi_hard": ("supcon_at", "semi_hard.permuted"),
@@ -121,17 +122,31 @@ NAMES = {
 }
 NAMES |= {f"{name}.permuted": f"{NAMES[name]}, permuted" for name in TWINS}
 PAIRS = tuple((name, twin) for name, twins in TWINS.items() for twin in twins)
+ASKED = {SWEEP: tuple(TWINS), ON_CIFAR10: ("beta10",)}  # by which sweep
 CONTROLS = (
     *((f"{name}.permuted", uniform) for name, (uniform, _) in TWINS.items()),
     *(("supcon_at", "two_views"), ("kl", "two_views"), ("beta10", "two_views"), ("ascl", "two_views"), ("ascl", "kl")),
 )
 
 
+def networks(path: Path, sweep: str = SWEEP) -> pd.DataFrame:
+    """Results table of a stored sweep about mining, without rows if it was not run.
+
+    On CIFAR-10 the networks of ANCHOR are those of the study, of the seeds that its twins have.
+    """
+    table, cells = best_checkpoints(path, sweep)
+    if cells and sweep == ON_CIFAR10:
+        study, _ = best_checkpoints(path, "cifar10_cpu")
+        ours = study[(study["method"] == "anchor") & study["training_seed"].isin(table["training_seed"])]
+        table = pd.concat([table, ours.assign(variant="beta10")], ignore_index=True)
+    return table
+
+
 def comparisons(
-    path: Path, pairs: tuple[tuple[str, str], ...] = PAIRS, attack: str = "pgd"
+    path: Path, pairs: tuple[tuple[str, str], ...] = PAIRS, attack: str = "pgd", sweep: str = SWEEP
 ) -> dict[tuple[str, str], Comparison]:
-    """The differences of pairs of variants in the stored sweep; a pair that has not been run is left out."""
-    table, _ = best_checkpoints(path, SWEEP)
+    """The differences of pairs of variants in a stored sweep; a pair that has not been run is left out."""
+    table = networks(path, sweep)
     found = (
         {(ours, twin): compare(table, ours, twin, attack, by="variant") for ours, twin in pairs} if len(table) else {}
     )
@@ -165,43 +180,53 @@ def count(answers: pd.Series) -> str:
     return f"of {len(answers)} ways to mine {', '.join(kept)}"
 
 
-def answers(path: Path, attack: str = "pgd") -> pd.DataFrame:
-    """What the stored sweep says of each formulation: how far it leads its twins, and whether it helped."""
-    found = comparisons(path, PAIRS, attack)
+def answers(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> pd.DataFrame:
+    """What a stored sweep says of each formulation: how far it leads its twins, and whether it helped."""
+    found = comparisons(path, PAIRS, attack, sweep)
     rows = []
-    for name, (uniform, dealt) in TWINS.items():
+    for name in ASKED[sweep]:
+        uniform, dealt = TWINS[name]
         minus = {"minus uniform weights": (name, uniform), "minus its weights, permuted": (name, dealt)}
         told = {column: points(found[pair]) if pair in found else "not measured" for column, pair in minus.items()}
         rows.append({"formulation": NAMES[name], **told, "did mining help?": finding(name, found, MARGIN)})
     return pd.DataFrame(rows)
 
 
-def controls(path: Path, attack: str = "pgd") -> pd.DataFrame:
+def controls(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> pd.DataFrame:
     """The differences that are not about mining: permuted against uniform weights, and what contrast and KL add."""
-    found = comparisons(path, CONTROLS, attack)
+    found = comparisons(path, CONTROLS, attack, sweep)
     return pd.DataFrame(
         [{"": NAMES[ours], "minus": NAMES[twin], "difference": points(c)} for (ours, twin), c in found.items()]
     )
 
 
-def how_compared(path: Path, attack: str = "pgd") -> str:
-    """Attack, images and seeds of the stored sweep, and what its intervals contain."""
-    table, cells = best_checkpoints(path, SWEEP)
-    if not cells:
-        return f"Not run: `make sweep SWEEP={SWEEP}`."
-    sharp = how_sharp(path, attack)
+def how_compared(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> str:
+    """Attack, images and seeds of a stored sweep, and what its intervals contain."""
+    table = networks(path, sweep)
+    if not len(table):
+        return f"Not run: `make sweep SWEEP={sweep}`."
+    sharp = how_sharp(path, attack, sweep)
     power = f" {sharp.capitalize()}: only a larger lead could be shown." if sharp else ""
+    with_kl = "kl" in {*table["variant"]}
+    tuned = " The KL term was not tuned: a lead over it says little about contrast." if with_kl else ""
     return (
         f"Differences in points of robust accuracy with 95% crossed intervals over training seeds and test images, not "
-        f"corrected for their number; {setting(table, attack)}.{power} The KL term was not tuned: a "
-        "lead over it says little about contrast."
+        f"corrected for their number; {setting(table, attack)}.{power}{tuned}"
     )
 
 
-def how_sharp(path: Path, attack: str = "pgd") -> str:
+def how_sharp(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> str:
     """How wide the intervals are that decide about mining, in words; nothing where there is none."""
-    halves = [50 * (c["high"] - c["low"]) for c in comparisons(path, PAIRS, attack).values() if has_interval(c)]
+    measured = comparisons(path, PAIRS, attack, sweep).values()
+    halves = [50 * (c["high"] - c["low"]) for c in measured if has_interval(c)]
     return f"half an interval is {min(halves):.1f} to {max(halves):.1f} points, the margin {MARGIN:g}" if halves else ""
+
+
+def on_cifar10(path: Path, attack: str = "pgd") -> str:
+    """The seeds of ANCHOR's twins on CIFAR-10 and the answer about its weights, in words that end a sentence."""
+    table = networks(path, ON_CIFAR10)
+    seeds = table["training_seed"].nunique() if len(table) else 0
+    return f"{seeds} seeds: {answers(path, attack, ON_CIFAR10)['did mining help?'].iloc[0]}"
 
 
 # Variants of the sweep that are a method with the settings of the preset, and nothing else.

@@ -56,14 +56,14 @@ RESULTS = ROOT / "docs" / "results.md"
 ACTING = ROOT / "benchmarks" / "mining.json"
 FIGURE = ROOT / "docs" / "clean_against_robust.png"
 STUDY_SWEEP, EQUAL_PASSES = "cifar10_cpu", "cifar10_equal_time"
-SWEEPS_OF_THE_STUDY = [STUDY_SWEEP, EQUAL_PASSES, "cifar10_tuning", "cifar10_ablations", "mining", "mining_tuning"]
+SWEEPS_OF_THE_STUDY = [STUDY_SWEEP, EQUAL_PASSES, "cifar10_tuning", "cifar10_ablations", *mining.ASKED, "mining_tuning"]
 
 
 def collect(sweeps: list[str], runs_dir: Path) -> None:
     """Every finished cell of the sweeps, in one file; what was published before and was not run anew stays.
 
     Raises:
-        ValueError: a sweep has no finished cells.
+        ValueError: a sweep has no finished cells, or a variant's networks would be of two recipes.
     """
     found = json.loads(STUDY.read_text(encoding="utf-8"))["sweeps"] if STUDY.exists() else {}
     for sweep in sweeps:
@@ -76,7 +76,21 @@ def collect(sweeps: list[str], runs_dir: Path) -> None:
             )
         by_name = {(cell["variant"], cell["seed"]): cell for cell in (*found.get(sweep, []), *cells)}
         found[sweep] = [by_name[name] for name in sorted(by_name)]
+        one_recipe(sweep, found[sweep])
     write_text(STUDY, json.dumps({"sweeps": found}, indent=0) + "\n")
+
+
+def one_recipe(sweep: str, cells: list[dict[str, Any]]) -> None:
+    """ValueError if the cells of a variant differ in more than the seed: some are older than the sweep file."""
+    recipes: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        fields = {**Config(**cell["config"]).training_fields(), "seed": None}
+        first = recipes.setdefault(cell["variant"], fields)
+        if differ := sorted(name for name in {*first, *fields} if first.get(name) != fields.get(name)):
+            raise ValueError(
+                f"sweep={sweep!r}, variant={cell['variant']!r}: networks differ in {', '.join(differ)}; allowed is one "
+                "recipe, so run the cells that are older than the sweep file again"
+            )
 
 
 def export(sweep: str, runs_dir: Path, seed: int) -> None:
@@ -122,7 +136,8 @@ def sentences() -> list[str]:
     return [
         f"**After about as many passes through the network** ({passes(config['anchor'])} for ANCHOR), {name}: ANCHOR is {'; '.join(same_passes) or 'not compared: not run'}.",
         f"**Weights on hard positives**, which SupCon-AT lacks (tau, chosen from unequal trials, is {tau}: no test of the weights alone), {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
-        f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}{f' ({sharp})' if sharp else ''}.",
+        f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}{f' ({sharp})' if sharp else ''}. "
+        f"On CIFAR-10, ANCHOR's weights against the same two twins, {mining.on_cifar10(STUDY)}.",
         f"**Clean accuracy** at equal epochs: ANCHOR is {'; '.join(clean)}.",
     ]
 
@@ -196,21 +211,32 @@ def acting_report() -> list[str]:
 
 
 def mining_report() -> str:
-    """What eight seeds on digits say about mining, as Markdown."""
+    """What the sweeps about mining say, as Markdown."""
     table = mining.methods(STUDY)
+    titles = {
+        mining.SWEEP: "Digits, networks trained from the start",
+        mining.ON_CIFAR10: "CIFAR-10, the same for ANCHOR",
+    }
     parts = [
         *acting_report(),
-        "**Networks trained from the start:**",
-        mining.answers(STUDY).to_markdown(index=False),
-        mining.controls(STUDY).to_markdown(index=False),
-        mining.how_compared(STUDY),
-        "The same under the screen:",
-        mining.answers(STUDY, "screen").to_markdown(index=False),
-        mining.how_compared(STUDY, "screen"),
-        "The methods as the preset `cpu` sets them:",
+        *(part for sweep, title in titles.items() for part in asked_in(sweep, title)),
+        "The methods on digits, as the preset `cpu` sets them:",
         method_table(table, ("clean", "pgd")).to_markdown(index=False),
     ]
     return "\n\n".join(parts)
+
+
+def asked_in(sweep: str, title: str) -> list[str]:
+    """Answers and controls of one sweep, under PGD and under the screen, as paragraphs of Markdown."""
+    parts = []
+    for attack, words in (("pgd", title), ("screen", f"{title}, under the screen")):
+        parts += [
+            f"**{words}:**",
+            mining.answers(STUDY, attack, sweep).to_markdown(index=False),
+            mining.controls(STUDY, attack, sweep).to_markdown(index=False),
+            mining.how_compared(STUDY, attack, sweep),
+        ]
+    return parts
 
 
 def study_report() -> str:

@@ -321,13 +321,14 @@ def test_publishing_loses_nothing_that_was_published_before(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"sweep='cifar10_cpu' has no finished cells in .*SWEEP=cifar10_cpu"):
         publish.collect(["cifar10_cpu"], tmp_path)
     assert json.loads(copy.read_text())["sweeps"] == before
+    anchor = next(cell for cell in before["cifar10_cpu"] if cell["variant"] == "anchor")
     for name, seed in (("cifar10_cpu", 4), ("cifar10_cpu", 5), ("more", 0)):
         (tmp_path / "sweeps" / name).mkdir(parents=True, exist_ok=True)
-        cell = {"method": "anchor", "variant": "anchor", "seed": seed}
+        cell = {"method": "anchor", "variant": "anchor", "seed": seed, "config": {**anchor["config"], "seed": seed}}
         (tmp_path / "sweeps" / name / f"anchor-s{seed}.json").write_text(json.dumps(cell))
     publish.collect(["cifar10_cpu", "more"], tmp_path)
     after = json.loads(copy.read_text())["sweeps"]
-    assert after["more"] == [{"method": "anchor", "variant": "anchor", "seed": 0}]
+    assert after["more"] == [cell]
     replaced = [
         cell for cell in after["cifar10_cpu"] if (cell["variant"], cell["seed"]) not in (("anchor", 4), ("anchor", 5))
     ]
@@ -336,3 +337,18 @@ def test_publishing_loses_nothing_that_was_published_before(tmp_path, monkeypatc
     assert {name: after[name] for name in before if name != "cifar10_cpu"} == {
         name: cells for name, cells in before.items() if name != "cifar10_cpu"
     }
+
+
+def test_networks_of_two_recipes_are_not_published_as_one_variant(tmp_path, monkeypatch):
+    copy = tmp_path / "study.json"
+    copy.write_bytes(publish.STUDY.read_bytes())
+    monkeypatch.setattr(publish, "STUDY", copy)
+    cells = json.loads(copy.read_text())["sweeps"]["cifar10_cpu"]
+    folder = tmp_path / "sweeps" / "cifar10_cpu"
+    folder.mkdir(parents=True)
+    cell = next(cell for cell in cells if cell["variant"] == "anchor" and cell["seed"] == 3)
+    cell["config"] |= {"epochs": 6, "beta": 2.0, "screen_images": 50}  # the last says how to measure
+    (folder / "anchor-s3.json").write_text(json.dumps(cell))
+    with pytest.raises(ValueError, match=r"variant='anchor': networks differ in beta, epochs; allowed is one recipe"):
+        publish.collect(["cifar10_cpu"], tmp_path)
+    assert json.loads(copy.read_text())["sweeps"]["cifar10_cpu"] != cells, "nothing was written"
