@@ -53,8 +53,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], *, keep:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a text file in UTF-8, with the line ends of Unix on every system, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def data_folder(path: str, module: str) -> Path:
