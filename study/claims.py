@@ -49,16 +49,16 @@ def equal_passes_claims(table: pd.DataFrame) -> tuple[Claim, ...]:
     return tuple((claim, budgets, attack) for claim, attack in AFTER_EQUAL_PASSES)
 
 
-def excluded(comparison: Comparison, digits: int = 1) -> str:
+def excluded(comparison: Comparison) -> str:
     """Which leads the interval of a comparison leaves out."""
-    return f"excludes a lead above {100 * max(comparison['high'], 0):.{digits}f} points"
+    return f"excludes a lead above {100 * max(comparison['high'], 0):.1f} points"
 
 
 def verdict(found: Mapping[str, Comparison | None]) -> str:
     """On "more accurate than every baseline", from the comparison with each of them, by the name of the baseline.
 
-    A side is taken where the interval leaves out 0. An interval that contains 0 is open: it never says that there is no
-    difference, only how large a lead it excludes. One training seed gives no verdict.
+    A side is taken where the interval leaves out 0. One that contains 0 never says that there is no difference, only
+    how large a lead it excludes; over all baselines that is the smallest. One training seed gives no verdict.
     """
     measured = {baseline: c for baseline, c in found.items() if c is not None}
     if not found or len(measured) < len(found):
@@ -69,7 +69,8 @@ def verdict(found: Mapping[str, Comparison | None]) -> str:
     behind = [baseline for baseline, c in measured.items() if c["high"] < 0]
     unclear = [baseline for baseline in measured if baseline not in ahead + behind]
     if len(unclear) == len(measured):
-        return f"open ({excluded(max(measured.values(), key=lambda c: c['high']))})"
+        tightest = min(measured, key=lambda baseline: measured[baseline]["high"])
+        return f"open ({excluded(measured[tightest])} over {method_name(tightest)})"
     if len(measured) in (len(ahead), len(behind)):
         return "supported" if ahead else "contradicted"
     sides = {"open against": unclear, "behind": behind}

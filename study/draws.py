@@ -1,6 +1,6 @@
 """The same study twice: networks of one seed and setting, trained on two machines that round differently.
 
-Two trainings that start alike part after some thousand steps, because a sum in another order ends in another last bit.
+Two trainings that start alike part after some hundred steps, because a sum in another order ends in another last bit.
 So a second run on another machine is a second draw: as good as the first, and not the same.
 """
 
@@ -40,7 +40,7 @@ def draws(files: Sequence[Path], sweep: str, attacks: Sequence[str] = ("clean", 
 def paired(tables: Sequence[pd.DataFrame], ours: str, baseline: str, attack: str) -> np.ndarray:
     """Outcome of `ours` minus that of `baseline` (draws, n, N), paired by seed and image: 1, 0 or -1.
 
-    The two draws of a seed are not independent: for an interval average over them first, and keep n seeds.
+    The draws of a seed share its luck: for an interval average over them first, and keep n seeds.
     """
     of_draws = []
     for table in tables:
@@ -51,10 +51,11 @@ def paired(tables: Sequence[pd.DataFrame], ours: str, baseline: str, attack: str
 
 
 def spreads(tables: Sequence[pd.DataFrame], attack: str, methods: Sequence[str]) -> tuple[float, float]:
-    """Standard deviations of a network's accuracy on the same images: by redrawing alone, and from seed to seed.
+    """Standard deviations of a network's accuracy on the same images, pooled over the methods.
 
-    Redrawing: one seed, one method, another draw. From seed to seed: one method, one draw; this contains the former.
-    Both are pooled over the methods.
+    Returns:
+        That about the mean of its seed, over draws, without what a draw moves all seeds of a method by; and that about
+        the mean of its draw, over seeds, which contains the former.
     """
     accuracy = np.stack(  # (methods, draws, seeds)
         [
@@ -67,28 +68,33 @@ def spreads(tables: Sequence[pd.DataFrame], attack: str, methods: Sequence[str])
             for method in methods
         ]
     )
-    return math.sqrt(accuracy.var(axis=1, ddof=1).mean()), math.sqrt(accuracy.var(axis=2, ddof=1).mean())
+    own = accuracy - accuracy.mean(axis=2, keepdims=True)
+    seeds = accuracy.shape[2]
+    redrawn = own.var(axis=1, ddof=1).sum(axis=1).mean() / (seeds - 1)
+    return math.sqrt(redrawn), math.sqrt(accuracy.var(axis=2, ddof=1).mean())
 
 
 def report(tables: Sequence[pd.DataFrame]) -> str:
     """ANCHOR minus each baseline in every draw and in their mean, and the spreads, as Markdown."""
-    rows, spread = [], []
+    rows, spread, sizes = [], [], set()
     for attack in dict.fromkeys(tables[0]["attack"]):
         name = attack_name(tables[0], attack)
         for baseline in BASELINES:
             x = paired(tables, "anchor", baseline, attack)
-            titles = [*(f"draw {k + 1}" for k in range(len(x))), "mean of the draws"]
             row = {"ANCHOR minus": method_name(baseline), "accuracy": name}
+            titles = [*(f"draw {k + 1}" for k in range(len(x))), "mean of the draws"]
             for title, difference in zip(titles, (*x, x.mean(0)), strict=True):
-                row[title] = points(dict(zip(("difference", "low", "high"), crossed_interval(difference), strict=True)))
+                value, low, high = crossed_interval(difference)
+                row[title] = points({"difference": value, "low": low, "high": high})
             rows.append(row)
-        redrawn, seeds = spreads(tables, attack, (*BASELINES, "anchor"))
-        spread.append(f"{name}, redrawing {100 * redrawn:.2f}, from seed to seed {100 * seeds:.2f}")
+            sizes.add(f"{x.shape[1]} seeds and {x.shape[2]:,} images")
+        redrawn, of_seeds = spreads(tables, attack, (*BASELINES, "anchor"))
+        spread.append(f"{name} {100 * redrawn:.2f} and {100 * of_seeds:.2f}")
     return "\n\n".join(
         [
             pd.DataFrame(rows).to_markdown(index=False),
-            f"Differences in points with their 95% crossed intervals, {x.shape[1]} seeds and {x.shape[2]:,} "
-            f"images. Standard deviation of a network's accuracy, in points: {'; '.join(spread)}. The second "
-            "contains the first.",
+            f"Differences in points with their 95% crossed intervals, {' or '.join(sorted(sizes))}. How networks "
+            f"scatter about the mean of their seed, and about that of their draw: {'; '.join(spread)} points (standard "
+            "deviations, pooled over ANCHOR and the baselines; the second contains the first).",
         ]
     )

@@ -17,7 +17,7 @@ from anchor_utils.data import Split
 from anchor_utils.models import AnchorNet, fold_batchnorm
 from anchor_utils.objectives import Heads, Objective, batch_loss, logged
 from anchor_utils.results import compare, outcome_matrix
-from study.claims import Comparison, excluded, has_interval, points
+from study.claims import Comparison, describe, has_interval, points
 from study.tables import best_checkpoints, setting
 
 # Stage one looks at these: fields of ANCHOR's configuration.
@@ -103,7 +103,7 @@ def remembered(network: AnchorNet, config: Config) -> Callable[..., Tensor]:
 # Stage two. In configs/sweeps/mining.yaml each formulation has two twins: one with uniform weights, and one with its
 # own weights, dealt to the positives at random. What leads only the first of them is not mining.
 SWEEP = "mining"
-ON_CIFAR10 = "cifar10_mining"  # the twins of ANCHOR in the study
+ON_CIFAR10 = "cifar10_mining"  # ANCHOR of the study and its twins
 MARGIN = 1.0  # in points, fixed before the runs: `margin` of the sweep files
 TWINS = {
     "beta10": ("supcon_at", "beta10.permuted"),
@@ -129,27 +129,12 @@ CONTROLS = (
 )
 
 
-def networks(path: Path, sweep: str = SWEEP) -> pd.DataFrame:
-    """Results table of a stored sweep about mining, without rows if it was not run.
-
-    On CIFAR-10 the networks of ANCHOR are those of the study, of the seeds that its twins have.
-    """
-    table, cells = best_checkpoints(path, sweep)
-    if cells and sweep == ON_CIFAR10:
-        study, _ = best_checkpoints(path, "cifar10_cpu")
-        ours = study[(study["method"] == "anchor") & study["training_seed"].isin(table["training_seed"])]
-        table = pd.concat([table, ours.assign(variant="beta10")], ignore_index=True)
-    return table
-
-
 def comparisons(
     path: Path, pairs: tuple[tuple[str, str], ...] = PAIRS, attack: str = "pgd", sweep: str = SWEEP
 ) -> dict[tuple[str, str], Comparison]:
     """The differences of pairs of variants in a stored sweep; a pair that has not been run is left out."""
-    table = networks(path, sweep)
-    found = (
-        {(ours, twin): compare(table, ours, twin, attack, by="variant") for ours, twin in pairs} if len(table) else {}
-    )
+    table, cells = best_checkpoints(path, sweep)
+    found = {(ours, twin): compare(table, ours, twin, attack, by="variant") for ours, twin in pairs} if cells else {}
     return {pair: comparison for pair, comparison in found.items() if comparison is not None}
 
 
@@ -168,8 +153,8 @@ def finding(name: str, found: Mapping[tuple[str, str], Comparison], margin: floa
     without = [twin for twin, c in measured.items() if 100 * c["high"] < margin]
     if without:
         return f"did not help: a lead of {margin:g} over {' and '.join(NAMES[twin] for twin in without)} is excluded"
-    leads = " and ".join(f"{excluded(c, digits=2)} over {NAMES[twin]}" for twin, c in measured.items())
-    return f"open (the margin is {margin:g}): {leads}"
+    ends = " and ".join(f"{100 * c['high']:.2f}" for c in measured.values())
+    return f"open: a lead of {margin:g} is excluded over neither twin (the intervals end at {ends})"
 
 
 def count(answers: pd.Series) -> str:
@@ -187,7 +172,7 @@ def answers(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> pd.DataFrame
     for name in ASKED[sweep]:
         uniform, dealt = TWINS[name]
         minus = {"minus uniform weights": (name, uniform), "minus its weights, permuted": (name, dealt)}
-        told = {column: points(found[pair]) if pair in found else "not measured" for column, pair in minus.items()}
+        told = {column: describe(found.get(pair)) for column, pair in minus.items()}
         rows.append({"formulation": NAMES[name], **told, "did mining help?": finding(name, found, MARGIN)})
     return pd.DataFrame(rows)
 
@@ -202,11 +187,11 @@ def controls(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> pd.DataFram
 
 def how_compared(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> str:
     """Attack, images and seeds of a stored sweep, and what its intervals contain."""
-    table = networks(path, sweep)
-    if not len(table):
+    table, cells = best_checkpoints(path, sweep)
+    if not cells:
         return f"Not run: `make sweep SWEEP={sweep}`."
     sharp = how_sharp(path, attack, sweep)
-    power = f" {sharp.capitalize()}: only a larger lead could be shown." if sharp else ""
+    power = f" {sharp.capitalize()}: a lead below half an interval cannot be shown." if sharp else ""
     with_kl = "kl" in {*table["variant"]}
     tuned = " The KL term was not tuned: a lead over it says little about contrast." if with_kl else ""
     return (
@@ -223,10 +208,10 @@ def how_sharp(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> str:
 
 
 def on_cifar10(path: Path, attack: str = "pgd") -> str:
-    """The seeds of ANCHOR's twins on CIFAR-10 and the answer about its weights, in words that end a sentence."""
-    table = networks(path, ON_CIFAR10)
-    seeds = table["training_seed"].nunique() if len(table) else 0
-    return f"{seeds} seeds: {answers(path, attack, ON_CIFAR10)['did mining help?'].iloc[0]}"
+    """What the stored sweep says of ANCHOR's weights on CIFAR-10, in words that end a sentence."""
+    (row,) = answers(path, attack, ON_CIFAR10).to_dict("records")
+    _, uniform, dealt, said = row.values()
+    return f"minus uniform weights {uniform}, minus its weights, permuted, {dealt}: {said}"
 
 
 # Variants of the sweep that are a method with the settings of the preset, and nothing else.

@@ -29,6 +29,7 @@ from study.claims import (
     BASELINES,
     INTERVALS_OF_DIFFERENCES,
     claims_table,
+    describe,
     equal_passes_claims,
     stands,
 )
@@ -135,9 +136,9 @@ def sentences() -> list[str]:
     clean = [stands(compare(study, "anchor", baseline, "clean"), baseline) for baseline in BASELINES]
     return [
         f"**After about as many passes through the network** ({passes(config['anchor'])} for ANCHOR), {name}: ANCHOR is {'; '.join(same_passes) or 'not compared: not run'}.",
-        f"**Weights on hard positives**, which SupCon-AT lacks (tau, chosen from unequal trials, is {tau}: no test of the weights alone), {name}: ANCHOR is {stands(of_supcon, 'supcon_at')}. "
-        f"On digits, eight seeds, against uniform weights and against their own weights permuted: {helped}{f' ({sharp})' if sharp else ''}. "
-        f"On CIFAR-10, ANCHOR's weights against the same two twins, {mining.on_cifar10(STUDY)}.",
+        f"**Weights on hard positives**, {name}. On CIFAR-10, with the settings that were tuned for it, ANCHOR {mining.on_cifar10(STUDY)}. "
+        f"On digits, with the same two twins: {helped}{f' ({sharp})' if sharp else ''}. Against SupCon-AT, which has no such weights but settings of its own (tau {tau}), "
+        f"ANCHOR is {stands(of_supcon, 'supcon_at')}.",
         f"**Clean accuracy** at equal epochs: ANCHOR is {'; '.join(clean)}.",
     ]
 
@@ -177,8 +178,8 @@ def summary() -> str:
         f"{setting(study, 'pgd')}. What the networks on the GPU are, and which of their seconds they used: docs/results.md.*"
     )
     limits = (
-        f"What is not about digits is about a ResNet-18 of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
-        "the paper's setting: they say nothing about full scale. Differences in percentage points with 95% intervals."
+        f"The sentences about CIFAR-10 come from ResNet-18s of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
+        "the paper's setting, and say nothing about full scale. Differences in percentage points with 95% intervals."
     )
     picture = f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})"
     return "\n\n".join([picture, caption, "\n".join(f"- {text}" for text in sentences()), limits])
@@ -190,12 +191,17 @@ def equal_passes_report() -> str:
     if not cells:
         return f"Not run: `make sweep SWEEP={EQUAL_PASSES}`."
     settings = "; ".join(setting(table, attack) for attack in SHOWN if attack in {*table["attack"]})
+    before, _ = equal_passes(FIRST_DRAW, EQUAL_PASSES, EQUAL_PASSES)
+    before = pd.concat([before, table[table["method"] == "anchor"]])
+    budgets = [name for name in dict.fromkeys(table["method"]) if name != "anchor"]
+    first = [f"{name} {describe(compare(before, 'anchor', name, 'pgd'))}" for name in budgets]
     parts = [
         costs(cells).drop(columns="seconds a run").to_markdown(index=False),
         method_table(table).to_markdown(index=False),
         f"{INTERVALS} {settings}.",
         claims_table(table, equal_passes_claims(table)).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
+        f"PGD-AT with these budgets was trained twice as well. Its first draw, against the same ANCHOR under PGD: {'; '.join(first)}.",
     ]
     return "\n\n".join(parts)
 
@@ -230,6 +236,8 @@ def asked_in(sweep: str, title: str) -> list[str]:
     """Answers and controls of one sweep, under PGD and under the screen, as paragraphs of Markdown."""
     parts = []
     for attack, words in (("pgd", title), ("screen", f"{title}, under the screen")):
+        if not mining.comparisons(STUDY, attack=attack, sweep=sweep):
+            continue
         parts += [
             f"**{words}:**",
             mining.answers(STUDY, attack, sweep).to_markdown(index=False),

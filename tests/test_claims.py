@@ -26,7 +26,7 @@ def comparison(side, seeds=3):
         ([1, 0], "mixed (open against MART)"),
         ([1, -1], "mixed (behind MART)"),
         ([0, -1], "mixed (open against TRADES; behind MART)"),
-        ([0, 0], "open (excludes a lead above 3.0 points)"),
+        ([0, 0], "open (excludes a lead above 3.0 points over TRADES)"),
         ([], "no verdict (not measured)"),
         ([1, None], "no verdict (not measured)"),
     ],

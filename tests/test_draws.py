@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from samples import draws as outcomes_of
@@ -56,7 +57,27 @@ def test_spreads_of_what_only_the_seed_or_only_the_draw_decides():
     by_seed = [table(lambda m, s: 50 + 10 * s + (m == "anchor")) for _ in range(2)]
     assert draws.spreads(by_seed, "pgd", ("anchor", "pgd_at")) == pytest.approx((0, 0.1 / 2**0.5))
     by_draw = [table(lambda m, s, k=k: 50 + 10 * k + (m == "anchor")) for k in range(2)]
-    assert draws.spreads(by_draw, "pgd", ("anchor", "pgd_at")) == pytest.approx((0.1 / 2**0.5, 0))
+    assert draws.spreads(by_draw, "pgd", ("anchor", "pgd_at")) == pytest.approx((0, 0)), "all seeds move alike"
+    crossed = [table(lambda m, s, k=k: 50 + 10 * (s == k)) for k in range(2)]
+    assert draws.spreads(crossed, "pgd", ("anchor", "pgd_at")) == pytest.approx((0.1, 0.1 / 2**0.5))
+
+
+def test_the_scatter_of_redrawing_is_estimated_without_bias():
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        seeds, moves = random.normal(0, 2, size=(5, 1, 4)), random.normal(0, 3, size=(5, 2, 1))
+        accuracy = seeds + moves + random.normal(0, 1, size=(5, 2, 4))
+        tables = [
+            pd.DataFrame(
+                {"method": m, "training_seed": s, "attack": "pgd", "accuracy": accuracy[m, k, s]}
+                for m in range(5)
+                for s in range(4)
+            )
+            for k in range(2)
+        ]
+        found.append(np.square(draws.spreads(tables, "pgd", range(5))))
+    assert np.mean(found, axis=0) == pytest.approx((1, 1 + 4), rel=0.06)
 
 
 def test_two_draws_of_the_same_bits_are_one_and_not_twice_the_seeds():

@@ -186,29 +186,28 @@ def test_on_cifar10_the_twins_differ_from_the_study_s_anchor_in_the_weights_alon
     sweep, study = load_sweep(mining.ON_CIFAR10), load_sweep("cifar10_cpu")
     assert sweep.margin == mining.MARGIN
     assert (sweep.preset, sweep.seeds) == (study.preset, study.seeds)
-    assert sweep.overrides | {"autoattack_images": 1000} == study.overrides
+    not_asked = {"screen_images": 500, "autoattack_images": 1000}
+    assert sweep.overrides | not_asked == study.overrides
     anchor = study.variants["anchor"]
     uniform, permuted = (sweep.variants[twin] for twin in mining.TWINS["beta10"])
+    assert sweep.variants["beta10"] == anchor
     assert permuted == {**anchor, "permute_weights": True}
     assert uniform == {k: v for k, v in anchor.items() if k != "beta"} | {"method": "supcon_at"}
     chosen = load_preset(sweep.preset, **anchor)
     assert chosen.temperature * chosen.beta == 1, "all three have the preset's tau"
 
 
-def test_on_cifar10_anchor_is_that_of_the_study_of_the_seeds_that_its_twins_have(tmp_path):
+def test_on_cifar10_only_eq_1_is_asked_about_and_said_with_its_intervals(tmp_path):
     path = stored(tmp_path, levels(beta10=0.9), seeds=4)
     cells = json.loads(path.read_text())["sweeps"][mining.SWEEP]
-    ours = [{**cell, "variant": "anchor"} for cell in cells if cell["variant"] == "beta10"]
-    twins = [cell for cell in cells if cell["variant"] in mining.TWINS["beta10"] and cell["seed"] < 3]
-    sweeps = {"cifar10_cpu": [*ours, {**ours[0], "method": "mart", "variant": "mart"}], mining.ON_CIFAR10: twins}
-    path.write_text(json.dumps({"sweeps": sweeps}))
-    counted = mining.networks(path, mining.ON_CIFAR10)["variant"].value_counts().to_dict()
-    assert counted == dict.fromkeys(("beta10", *mining.TWINS["beta10"]), 3)
-    assert mining.on_cifar10(path) == "3 seeds: helped"
-    assert "[0, 1, 2]" in mining.how_compared(path, sweep=mining.ON_CIFAR10)
-    assert "KL" not in mining.how_compared(path, sweep=mining.ON_CIFAR10)
-    path.write_text(json.dumps({"sweeps": {"cifar10_cpu": ours}}))
-    assert mining.on_cifar10(path) == "0 seeds: no verdict (not measured with several seeds)"
+    path.write_text(json.dumps({"sweeps": {mining.ON_CIFAR10: cells}}))
+    (row,) = mining.answers(path, sweep=mining.ON_CIFAR10).to_dict("records")
+    assert row["formulation"] == mining.NAMES["beta10"]
+    said = mining.on_cifar10(path)
+    assert said.endswith(": helped")
+    assert said.count("(4 seeds, 400 images)") == 2
+    path.write_text(json.dumps({"sweeps": {}}))
+    assert mining.on_cifar10(path).endswith("no verdict (not measured with several seeds)")
     assert mining.how_compared(path, sweep=mining.ON_CIFAR10) == "Not run: `make sweep SWEEP=cifar10_mining`."
 
 

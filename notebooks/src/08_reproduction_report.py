@@ -129,7 +129,7 @@ QUESTIONS += [
 QUESTIONS += [("More robust than PGD-AT under the screen, at equal epochs?", study, "pgd_at", "screen")]
 QUESTIONS += [(f"Clean accuracy, {our_budget} against {budget}?", equal, budget, "clean") for budget in BUDGETS]
 more = {
-    "supcon_at": "Do weights on hard positives help (SupCon-AT has none)?",
+    "supcon_at": "More robust than SupCon-AT as tuned, which has no weights?",
     "pgd_at": "More robust than PGD-AT, at equal epochs?",
 }
 QUESTIONS += [
@@ -151,10 +151,11 @@ on_digits = mining.answers(STUDY)
 lines.append(
     f"| Does mining help on digits? | {mining.count(on_digits['did mining help?'])} | {mining.how_sharp(STUDY)} |"
 )
-on_cifar10 = mining.on_cifar10(STUDY)
-lines.append(
-    f"| Do ANCHOR's weights beat their twins on CIFAR-10? | {on_cifar10.partition(': ')[2]} | {on_cifar10.partition(':')[0]} |"
-)
+(twins,) = mining.answers(STUDY, sweep=mining.ON_CIFAR10).to_dict("records")
+_, uniform, dealt, said = twins.values()
+lines += [
+    f"| Do ANCHOR's weights help on CIFAR-10? | {said} | minus uniform weights: {uniform}; minus its weights, permuted: {dealt} |"
+]
 alone = f"on a GPU so far {gpu_seeds} seed a method" if gpu_sweep and gpu_seeds == 1 else "see the first figure"
 lines.append(f"| Does the paper's result hold at full scale? | **not tested** | {alone} |")
 lesson.say("\n".join(lines) + f"\n\nOf CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}.")
@@ -582,8 +583,8 @@ def _():
 # |:--|:--|
 # | supported | every interval (eq. 6) lies above zero |
 # | contradicted | every interval lies below zero |
-# | mixed | some intervals leave zero out; the verdict names the others |
-# | open | every interval contains zero; the verdict says which lead they exclude |
+# | mixed | some intervals leave zero out; the verdict names those over which no lead is shown |
+# | open | every interval contains zero; the verdict says which lead over all is excluded, and by which |
 # | no verdict | a baseline has one training seed, or none |
 
 
@@ -598,7 +599,8 @@ def verdict(found):
     behind = [b for b, (_, _, high) in found.items() if high < 0]
     unclear = [b for b in found if b not in ahead + behind]
     if len(unclear) == len(found):
-        return f"open (excludes a lead above {100 * max(0, *(high for _, _, high in found.values())):.1f} points)"
+        b = min(found, key=lambda b: found[b][2])
+        return f"open (excludes a lead above {100 * found[b][2]:.1f} points over {plotting.method_name(b)})"
     if len(found) in (len(ahead), len(behind)):
         return "supported" if ahead else "contradicted"
     lists = {"open against": unclear, "behind": behind}
@@ -643,7 +645,7 @@ page.figure(
         [(text, words, {b: 100 * np.array(found) for b, found in leads.items()}) for text, words, leads in all_judged],
         xlabel="ANCHOR minus baseline, points",
     ),
-    "Eight claims with their verdicts; below each, for every baseline, ANCHOR's difference and its 95% interval over training "
+    f"{len(all_judged)} claims with their verdicts; below each, for every baseline, ANCHOR's difference and its 95% interval over training "
     "seeds and images. What has one seed has no row.",
     f"Of our {len(judged)} readings of the paper's claims {supported} {'is' if supported == 1 else 'are'} supported. A lead over SupCon-AT above "
     f"{100 * excluded:.1f} points under {ATTACKS['pgd']} is excluded. Blue: the interval lies above zero; orange: below; grey: it contains "
@@ -687,59 +689,67 @@ lesson.say(
 # %% [markdown]
 # ### The same study, drawn twice
 #
-# Chance gave this course what studies rarely have. Seeds 1 to 4 had to be trained again, with the same settings, initial weights and
-# order of batches, on another machine and by a later version of the code. Sums were rounded elsewhere, and after some
-# thousand steps that is another network.
+# We had not kept the networks of seeds 1 to 4, and trained them again: the same settings, initial weights and order of batches, on
+# another machine and with a later version of the code. Sums were rounded elsewhere, and after some hundred steps that is
+# another network. So there are two draws of one study.
 #
 # > **Predict, then see.** Will both draws give the same answers? And do two draws of one seed lie as far apart as two seeds?
 
 # %%
 twice = draws.draws([PRETRAINED_DIR / "study_first_draw.json", STUDY], "cifar10_cpu")
-kinds = ["first draw", "second draw", "mean of both"]
-drawn = {}
+drawn, as_more_seeds = {}, {}
 for attack in ("clean", "pgd"):
-    for baseline in BASELINES:
-        x = draws.paired(twice, "anchor", baseline, attack)  # (draws, n, N): 1, 0 or -1
-        drawn[attack, baseline] = [results.crossed_interval(100 * d) for d in (*x, x.mean(0))]
-        drawn[attack, baseline].append(results.crossed_interval(100 * x.reshape(-1, x.shape[2])))  # wrong: see below
+    for b in BASELINES:
+        x = 100 * draws.paired(twice, "anchor", b, attack)  # (draws, n, N)
+        drawn[attack, b] = [results.crossed_interval(d) for d in (*x, x.mean(0))]
+        as_more_seeds[attack, b] = results.crossed_interval(np.concatenate(x))  # 2n seeds, which they are not
 redrawn, of_seeds = draws.spreads(twice, "pgd", ROBUST)
 
 # %% tags=["fold"]
 # @title Figure: two draws of one study
 
 
-def clear(found):
-    return found[1] > 0 or found[2] < 0
+def side(interval):
+    return int(interval[1] > 0) - int(interval[2] < 0)
+
+
+def width(interval):
+    return interval[2] - interval[1]
 
 
 n_drawn = twice[0]["training_seed"].nunique()
-clear_in = [sum(clear(row[k]) for row in drawn.values()) for k in range(4)]
-changed = sum(clear(row[0]) != clear(row[1]) for row in drawn.values())
+clear_in = [sum(side(row[k]) != 0 for row in drawn.values()) for k in range(3)]
+changed = {key: row for key, row in drawn.items() if side(row[0]) != side(row[1])}
+longer = [width(row[1]) / width(row[0]) for row in changed.values()]
 moved = max(abs(row[0][0] - row[1][0]) for row in drawn.values())
 page.figure(
     figures.draws_of_a_study(
-        {
-            f"{ATTACKS[attack]}, against {plotting.method_name(b)}": row[: len(kinds)]
-            for (attack, b), row in drawn.items()
-        },
-        kinds,
+        {f"{ATTACKS[attack]}, against {plotting.method_name(b)}": row for (attack, b), row in drawn.items()},
+        ["first draw", "second draw", "mean of both"],
         xlabel="ANCHOR minus baseline, points",
     ),
     "ANCHOR minus each baseline, clean and under PGD: three intervals a row, of the first draw, the second and their mean.",
-    f"No difference moves by more than {moved:.1f} points, yet {changed} of {len(drawn)} answers change: {clear_in[0]} intervals leave out zero in the first draw, "
+    f"No difference moves by more than {moved:.1f} points, yet {len(changed)} of {len(drawn)} answers change: {clear_in[0]} intervals leave out zero in the first draw, "
     f"{clear_in[1]} in the second, {clear_in[2]} in the mean. {n_drawn} seeds, {n_images:,} images, eq. 6. Blue: above zero; orange: below.",
     svg=True,
 )
+few = np.sqrt((n_drawn - 1) / stats.chi2.ppf((0.975, 0.025), n_drawn - 1))
 lesson.say(
-    f"Under {ATTACKS['pgd']} two draws of one seed differ by a standard deviation of {100 * redrawn:.2f} points, networks of different seeds by "
-    f"{100 * of_seeds:.2f}: of the variance between networks, rounding alone makes {redrawn**2 / of_seeds**2:.0%}. "
-    f"Counted as {2 * n_drawn} seeds, which they are not, {clear_in[3]} of {len(drawn)} intervals would leave out zero, against {clear_in[2]}: two draws of a "
-    "seed share its luck."
+    (
+        f"Where the answer changed, the second interval is {min(longer):.1f} to {max(longer):.1f} times as long as the first. "
+        if longer
+        else ""
+    )
+    + f"The spread of {n_drawn} seeds may be off by a factor of {few[0]:.1f} to {few[1]:.1f}: seeds that happen to agree give a short interval, and an answer.\n\n"
+    f"Under {ATTACKS['pgd']} a network scatters about the mean of its seed with a standard deviation of {100 * redrawn:.2f} points, and networks of different seeds "
+    f"with {100 * of_seeds:.2f}. Training again with the same seed makes roughly {redrawn**2 / of_seeds**2:.0%} of that variance; as few networks as these say it only roughly.\n\n"
+    f"Counted as {2 * n_drawn} seeds, {sum(side(found) != 0 for found in as_more_seeds.values())} of {len(drawn)} intervals would leave out zero, with a smaller $t$ "
+    "and a larger $n$ to which this study has no right: the second draw of a seed is new only in part."
 )
 
 # %% [markdown]
-# A verdict is a coarse thing: an interval that just leaves out zero and one that just contains it can be the same result. The
-# report uses the second draw, which was measured in float32 throughout. It was not chosen for its answers, and both are stored.
+# The report takes the second draw of these seeds, whose screen is in float32, and the only draw of seed 0. None was chosen for
+# its answers.
 
 # %% [markdown]
 # ### Exercise 3 · "Not worse" is another claim
@@ -990,11 +1000,10 @@ mined = on_digits
 against_permuted = "; ".join(mined["formulation"] + " " + mined["minus its weights, permuted"])
 lesson.say(
     f"{mining.count(mined['did mining help?']).capitalize()}.\n\n{lesson.table(mined)}\n\n{lesson.table(mining.controls(STUDY))}\n\n"
-    f"{mining.how_compared(STUDY)} The second table was no claim.\n\n"
-    f"The same on CIFAR-10, with the settings that were tuned for ANCHOR:\n\n"
+    f"{mining.how_compared(STUDY)} No claim was made beforehand about the second table.\n\n"
+    f"On CIFAR-10, with the settings that were tuned for ANCHOR:\n\n"
     f"{lesson.table(mining.answers(STUDY, sweep=mining.ON_CIFAR10))}\n\n"
-    f"{mining.how_compared(STUDY, sweep=mining.ON_CIFAR10)} Under the screen: "
-    f"{mining.on_cifar10(STUDY, 'screen')}."
+    f"{mining.how_compared(STUDY, sweep=mining.ON_CIFAR10)}"
 )
 
 # %% [markdown]
@@ -1191,13 +1200,13 @@ lesson.say(
         else ""
     )
     + "\n\n"
-    + "Not found: whether any of this holds at full scale; whether *hard* positives matter. "
+    + "Not found: whether any of this holds at full scale. "
     + "".join(
         f"In the ablation, {name} minus the base is {mean:+.1f} [{low:+.1f}, {high:+.1f}] points (eq. 4). "
         for name, (mean, low, high) in zip(names, ranges, strict=True)
         if "SupCon-AT" in name
     )
-    + f"On digits, against their own weights, permuted: {against_permuted}. On CIFAR-10, against both twins, {on_cifar10}.\n\n"
+    + f"On digits, against their own weights, permuted: {against_permuted}. On CIFAR-10, ANCHOR {mining.on_cifar10(STUDY)}.\n\n"
     + f"Preset `{preset}` on this machine: {', '.join(f'{number} {WORDS[key]}' for key, number in counts_here.items() if number)}."
 )
 
