@@ -227,7 +227,7 @@ def mining_report() -> str:
         *acting_report(),
         *(part for sweep, title in titles.items() for part in asked_in(sweep, title)),
         "The methods on digits, as the preset `cpu` sets them:",
-        method_table(table, ("clean", "pgd")).to_markdown(index=False),
+        method_table(table).to_markdown(index=False),
     ]
     return "\n\n".join(parts)
 

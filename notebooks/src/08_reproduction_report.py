@@ -1226,10 +1226,16 @@ metrics |= {
     "study_anchor_minus_pgd_at_after_more_passes_at_pgd": float(as_many_passes[BUDGETS[-1]][0]),
     "study_half_interval_at_pgd": float(new_images),
     "study_share_of_seeds_in_the_variance": float(shares[0]),
+    "study_answers_changed_by_redrawing": float(len(changed)),
+    "study_share_of_redrawing_in_the_variance": float(redrawn**2 / of_seeds**2),
     "study_one_seed_false_alarm_rate": float(alarms["one seed"]),
     "study_pooled_false_alarm_rate": float(alarms["pooled"]),
     "study_t_interval_false_alarm_rate": float(alarms["over seeds"]),
     "claim_confirmed": float(confirmed),
+}
+on_cifar10 = mining.comparisons(STUDY, sweep=mining.ON_CIFAR10)
+metrics |= {
+    f"study_anchor_minus_{twin}_on_cifar10": float(found["difference"]) for (_, twin), found in on_cifar10.items()
 }
 lesson.finish("08", preset, config, metrics)
 
