@@ -22,14 +22,14 @@ CLAIMS: tuple[Claim, ...] = (
     ("more robust than adversarial training without a contrastive term", WITHOUT_CONTRAST, "pgd"),
     ("the same under the first two of AutoAttack's attacks (screen)", WITHOUT_CONTRAST, "screen"),
     ("the same under AutoAttack", WITHOUT_CONTRAST, "autoattack"),
-    ("weighing hard positives adds robustness over plain supervised contrast", ("supcon_at",), "pgd"),
+    ("weighing hard positives beats plain supervised contrast", ("supcon_at",), "pgd"),
     ("clean accuracy does not suffer", BASELINES, "clean"),
 )
 # The same where the baselines were given about as many passes through the network: claim, attack.
 AFTER_EQUAL_PASSES = (
-    ("more robust than PGD-AT after about as many passes", "pgd"),
-    ("the same under the screen", "screen"),
-    ("clean accuracy does not suffer", "clean"),
+    ("equal passes: more robust than PGD-AT", "pgd"),
+    ("equal passes: the same under the screen", "screen"),
+    ("equal passes: clean accuracy does not suffer", "clean"),
 )
 INTERVALS_OF_DIFFERENCES = (
     "Differences in percentage points, paired by training seed and test image, with the 95% crossed interval "

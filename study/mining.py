@@ -39,7 +39,7 @@ FORMULATIONS: dict[str, dict[str, Any]] = {
 }
 # Terms of the objective, and what they are called in the table.
 COLUMNS = {
-    "positives_used_by_gradient": "positives used, share",
+    "positives_used_by_gradient": "positives that the gradient uses, share",
     "positives_used_by_gradient_p10": "the same, 10th percentile",
     "weight_on_misclassified": "weight on misclassified views",
     "gradient_change": "change of the embeddings' gradient",

@@ -107,17 +107,16 @@ page.figure(
     "Each row: an anchor image, the same image attacked, its three hardest positives and its three easiest ones, each with "
     "its cosine above and its weight as a bar below; images that the classifier gets wrong carry the wrong class in words.",
     f"The linear classifier misclassifies {count_wrong['hard']} of the {3 * len(rows)} hardest positives and {count_wrong['easy']} of "
-    f"the {3 * len(rows)} easiest. The attacked anchor images weigh x{lightest:.2f} to x{heaviest:.2f}. Above an image: its cosine with the anchor image; "
-    f"the bar: its weight at beta = {config.beta:g}, where the tick is SupCon's. Far means far for *this* network; why, your "
-    "eyes must say.",
+    f"the {3 * len(rows)} easiest. Above an image: its cosine with the anchor; the bar: its weight at beta = {config.beta:g} in multiples of SupCon's (tick: 1). "
+    f"The attacked anchor weighs x{lightest:.0f} to x{heaviest:.0f} and takes most of the sum, so even hard classmates can weigh less than in SupCon.",
     colors=96,
 )
 
 # %% [markdown]
 # **Claim: a softmax over the negative cosines in place of SupCon's uniform target moves the loss's attention to hard
 # positives, adversarial images among them, and beta = 0 gives SupCon back. If the gradient may run through these
-# weights, easy positives can be pushed away; on a circle fewer starts then end with every class gathered, in 16 dimensions
-# (tried at beta = 4) nearly all do.**
+# weights, easy positives can be pushed away. Of random starts of a few free points on a circle, fewer then end with every class
+# in one place; on a sphere in 16 dimensions (beta = 4) nearly all still do.**
 #
 # Confirmed means, in this run: beta = 0 gives SupCon's value; at beta = 2 adversarial positives get over ten points
 # more of the weight than in SupCon; if the gradient runs through the weights ("not detached"), the easy positive of

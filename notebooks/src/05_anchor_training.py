@@ -545,7 +545,7 @@ page.figure(
     figures.hardness_sweep(hardnesses, sweep, config.beta, hardnesses * config.temperature / Q),
     "Left: quantiles of the cosines between augmented anchors and their positives in four networks. Middle: hardness entropy "
     "against beta from 0 to 16. Right: change of SupCon's pulls against beta, beside the line beta tau / Q.",
-    f"At beta = {hardnesses[here]:g} ANCHOR's entropy is {anchors['entropy'][here]:.3f}; its pulls change by "
+    f"At beta = {hardnesses[here]:g} ANCHOR's entropy on this batch is {anchors['entropy'][here]:.3f}; its pulls change by "
     f"**{anchors['change'][here]:.0%}**. Left: bars are the middle half of the cosines, thin lines 90%, white "
     f"marks medians; sigma is {sigmas}. One training each cannot tell a method from its luck.",
     svg=True,
@@ -577,6 +577,9 @@ lesson.say(
 # Each can also see three views (the image itself, augmented, attacked), or the encoder's features in place of the projection. And each has a control: the *same*
 # weights, **permuted** among the positives of an anchor. A gain that permuted weights bring too is not a gain of mining.
 #
+# The table counts over how many positives the *pull* of eq. 8 is spread, not the weight: SupCon's weights are uniform, its pulls
+# are not.
+#
 # > **Predict, then see.** Mining puts weight on far positives. Which views are those, mostly: ones that the network still
 # > classifies correctly, or ones that it already gets wrong?
 
@@ -597,7 +600,7 @@ page.figure(
     f"SupCon gives misclassified views **{wrong['SupCon']:.0%}** of an anchor's weight, beta 10 {wrong['eq. 1, beta 10']:.0%}; "
     f"permuted, beta 10 changes the gradient {turned['eq. 1, beta 10, permuted']:.2f} times SupCon's length, unpermuted "
     f"{turned['eq. 1, beta 10']:.2f}. Most: {strongest}, {turned[strongest]:.1f}. To change the gradient is not to improve the "
-    f"network. One network, {3 * len(batch)} training images.",
+    f"network. One network in eval mode, {3 * len(batch)} training images (section 3: one batch in train mode).",
     svg=True,
 )
 
@@ -851,7 +854,7 @@ page.figure(
     "intervals and McNemar's p-values.",
     f"ANCHOR against PGD-AT: {in_words(against_pgd)}; against SupCon-AT: {in_words(against_supcon)}. With new classifiers "
     f"ANCHOR keeps {kept['anchor']:.0%} and PGD-AT {kept['pgd_at']:.0%} of their robust accuracy. Rows and marks as in section "
-    f"6. {len(comparisons)} comparisons: multiply each p by {len(comparisons)}. The test knows nothing of the luck of training.",
+    f"6, before correction: for {len(comparisons)} comparisons multiply each p by {len(comparisons)}. The test knows nothing of the luck of training.",
     svg=True,
 )
 
@@ -895,12 +898,14 @@ page.figure(
     "Left: PGD accuracy of eight stored networks of PGD-AT, SupCon-AT and ANCHOR, and of the network of this run. Right: "
     "differences between ways to mine and their twins with intervals.",
     f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; diamonds, if any, are "
-    f"this run's. {len(helped)} of {len(mining.TWINS)} ways to mine helped: both intervals above zero, both means at least {mining.MARGIN:g}. Bars right: 95% "
-    "intervals over seeds and 1,000 images. Digits, short trainings.",
+    f"this run's. *Helped* would mean: both intervals above zero, both means at least {mining.MARGIN:g}. {len(helped)} of {len(mining.TWINS)} ways to mine did. Bars right: 95% "
+    "intervals over seeds and 1,000 images.",
     svg=True,
 )
 lesson.say(
-    f"{lesson.table(mining.answers(STUDY))}\n\n{lesson.table(mining.controls(STUDY))}\n\n{mining.how_compared(STUDY)}\n\n"
+    f"{lesson.table(mining.answers(STUDY))}\n\n"
+    "Controls without mining. *No contrast* is lambda = 0; *KL* is TRADES' divergence (notebook 02) between the predictions for the two "
+    f"views, in place of contrast or beside it.\n\n{lesson.table(mining.controls(STUDY))}\n\n{mining.how_compared(STUDY)}\n\n"
     "On CIFAR-10, where the networks are small and the trainings short, ANCHOR of the study has the same two twins:\n\n"
     f"{lesson.table(mining.answers(STUDY, sweep=mining.ON_CIFAR10))}\n\n{mining.how_compared(STUDY, sweep=mining.ON_CIFAR10)}"
 )

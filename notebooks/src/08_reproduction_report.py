@@ -88,13 +88,14 @@ most, least = (of(spent[m, m] for m in ROBUST) for of in (max, min))
 title = f"{setting['epochs']} epochs each on CPUs, {least} to {most} passes\n{n_seeds} seeds, width {setting['width']}"
 panels[title] = in_study = tables.spots(study)
 mean_of = {attack: {m: spot[k][0] for m, spot in in_study.items()} for k, attack in ((1, "clean"), (2, "pgd"))}
-best_clean, best_pgd = (max(values, key=values.get) for values in mean_of.values())
+best = max(mean_of["clean"], key=mean_of["clean"].get)
+apart = max(mean_of["pgd"].values()) - min(mean_of["pgd"].values())
 page.figure(
     figures.clean_against_robust(panels, robust=ATTACKS["pgd"]),
     "Clean accuracy of each method against its accuracy under PGD, both with 95% intervals; for the study on CPUs also a "
     "dot for each training seed. Hollow marks are single networks.",
-    f"On CPUs, {plotting.method_name(best_clean)} has the highest clean accuracy ({mean_of['clean'][best_clean]:.1%}), "
-    f"{plotting.method_name(best_pgd)} the highest under {ATTACKS['pgd']} ({mean_of['pgd'][best_pgd]:.1%}). Right and up is better. "
+    f"On CPUs, {plotting.method_name(best)} has the highest clean mean ({mean_of['clean'][best]:.1%}); under {ATTACKS['pgd']} the "
+    f"{len(in_study)} means lie within {100 * apart:.1f} points. Right and up is better. "
     "Bars: 95% intervals, for new seeds and images, or for a hollow mark over images alone. Hollow marks compare networks, not "
     "methods; panels differ in network, data and time.",
     svg=True,
@@ -129,7 +130,7 @@ QUESTIONS += [
 QUESTIONS += [("More robust than PGD-AT under the screen, at equal epochs?", study, "pgd_at", "screen")]
 QUESTIONS += [(f"Clean accuracy, {our_budget} against {budget}?", equal, budget, "clean") for budget in BUDGETS]
 more = {
-    "supcon_at": "More robust than SupCon-AT as tuned, which has no weights?",
+    "supcon_at": "More robust than SupCon-AT as tuned, which weighs positives alike?",
     "pgd_at": "More robust than PGD-AT, at equal epochs?",
 }
 QUESTIONS += [
@@ -146,7 +147,8 @@ for question, table, baseline, attack in QUESTIONS:
         continue
     d = tuple(measured[name] for name in ("difference", "low", "high"))
     evidence = "one seed" if np.isnan(d[1]) else f"{in_points(*d)}, {measured['seeds']} seeds"
-    lines.append(f"| {question} | {answer(*d)} | {ATTACKS[attack]}: {evidence} |")
+    loss = f" and a loss above {100 * max(-d[1], 0):.1f}" if attack == "clean" and d[1] <= 0 <= d[2] else ""
+    lines.append(f"| {question} | {answer(*d)}{loss} | {ATTACKS[attack]}: {evidence} |")
 on_digits = mining.answers(STUDY)
 lines.append(
     f"| Does mining help on digits? | {mining.count(on_digits['did mining help?'])} | {mining.how_sharp(STUDY)} |"
@@ -158,7 +160,10 @@ lines += [
 ]
 alone = f"on a GPU so far {gpu_seeds} seed a method" if gpu_sweep and gpu_seeds == 1 else "see the first figure"
 lines.append(f"| Does the paper's result hold at full scale? | **not tested** | {alone} |")
-lesson.say("\n".join(lines) + f"\n\nOf CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}.")
+lesson.say(
+    "\n".join(lines)
+    + f"\n\nA pass is forward and backward through the network for one image. Of CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}."
+)
 
 # %% tags=["fold"]
 # @title The methods with as many seconds of a GPU to use
@@ -322,8 +327,8 @@ page.figure(
     "False alarms between networks of one method against the number of test images, for McNemar's test on two networks, "
     "the same test on the pooled images of two and two, and the t interval over seeds; a dashed line at 5%.",
     f"With {sizes[-1]:,} images McNemar's test tells {alarms['one seed']:.0%} of the pairs of one method apart; the t interval "
-    f"does so in {alarms['over seeds']:.0%}, from comparisons that share networks. Dashed: the promised 5%. More images find the luck of the seed with more "
-    "certainty; pooling seeds repairs nothing. Two methods that share a seed can lie closer.",
+    f"does so in {alarms['over seeds']:.0%}. Dashed: the promised 5%. {len(two) * len(networks)} pairs, which share networks. *Pooled*: the bits of two seeds "
+    "strung together as if they were twice the images. Two methods that share a seed can lie closer.",
     svg=True,
 )
 
@@ -610,7 +615,9 @@ def verdict(found):
 
 # %% [markdown]
 # In the package the same rule writes the tables on
-# [the page of results](https://github.com/anchor-course/anchor-course/blob/main/docs/results.md).
+# [the page of results](https://github.com/anchor-course/anchor-course/blob/main/docs/results.md). It asks the same after
+# *equal passes* too: ANCHOR trains on two views of each image, so an epoch costs more than one of PGD-AT, and PGD-AT gets more
+# epochs, once with slightly fewer passes than ANCHOR, once with more.
 #
 # > **Predict, then see.** You have seen the differences and their intervals. Which of the five claims will be *supported*,
 # > which *mixed*, and against whom will they stay open?
@@ -647,7 +654,7 @@ page.figure(
     ),
     f"{len(all_judged)} claims with their verdicts; below each, for every baseline, ANCHOR's difference and its 95% interval over training "
     "seeds and images. What has one seed has no row.",
-    f"Of our {len(judged)} readings of the paper's claims {supported} {'is' if supported == 1 else 'are'} supported. A lead over SupCon-AT above "
+    f"Of our {len(judged)} readings of the paper's claims, below the first {len(judged_equal)} rows, {supported} {'is' if supported == 1 else 'are'} supported. A lead over SupCon-AT above "
     f"{100 * excluded:.1f} points under {ATTACKS['pgd']} is excluded. Blue: the interval lies above zero; orange: below; grey: it contains "
     "zero, and excludes what lies outside it. Among so many rows one may be a false alarm.",
     svg=True,
@@ -666,8 +673,7 @@ lesson.say(
 # %% [markdown]
 # ### Equal epochs are not equal training
 #
-# ANCHOR trains on two views of each image, so an epoch costs more than one of PGD-AT. The first rows above look at PGD-AT with
-# more epochs, all other settings equal: once with slightly fewer passes than ANCHOR, once with more.
+# Above, PGD-AT with more epochs has all other settings of PGD-AT. This is what a training costs, and what those epochs gave it.
 
 # %% tags=["fold"]
 # @title What a training costs, and what more epochs gave PGD-AT
@@ -690,8 +696,8 @@ lesson.say(
 # ### The same study, drawn twice
 #
 # We had not kept the networks of seeds 1 to 4, and trained them again: the same settings, initial weights and order of batches, on
-# another machine and with a later version of the code. Sums were rounded elsewhere, and after some hundred steps that is
-# another network. So there are two draws of one study.
+# another machine. It adds up sums in another order, so last digits differ, and after some hundred steps the network does.
+# (The code had changed as well; we cannot tell the two apart.) So there are two draws of one study.
 #
 # > **Predict, then see.** Will both draws give the same answers? And do two draws of one seed lie as far apart as two seeds?
 
@@ -730,7 +736,8 @@ page.figure(
     ),
     "ANCHOR minus each baseline, clean and under PGD: three intervals a row, of the first draw, the second and their mean.",
     f"No difference moves by more than {moved:.1f} points, yet {len(changed)} of {len(drawn)} answers change: {clear_in[0]} intervals leave out zero in the first draw, "
-    f"{clear_in[1]} in the second, {clear_in[2]} in the mean. {n_drawn} seeds, {n_images:,} images, eq. 6. Blue: above zero; orange: below.",
+    f"{clear_in[1]} in the second, {clear_in[2]} in the mean. *Mean of both*: the two draws of a seed averaged first. Without seed 0 there are {n_drawn} seeds, "
+    "and longer intervals than in the report.",
     svg=True,
 )
 few = np.sqrt((n_drawn - 1) / stats.chi2.ppf((0.975, 0.025), n_drawn - 1))
@@ -740,16 +747,16 @@ lesson.say(
         if longer
         else ""
     )
-    + f"The spread of {n_drawn} seeds may be off by a factor of {few[0]:.1f} to {few[1]:.1f}: seeds that happen to agree give a short interval, and an answer.\n\n"
-    f"Under {ATTACKS['pgd']} a network scatters about the mean of its seed with a standard deviation of {100 * redrawn:.2f} points, and networks of different seeds "
-    f"with {100 * of_seeds:.2f}. Training again with the same seed makes roughly {redrawn**2 / of_seeds**2:.0%} of that variance; as few networks as these say it only roughly.\n\n"
-    f"Counted as {2 * n_drawn} seeds, {sum(side(found) != 0 for found in as_more_seeds.values())} of {len(drawn)} intervals would leave out zero, with a smaller $t$ "
-    "and a larger $n$ to which this study has no right: the second draw of a seed is new only in part."
+    + f"The true spread may be {few[0]:.1f} to {few[1]:.1f} times that of {n_drawn} seeds: seeds that happen to agree give a short interval, and an answer.\n\n"
+    f"Under {ATTACKS['pgd']} networks of different seeds scatter with a standard deviation of {100 * of_seeds:.2f} points, two trainings of one seed with "
+    f"{100 * redrawn:.2f} (without what moves all networks of a draw alike): {redrawn**2 / of_seeds**2:.0%} of the variance, a share that so few networks fix only roughly.\n\n"
+    f"Tempting and wrong is to count the draws as {2 * n_drawn} seeds: then {sum(side(found) != 0 for found in as_more_seeds.values())} of {len(drawn)} intervals would "
+    "leave out zero. But a second draw repeats part of its seed's luck."
 )
 
 # %% [markdown]
-# The report takes the second draw of these seeds, whose screen is in float32, and the only draw of seed 0. None was chosen for
-# its answers.
+# The report takes the second draw of these seeds, because its screen asked the networks in float32: queries in bfloat16 can count an
+# image as robust that is not. Of seed 0 there is one draw. None was chosen for its answers.
 
 # %% [markdown]
 # ### Exercise 3 · "Not worse" is another claim
@@ -855,7 +862,7 @@ if curves_of:
             f"{title.split(',')[0]}: training {ends[0]:.0%}, held out {ends[1]:.0%}, {100 * ends[2]:+.1f} points in the last epoch"
             for title, ends in at_end.items()
         )
-        + ". Dashed: training batches as attacked there; solid: held-out images. Where the two lie together and low, the network "
+        + " (means of both methods). Dashed: training batches as attacked there; solid: held-out images. Where the two lie together and low, the network "
         "is too small or too briefly trained to fit even its training images.",
         svg=True,
     )
