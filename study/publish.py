@@ -225,7 +225,7 @@ def mining_report() -> str:
     table = mining.methods(STUDY)
     titles = {
         mining.SWEEP: "Digits, networks trained from the start",
-        mining.ON_CIFAR10: "CIFAR-10, the same for ANCHOR",
+        mining.ON_CIFAR10: "CIFAR-10, ANCHOR and its twins",
     }
     parts = [
         *acting_report(),
