@@ -27,9 +27,9 @@ CLAIMS: tuple[Claim, ...] = (
 )
 # The same where the baselines were given about as many passes through the network: claim, attack.
 AFTER_EQUAL_PASSES = (
-    ("equal passes: more robust than PGD-AT", "pgd"),
-    ("equal passes: the same under the screen", "screen"),
-    ("equal passes: clean accuracy does not suffer", "clean"),
+    ("more robust than PGD-AT, equal passes", "pgd"),
+    ("the same under the screen, equal passes", "screen"),
+    ("clean accuracy does not suffer, equal passes", "clean"),
 )
 INTERVALS_OF_DIFFERENCES = (
     "Differences in percentage points, paired by training seed and test image, with the 95% crossed interval "
