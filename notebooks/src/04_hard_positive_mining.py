@@ -108,7 +108,7 @@ page.figure(
     "its cosine above and its weight as a bar below; images that the classifier gets wrong carry the wrong class in words.",
     f"The linear classifier misclassifies {count_wrong['hard']} of the {3 * len(rows)} hardest positives and {count_wrong['easy']} of "
     f"the {3 * len(rows)} easiest. Above an image: its cosine with the anchor; the bar: its weight at beta = {config.beta:g} in multiples of SupCon's (tick: 1). "
-    f"The attacked anchor weighs x{lightest:.0f} to x{heaviest:.0f} and takes most of the sum, so even hard classmates can weigh less than in SupCon.",
+    f"The attacked anchor (x{lightest:.0f} to x{heaviest:.0f}) takes most of the sum, so hard classmates can weigh less than in SupCon.",
     colors=96,
 )
 
