@@ -66,6 +66,7 @@ def test_every_attack_gets_the_images_that_the_configuration_says(run, images):
     assert measure.accuracies(run, images, [], CPU).empty
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on_to_the_same_bits(run, images, monkeypatch):
     attacks = ["clean", "pgd", "screen"]
     whole = measure.accuracies(run, images, attacks, CPU)

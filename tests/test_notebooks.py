@@ -198,9 +198,8 @@ def test_notebooks_06_and_07_start_from_the_networks_that_come_with_the_course(t
         assert result["config"]["width"] == 16
 
 
-@pytest.mark.parametrize(
-    "number", ["6", pytest.param("2", marks=pytest.mark.slow), pytest.param("7", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["2", "6", "7"])
 def test_three_classes_and_few_images_run_through(number, tmp_path):
     """AutoAttack, in 06, needs four classes; 02 and 07 train networks on parts of the images."""
     rng = np.random.default_rng(0)

@@ -92,6 +92,7 @@ def test_no_cell_is_started_that_cannot_finish_and_the_order_is_kept(cells, dead
     assert all(seconds > deadline - clock.now for name, seconds in late.items() if name > max(ran, default=""))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(
     minutes=st.lists(st.floats(0.05, 10), min_size=2, max_size=3),
