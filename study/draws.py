@@ -57,17 +57,11 @@ def spreads(tables: Sequence[pd.DataFrame], attack: str, methods: Sequence[str])
         That about the mean of its seed, over draws, without what a draw moves all seeds of a method by; and that about
         the mean of its draw, over seeds, which contains the former.
     """
-    accuracy = np.stack(  # (methods, draws, seeds)
-        [
-            [
-                table[(table["attack"] == attack) & (table["method"] == method)]
-                .sort_values("training_seed")["accuracy"]
-                .to_numpy()
-                for table in tables
-            ]
-            for method in methods
-        ]
-    )
+    of_draws = [
+        table[table["attack"] == attack].pivot(index="method", columns="training_seed", values="accuracy")
+        for table in tables
+    ]
+    accuracy = np.stack([found.loc[list(methods)] for found in of_draws], axis=1)  # (methods, draws, seeds)
     own = accuracy - accuracy.mean(axis=2, keepdims=True)
     seeds = accuracy.shape[2]
     redrawn = own.var(axis=1, ddof=1).sum(axis=1).mean() / (seeds - 1)
