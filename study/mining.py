@@ -210,8 +210,10 @@ def how_sharp(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> str:
 def on_cifar10(path: Path, attack: str = "pgd") -> str:
     """What the stored sweep says of ANCHOR's weights on CIFAR-10, in words that end a sentence."""
     (row,) = answers(path, attack, ON_CIFAR10).to_dict("records")
-    _, uniform, dealt, said = row.values()
-    return f"minus uniform weights {uniform}, minus its weights, permuted, {dealt}: {said}"
+    return (
+        f"minus uniform weights {row['minus uniform weights']}, minus its weights, permuted, "
+        f"{row['minus its weights, permuted']}: {row['did mining help?']}"
+    )
 
 
 # Variants of the sweep that are a method with the settings of the preset, and nothing else.

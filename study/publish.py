@@ -39,6 +39,7 @@ from study.tables import (
     Cells,
     attack_name,
     best_checkpoints,
+    budgets,
     cost_table,
     equal_passes,
     method_table,
@@ -127,8 +128,8 @@ def sentences() -> list[str]:
     equal, _ = equal_passes_tables()
     name = attack_name(study, "pgd")
     config = {cell["method"]: cell["config"] for cell in study_cells}
-    budgets = [m for m in dict.fromkeys(equal["method"]) if m != "anchor"] if len(equal) else []
-    same_passes = [stands(compare(equal, "anchor", budget, "pgd"), budget) for budget in budgets]
+    others = [m for m in dict.fromkeys(equal["method"]) if m != "anchor"] if len(equal) else []
+    same_passes = [stands(compare(equal, "anchor", other, "pgd"), other) for other in others]
     of_supcon = compare(study, "anchor", "supcon_at", "pgd")
     tau = " and ".join(f"{config[m]['temperature']:g} for {method_name(m)}" for m in ("supcon_at", "anchor"))
     helped = mining.count(mining.answers(STUDY)["did mining help?"])
@@ -191,13 +192,13 @@ def equal_passes_report() -> str:
     if not cells:
         return f"Not run: `make sweep SWEEP={EQUAL_PASSES}`."
     settings = "; ".join(setting(table, attack) for attack in SHOWN if attack in {*table["attack"]})
-    before, _ = equal_passes(FIRST_DRAW, EQUAL_PASSES, EQUAL_PASSES)
+    before, _ = budgets(FIRST_DRAW, EQUAL_PASSES)
     networks = ["method", "training_seed"]
     bits = [t[t["attack"] == "pgd"].set_index(networks)["outcomes"] for t in (before, table)]
     alike = int((bits[0] == bits[1].reindex(bits[0].index)).sum())
     before = pd.concat([before, table[table["method"] == "anchor"]])
-    budgets = [name for name in dict.fromkeys(table["method"]) if name != "anchor"]
-    first = [f"{name} {describe(compare(before, 'anchor', name, 'pgd'))}" for name in budgets]
+    methods = [name for name in dict.fromkeys(table["method"]) if name != "anchor"]
+    first = [f"{name} {describe(compare(before, 'anchor', name, 'pgd'))}" for name in methods]
     parts = [
         costs(cells).drop(columns="seconds a run").to_markdown(index=False),
         method_table(table).to_markdown(index=False),

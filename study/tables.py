@@ -167,27 +167,33 @@ def best_checkpoints(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
     return (with_screen(table[table["checkpoint"] == "best"]) if len(table) else table), cells
 
 
+def budgets(path: Path, sweep: str) -> tuple[pd.DataFrame, Cells]:
+    """A sweep whose variants are budgets of passes: each stands in the column `method`, as "PGD-AT, 24 passes"."""
+    table, cells = best_checkpoints(path, sweep)
+    names = {c["variant"]: f"{method_name(c['method'])}, {passes(c['config'])} passes" for c in cells}
+    order = {c["variant"]: passes(c["config"]) for c in cells}
+    if cells:
+        table = table.assign(method=table["variant"].map(names))
+        table = table.sort_values("variant", key=lambda variants: variants.map(order), kind="stable")
+    return table, cells
+
+
 def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cells]:
     """ANCHOR beside other methods that were given about as many passes; no rows without a cell of that sweep.
 
-    The sweep gives such a method one or more budgets, a variant each. Here a budget stands in the column `method`, as
-    "PGD-AT, 24 passes": to be told from the method itself, and compared with ANCHOR one by one. ANCHOR's networks are
+    Every budget is a method of its own (see :func:`budgets`), compared with ANCHOR one by one. ANCHOR's networks are
     those of the sweep `study`. Where a budget's rows of an attack queried their network in another precision than
     ANCHOR's, they are left out, as the two would not be comparable.
     """
-    table, cells = best_checkpoints(path, sweep)
+    table, cells = budgets(path, sweep)
     if not cells:
         return table, cells
     of_study, study_cells = best_checkpoints(path, study)
     ours = of_study[of_study["method"] == "anchor"]
     precision = ours.dropna(subset="precision").drop_duplicates("attack").set_index("attack")["precision"]
     alike = table["precision"].isna() | (table["precision"] == table["attack"].map(precision))
-    budgets = {c["variant"]: f"{method_name(c['method'])}, {passes(c['config'])} passes" for c in cells}
-    theirs = table[alike].assign(method=table["variant"].map(budgets))
-    order = {c["variant"]: passes(c["config"]) for c in cells}
-    theirs = theirs.sort_values("variant", key=lambda variants: variants.map(order), kind="stable")
     anchors = [cell for cell in study_cells if cell["method"] == "anchor"]
-    return pd.concat([theirs, ours], ignore_index=True), [*cells, *anchors]
+    return pd.concat([table[alike], ours], ignore_index=True), [*cells, *anchors]
 
 
 def edges(trials: Cells, fields: Sequence[str]) -> dict[str, list[str]]:
