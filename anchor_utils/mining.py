@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SPREAD_FLOOR = 0.05  # s0 of the standardised form: cosines that differ by less than this differ by nothing
-HOPELESS = 1000.0  # far above every other score: whoever loses so much weighs nothing, unless all of them lose it
+SPREAD_FLOOR = 0.05  # s0 of the standardised form: cosines that differ by far less than this differ by nothing
+HOPELESS = 1000.0  # above every other score up to gamma 50: who loses so much weighs nothing, unless all of them do
 ANCHORS = 128  # that :func:`measure` looks at: enough for a mean over a batch, cheap beside a training step
 
 
@@ -63,9 +63,10 @@ def exponential(cosine: Tensor, positive: Tensor, mining: Mining) -> Tensor:
 
 
 def standardised(cosine: Tensor, positive: Tensor, mining: Mining) -> Tensor:
-    """s_ip = - gamma (c_ip - mean_i) / (sigma_i + s0) over P(i): for normal cosines e^(-gamma^2 / 2) of them are used.
+    """s_ip = - gamma (c_ip - mean_i) / (sigma_i + s0) over P(i).
 
-    That share of the positives is the same whether an anchor's are spread out or gathered.
+    For normal cosines this uses e^(-g^2 / 2) of the positives, g = gamma sigma_i / (sigma_i + s0): the same share for
+    all anchors whose positives are spread far beyond s0, and more where they are gathered within it.
     """
     count = positive.sum(1, keepdim=True).clamp(min=1)
     mean = (cosine * positive).sum(1, keepdim=True) / count

@@ -1,14 +1,14 @@
 """What ways to weigh hard positives do to the gradient of networks that stand still: ``python -m benchmarks.mining``.
 
-Writes benchmarks/mining.json, from which ``python -m study.publish --tables`` puts the tables into docs/results.md. No
-network is trained; each is one of those that come with the course, in eval mode, on one batch of its training images.
+Writes data/pretrained/standing.json, which lesson 05 shows, and from which ``python -m study.publish --tables`` puts
+the tables into docs/results.md. No network is trained; each is one of those that come with the course, in eval mode,
+on one batch of its training images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
@@ -16,9 +16,8 @@ from anchor_utils.config import load_preset
 from anchor_utils.data import load_data
 from anchor_utils.files import write_text
 from anchor_utils.models import pretrained
-from study.mining import does_it_act
+from study.mining import STANDING, does_it_act
 
-RESULTS = Path(__file__).resolve().parent / "mining.json"
 # Title -> method and width of the network, the preset whose attack and views it was trained with, and its tau.
 NETWORKS = {
     "ANCHOR, width 64": ("anchor", 64, "minutes", 0.1),
@@ -42,7 +41,7 @@ def main() -> None:
         setting += f"step {config.step_size:g}, tau {config.temperature:g}, torch {torch.__version__.split('+')[0]}"
         found[title] = {"setting": setting, "rows": table.round(4).to_dict("records")}
         print(title, setting, table.round(2).to_string(index=False), sep="\n", flush=True)
-    write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+    write_text(STANDING, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -196,6 +196,14 @@ def equal_passes(path: Path, sweep: str, study: str) -> tuple[pd.DataFrame, Cell
     return pd.concat([table[alike], ours], ignore_index=True), [*cells, *anchors]
 
 
+def alike(first: pd.DataFrame, second: pd.DataFrame, attack: str = "pgd") -> tuple[int, int]:
+    """How many networks that two results tables share, by method and seed, and how many have the same outcome bits."""
+    keys = ["method", "training_seed"]
+    bits = [table[table["attack"] == attack].set_index(keys)["outcomes"] for table in (first, second)]
+    common = bits[0].index.intersection(bits[1].index)
+    return len(common), int((bits[0].loc[common] == bits[1].loc[common]).sum())
+
+
 def edges(trials: Cells, fields: Sequence[str]) -> dict[str, list[str]]:
     """For each method, which settings of its best trial are the smallest or largest of those that were tried.
 

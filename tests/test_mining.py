@@ -156,16 +156,20 @@ def test_a_permutation_keeps_the_weights_of_each_anchor_and_nothing_else(name):
     torch.testing.assert_close(torch.stack(dealt).mean(0), uniform, atol=0.08, rtol=0)
 
 
-def test_standardised_weights_do_not_depend_on_how_far_the_positives_are_spread():
-    """With normal cosines e^(-gamma^2 / 2) of the positives are used, whatever their spread."""
+def test_standardised_weights_use_a_share_of_the_positives_that_depends_on_their_spread_only_near_the_floor():
+    """With normal cosines e^(-g^2 / 2) of them, g = gamma sigma / (sigma + s0): also in the range of cosines."""
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(1, 4000, generator=generator, dtype=torch.float64)
     positive = torch.ones(1, 4000, dtype=torch.bool)
-    for spread in (0.5, 5.0):
+    shares = []
+    for spread in (0.02, 0.06, 0.1, 0.3, 5.0):
         scores = FORMULATIONS["standardised"].scores(spread * normal, positive, Mining("standardised", 1.0))
         gamma = spread / (spread + SPREAD_FLOOR)
-        used = losses.weight_entropy(scores.softmax(1)).exp().item() / 4000
-        assert used == pytest.approx(math.exp(-(gamma**2) / 2), abs=0.02)
+        shares.append(losses.weight_entropy(scores.softmax(1)).exp().item() / 4000)
+        assert shares[-1] == pytest.approx(math.exp(-(gamma**2) / 2), abs=0.02)
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.9
+    assert shares[-1] == pytest.approx(math.exp(-1 / 2), abs=0.02)
 
 
 def test_hardness_of_views():

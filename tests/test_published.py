@@ -12,8 +12,9 @@ import torch
 from anchor_utils import autoattack, models, outcomes, results
 from anchor_utils.config import Config
 from anchor_utils.plotting import method_name
-from study import cards, claims, publish
+from study import cards, claims, publish, questions
 from study.sweep import load_sweep
+from study.tables import passes as passes_of
 from study.tables import read_cells
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,10 +205,10 @@ def test_the_readme_says_three_sentences_and_shows_one_figure_before_a_screenful
         assert not re.search(r"no difference|McNemar|\bp = ", text)
 
 
-def flip(cells, method, attack, seeds, share, to):
-    """The cells with some outcome bits of a method set, as if its networks had been better or worse."""
+def flip(cells, name, attack, seeds, share, to, by="method"):
+    """The cells with some outcome bits of a method or variant set, as if its networks had been better or worse."""
     rng = np.random.default_rng(0)
-    for cell in (cell for cell in cells if cell["method"] == method and cell["seed"] in seeds):
+    for cell in (cell for cell in cells if cell[by] == name and cell["seed"] in seeds):
         for row in (row for row in cell["rows"] if row["attack"] == attack):
             bits = results.unpack_outcomes(row["outcomes"], row["images"])
             bits[rng.random(len(bits)) < share] = to
@@ -231,7 +232,6 @@ def other_cells(tmp_path, monkeypatch):
     ("sentence", "method", "attack"),
     [
         *((0, f"pgd_at, {passes}", "pgd") for passes in (24, 28)),
-        (1, "supcon_at", "pgd"),
         *((2, baseline, "clean") for baseline in claims.BASELINES),
     ],
 )
@@ -241,13 +241,85 @@ def test_each_sentence_follows_its_cells(other_cells, sentence, method, attack):
     method, _, passes = method.partition(", ")
     name = method_name(method) + (f", {passes} passes" if passes else "")
     for to, words in ((False, f"ahead of {name} ("), (True, f"behind {name} (")):
-        for cells in sweeps.values():
-            flip(cells, method, attack, range(5), 0.5, to)
+        for sweep in (publish.STUDY_SWEEP, publish.EQUAL_PASSES):
+            flip(sweeps[sweep], method, attack, range(5), 0.5, to)
         write()
         after = publish.sentences()
         assert words in after[sentence]
         assert after[sentence] != before[sentence]
         assert [a for k, a in enumerate(after) if k != sentence] == [b for k, b in enumerate(before) if k != sentence]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sweep", "variant", "attack", "to", "words"),
+    [
+        ("cifar10_mining", "beta10", "pgd", True, r"5,000 images\): helped; in clean"),
+        (
+            "cifar10_mining",
+            "supcon_at",
+            "pgd",
+            True,
+            r"minus uniform weights -\S+ \[-\S+, -\S+\]; .* did not help: a lead of 1 over uniform weights and",
+        ),
+        ("cifar10_mining", "beta10.permuted", "pgd", True, r"on CIFAR-10 \+\S+ \[\+\S+, \+\S+\], helped\.$"),
+        ("cifar10_mining", "beta10", "clean", False, r"in clean accuracy -\S+ \[-\S+, -\S+\] and -\S+ \[-\S+, -\S+\]"),
+        ("cifar10_mining", "beta10.permuted", "clean", False, r"in clean accuracy \S+ \[\S+, \S+\] and \+\S+ \[\+"),
+        ("mining", "semi_hard", "pgd", True, "of 3 ways to mine 1 helped, 2 are open"),
+        ("mining", "beta10", "pgd", False, "of 3 ways to mine 0 helped, 1 did not help, 2 are open"),
+        ("mining", "beta10.permuted", "pgd", True, r"on digits \+\S+ \[\+\S+, \+\S+\], helped; on"),
+        ("mining", "supcon_at", "pgd", True, r"on digits -\S+ \[-\S+, -\S+\], did not help: a lead of 1"),
+    ],
+)
+def test_the_sentence_about_mining_and_the_first_screen_follow_their_cells(
+    other_cells, sweep, variant, attack, to, words
+):
+    sweeps, write = other_cells
+    before, table = publish.sentences(), questions_of(publish.STUDY)
+    share = 1.0 if to else 0.5  # networks on digits are good as they are
+    flip(sweeps[sweep], variant, attack, range(20), share, to, by="variant")
+    write()
+    after = publish.sentences()
+    assert re.search(words, after[1])
+    assert not re.search(words, before[1])
+    assert (after[0], after[2]) == (before[0], before[2])
+    changed = (questions_of(publish.STUDY) != table).any(axis=1)
+    where = "CIFAR-10" if sweep == "cifar10_mining" else "digits"
+    assert changed.any() == (attack == "pgd")
+    assert table.loc[changed, table.columns[0]].str.endswith(f"on {where}?").all()
+    if attack == "pgd":
+        assert publish.mining_report() not in publish.RESULTS.read_text()
+
+
+def questions_of(path):
+    study, _ = publish.study_tables()
+    return questions.questions(path, study, *publish.equal_passes_tables())
+
+
+def asks(question):
+    return "clean" if "clean" in question else "screen" if "screen" in question else "pgd"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["pgd", "screen", "clean"])
+@pytest.mark.parametrize("baseline", ["pgd_at, 24 passes", "pgd_at, 28 passes", *claims.BASELINES])
+def test_each_answer_of_the_first_screen_follows_its_cells(other_cells, baseline, attack):
+    sweeps, write = other_cells
+    method, at, passes = baseline.partition(", ")
+    name = method_name(method) + at + passes
+    before = questions_of(publish.STUDY).set_index("ANCHOR ...").iloc[:, 0]
+    for to, side in ((False, "ahead of"), (True, "**behind**")):
+        sweep = publish.EQUAL_PASSES if passes else publish.STUDY_SWEEP
+        cells = [c for c in sweeps[sweep] if not passes or f"{passes_of(c['config'])} passes" == passes]
+        for row_attack in {attack, *(f"screen/{stage}" for stage in ("apgd-ce", "apgd-t") if attack == "screen")}:
+            flip(cells, method, row_attack, range(5), 1.0, to)
+        write()
+        after = questions_of(publish.STUDY).set_index("ANCHOR ...").iloc[:, 0]
+        words = "passes?" if passes else "at equal epochs?"
+        (question,) = [q for q in after.index if q.endswith(words) and asks(q) == attack]
+        assert set(after.index[after != before]) <= {question}
+        (said,) = [part for part in after[question].split("; ") if part.startswith(side)]
+        assert name in said
 
 
 @pytest.mark.parametrize(
@@ -273,7 +345,10 @@ def test_a_study_of_one_seed_says_nothing(other_cells):
     for cells in sweeps.values():
         cells[:] = [cell for cell in cells if cell["seed"] == 0]
     write()
-    assert all("for want of training seeds" in sentence for sentence in publish.sentences())
+    first, about_mining, last = publish.sentences()
+    assert all("for want of training seeds" in sentence for sentence in (first, last))
+    assert about_mining.count("no verdict (not measured with several seeds)") == 3
+    assert not re.search(r"[+-]\d+\.\d \[", about_mining)
     verdicts = claims.claims_table(publish.study_tables()[0])["verdict"]
     assert set(verdicts) == {"no verdict (one training seed)"}
 

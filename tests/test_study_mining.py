@@ -72,8 +72,11 @@ def test_all_formulations_see_the_same_adversarial_images(standing):
 MARGIN = 1.0
 
 
-def stored(folder, accuracy, seeds=8, images=400):
-    """A file of cells: variant -> accuracy of each of its networks, which misclassify images at random."""
+def stored(folder, accuracy, seeds=8, images=400, sweep=mining.SWEEP):
+    """A file of cells: variant -> accuracy of each of its networks, which misclassify images at random.
+
+    Clean outcomes are the same ones, and the metrics of the last epoch are all that accuracy.
+    """
     cells = []
     for variant, level in accuracy.items():
         for seed in range(seeds):
@@ -83,12 +86,14 @@ def stored(folder, accuracy, seeds=8, images=400):
             row |= {"low": 0.0, "high": 1.0, "epsilon": 0.3, "step_size": 0.03, "steps": 20, "restarts": 1}
             row |= {"iterate": "any", "precision": "float32", "seed": 0, "seconds": 1.0, "notes": ""}
             row |= {"outcomes": pack_outcomes(outcome)}
+            metrics = [dict.fromkeys(mining.COLUMNS, value) for value in (9.0, level)]
             method = (
                 "supcon_at" if variant in ("supcon_at", "features.uniform", "two_views", "kl", "ascl") else "anchor"
             )
-            cells.append({"method": method, "seed": seed, "variant": variant, "rows": [row]})
+            about = {"method": method, "seed": seed, "variant": variant, "metrics": metrics}
+            cells.append({**about, "rows": [row, row | {"attack": "clean"}]})
     path = folder / "study.json"
-    path.write_text(json.dumps({"sweeps": {mining.SWEEP: cells}}))
+    path.write_text(json.dumps({"sweeps": {sweep: cells}}))
     return path
 
 
@@ -101,7 +106,7 @@ def levels(**changes):
 
 
 def helped(path):
-    return mining.answers(path).set_index("formulation")["did mining help?"]
+    return mining.answers(path).set_index("formulation")[mining.HELPED]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +114,10 @@ def helped(path):
     [
         ({"beta10": 0.9}, "helped"),
         ({"beta10": 0.9, "beta10_permuted": 0.9}, "open|did not help"),  # as good permuted: that is no mining
-        ({"beta10": 0.3}, "did not help: a lead of 1 over uniform weights and eq. 1, beta 10, permuted is excluded"),
+        (
+            {"beta10": 0.3},
+            "did not help: a lead of 1 over uniform weights and over eq. 1, beta 10, permuted is excluded",
+        ),
         ({"beta10": 0.9, "supcon_at": 0.99}, "did not help: a lead of 1 over uniform weights is excluded"),
     ],
 )
@@ -132,14 +140,14 @@ def test_a_lead_counts_from_the_margin_and_with_an_interval_above_zero(low, diff
     sure = {"low": 0.05, "difference": 0.06, "high": 0.07, "seeds": 8, "images": 1000}
     for first, second in ((comparison, sure), (sure, comparison)):
         twins = dict(zip(mining.TWINS["beta10"], (first, second), strict=True))
-        found = mining.finding("beta10", {("beta10", twin): c for twin, c in twins.items()}, MARGIN)
+        found = mining.finding(twins, MARGIN)
         assert found.startswith(answer)
 
 
 def test_answers_are_counted(tmp_path):
-    answers = mining.answers(stored(tmp_path, levels(beta10=0.9)))["did mining help?"]
+    answers = mining.answers(stored(tmp_path, levels(beta10=0.9)))[mining.HELPED]
     assert mining.count(answers).startswith("of 3 ways to mine 1 helped")
-    none = mining.answers(stored(tmp_path, levels(), seeds=1))["did mining help?"]
+    none = mining.answers(stored(tmp_path, levels(), seeds=1))[mining.HELPED]
     assert mining.count(none) == "of 3 ways to mine 0 helped, 3 have no verdict"
 
 
@@ -147,7 +155,7 @@ def test_one_seed_and_missing_twins_give_no_verdict(tmp_path):
     assert helped(stored(tmp_path, levels(beta10=0.9), seeds=1)).str.startswith("no verdict").all()
     some = {name: level for name, level in levels(beta10=0.9).items() if name != "beta10.permuted"}
     found = mining.answers(stored(tmp_path, some)).set_index("formulation").loc[mining.NAMES["beta10"]]
-    assert found["did mining help?"].startswith("no verdict")
+    assert found[mining.HELPED].startswith("no verdict")
     assert found["minus its weights, permuted"] == "not measured"
 
 
@@ -157,6 +165,39 @@ def test_a_changed_cell_changes_the_controls(tmp_path):
     changed = before["difference"] != after["difference"]
     assert before.loc[changed, ""].tolist() == [mining.NAMES["ascl"]] * 2
     assert after.loc[changed, "difference"].iloc[0].startswith("+")
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"beta10_permuted": 0.9}, "helped"),
+        ({"beta10_permuted": 0.3}, "did not help: a lead of 1 over uniform weights is excluded"),
+        ({"beta10_permuted": 0.9, "supcon_at": 0.9}, "open|did not help"),
+    ],
+)
+def test_random_weights_help_if_they_lead_uniform_ones(changes, answer, tmp_path):
+    path = stored(tmp_path, levels(**changes))
+    first = mining.random_weights(path).iloc[0]
+    assert first["weights"] == mining.NAMES["beta10.permuted"]
+    assert re.match(answer, first[mining.RANDOM_HELPED])
+    assert re.search(rf"on digits [^;]*, ({answer})", mining.of_random(path))
+    assert mining.of_random(path).endswith("on CIFAR-10 not measured, no verdict (not measured with several seeds)")
+    sides = mining.leads(path, "clean").iloc[0]
+    assert sides[mining.DEALT] == first[mining.MINUS[0]].partition(" (")[0], "clean outcomes are the same here"
+
+
+def test_what_the_weights_did_is_that_of_the_last_epoch(tmp_path):
+    path = stored(tmp_path, levels(beta10=0.9, beta10_permuted=0.3), seeds=3)
+    found = mining.in_training(path).set_index("weights")
+    assert set(found["seeds"]) == {3}
+    told = found[mining.COLUMNS["gradient_change"]]
+    assert told[mining.NAMES["beta10"]] == 0.9
+    assert told[mining.NAMES["beta10.permuted"]] == 0.3
+    cells = json.loads(path.read_text())
+    for cell in cells["sweeps"][mining.SWEEP]:
+        del cell["metrics"]
+    path.write_text(json.dumps(cells))
+    assert mining.in_training(path).empty
 
 
 def test_accuracies_of_the_stored_seeds(tmp_path):
@@ -198,16 +239,14 @@ def test_on_cifar10_the_twins_differ_from_the_study_s_anchor_in_the_weights_alon
 
 
 def test_on_cifar10_only_eq_1_is_asked_about_and_said_with_its_intervals(tmp_path):
-    path = stored(tmp_path, levels(beta10=0.9), seeds=4)
-    cells = json.loads(path.read_text())["sweeps"][mining.SWEEP]
-    path.write_text(json.dumps({"sweeps": {mining.ON_CIFAR10: cells}}))
+    path = stored(tmp_path, levels(beta10=0.9), seeds=4, sweep=mining.ON_CIFAR10)
     (row,) = mining.answers(path, sweep=mining.ON_CIFAR10).to_dict("records")
     assert row["formulation"] == mining.NAMES["beta10"]
     said = mining.on_cifar10(path)
-    assert said.endswith(": helped")
-    assert said.count("(4 seeds, 400 images)") == 2
+    assert "(4 seeds, 400 images): helped; in clean accuracy +" in said
+    assert said.count("[+") == 4
     path.write_text(json.dumps({"sweeps": {}}))
-    assert mining.on_cifar10(path).endswith("no verdict (not measured with several seeds)")
+    assert "no verdict (not measured with several seeds)" in mining.on_cifar10(path)
     assert mining.how_compared(path, sweep=mining.ON_CIFAR10) == "Not run: `make sweep SWEEP=cifar10_mining`."
 
 

@@ -568,7 +568,7 @@ lesson.say(
 # | | score of a positive |
 # |:--|:--|
 # | eq. 1 | $-\beta c_{ip}$ |
-# | standardised | $-\gamma\,(c_{ip} - \bar c_i) / (\sigma_i + 0.05)$, the *scale-free* weights of notebook 04: $\bar c_i$ and $\sigma_i$ are mean and deviation over $P(i)$, $\gamma$ is the strength |
+# | standardised | $-\gamma\,(c_{ip} - \bar c_i) / (\sigma_i + 0.05)$: $\bar c_i$ and $\sigma_i$ are mean and deviation over $P(i)$, $\gamma$ is the strength. Notebook 04's *scale-free* weights without 0.05, which keeps gathered positives from being mined at full strength |
 # | hardest | $0$ for the hardest share of the positives, $-\infty$ for the others; "ranks 10 to 50%" leaves out the hardest tenth first |
 # | semi-hard | standardised, and $-\infty$ for views that the classifier gets wrong |
 # | classifier | $\log(1 - p_y)$ of the view |
@@ -603,6 +603,18 @@ page.figure(
     f"network. One network in eval mode, {3 * len(batch)} training images (section 3: one batch in train mode).",
     svg=True,
 )
+
+# %% [markdown]
+# ### Networks for CIFAR-10, standing still
+#
+# The same table for ANCHOR networks that come with the course, each on a batch of its training images, from
+# `python -m benchmarks.mining`.
+
+# %% tags=["fold"]
+# @title The stored tables
+for title, (how, table) in mining.standing().items():
+    if title.startswith("ANCHOR"):
+        lesson.say(f"**{title}.** {how}.\n\n{lesson.table(table)}")
 
 # %% [markdown]
 # ## 6 One pass or two?
@@ -899,15 +911,20 @@ page.figure(
     "differences between ways to mine and their twins with intervals.",
     f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; diamonds, if any, are "
     f"this run's. *Helped* would mean: both intervals above zero, both means at least {mining.MARGIN:g}. {len(helped)} of {len(mining.TWINS)} ways to mine did. Bars right: 95% "
-    "intervals over seeds and 1,000 images.",
+    "intervals over training seeds and test images; attack and numbers below.",
     svg=True,
 )
 lesson.say(
     f"{lesson.table(mining.answers(STUDY))}\n\n"
+    f"What the weights did in the last epoch of these trainings, means over its steps and the seeds:\n\n{lesson.table(mining.in_training(STUDY))}\n\n"
     "Controls without mining. *No contrast* is lambda = 0; *KL* is TRADES' divergence (notebook 02) between the predictions for the two "
-    f"views, in place of contrast or beside it.\n\n{lesson.table(mining.controls(STUDY))}\n\n{mining.how_compared(STUDY)}\n\n"
-    "On CIFAR-10, where the networks are small and the trainings short, ANCHOR of the study has the same two twins:\n\n"
-    f"{lesson.table(mining.answers(STUDY, sweep=mining.ON_CIFAR10))}\n\n{mining.how_compared(STUDY, sweep=mining.ON_CIFAR10)}"
+    f"views, in place of contrast or beside it.\n\n{lesson.table(mining.controls(STUDY))}\n\n{mining.how_compared(STUDY)}"
+)
+lesson.say(
+    "On CIFAR-10, where the networks are small and the trainings short, ANCHOR with the study's settings has the same two twins:\n\n"
+    f"{lesson.table(mining.answers(STUDY, sweep=mining.ON_CIFAR10))}\n\n{lesson.table(mining.in_training(STUDY, mining.ON_CIFAR10))}\n\n"
+    f"{mining.how_compared(STUDY, sweep=mining.ON_CIFAR10)}\n\n"
+    f"And permuted weights beside uniform ones, random weights: {mining.of_random(STUDY)}."
 )
 
 # %% [markdown]

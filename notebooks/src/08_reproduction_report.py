@@ -39,7 +39,7 @@ from anchor_utils.files import data_folder
 from anchor_utils.models import PRETRAINED_DIR
 from course import lesson, page
 from course.figures import lesson_08 as figures
-from study import claims, draws, headline, mining, tables
+from study import claims, draws, headline, mining, questions, tables
 
 config, _, device = lesson.start("08", preset, overrides, seed, runs_dir, data_root, data=False)
 
@@ -106,63 +106,12 @@ page.figure(
 
 # %% tags=["fold"]
 # @title Question, answer, evidence
-
-
-def in_points(d, low, high):
-    return f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-
-def answer(d, low, high):
-    if low > 0 or high < 0:
-        return "ANCHOR is ahead" if low > 0 else "**ANCHOR is behind**"
-    return (
-        "not asked of several seeds"
-        if np.isnan(low)
-        else f"**open**; excludes a lead above {100 * max(high, 0):.1f} points"
-    )
-
-
-our_budget = f"{spent['anchor', 'anchor']} passes"
-QUESTIONS = [(f"More robust after {our_budget} than {budget}?", equal, budget, "pgd") for budget in BUDGETS]
-QUESTIONS += [
-    (f"Under the screen, {our_budget} against {b}?", equal, b, "screen") for b in BUDGETS if lead(equal, b, "screen")
-]
-QUESTIONS += [("More robust than PGD-AT under the screen, at equal epochs?", study, "pgd_at", "screen")]
-QUESTIONS += [(f"Clean accuracy, {our_budget} against {budget}?", equal, budget, "clean") for budget in BUDGETS]
-more = {
-    "supcon_at": "More robust than SupCon-AT as tuned, which weighs positives alike?",
-    "pgd_at": "More robust than PGD-AT, at equal epochs?",
-}
-QUESTIONS += [
-    (more.get(b, f"More robust than {plotting.method_name(b)}?"), study, b, "pgd") for b in reversed(BASELINES)
-]
-QUESTIONS += [
-    (f"Clean accuracy at equal epochs, against {plotting.method_name(b)}?", study, b, "clean") for b in BASELINES
-]
-lines = ["| ANCHOR ... | answer of the study | difference in points, 95% interval |", "|:--|:--|:--|"]
-for question, table, baseline, attack in QUESTIONS:
-    measured = results.compare(table, "anchor", baseline, attack)
-    if measured is None:
-        lines.append(f"| {question} | **not measured** | {ATTACKS[attack]} |")
-        continue
-    d = tuple(measured[name] for name in ("difference", "low", "high"))
-    evidence = "one seed" if np.isnan(d[1]) else f"{in_points(*d)}, {measured['seeds']} seeds"
-    loss = f" and a loss above {100 * max(-d[1], 0):.1f}" if attack == "clean" and d[1] <= 0 <= d[2] else ""
-    lines.append(f"| {question} | {answer(*d)}{loss} | {ATTACKS[attack]}: {evidence} |")
-on_digits = mining.answers(STUDY)
-lines.append(
-    f"| Does mining help on digits? | {mining.count(on_digits['did mining help?'])} | {mining.how_sharp(STUDY)} |"
-)
-(twins,) = mining.answers(STUDY, sweep=mining.ON_CIFAR10).to_dict("records")
-_, uniform, dealt, said = twins.values()
-lines += [
-    f"| Do ANCHOR's weights help on CIFAR-10? | {said} | minus uniform weights: {uniform}; minus its weights, permuted: {dealt} |"
-]
+asked = questions.questions(STUDY, study, equal, equal_cells)
 alone = f"on a GPU so far {gpu_seeds} seed a method" if gpu_sweep and gpu_seeds == 1 else "see the first figure"
-lines.append(f"| Does the paper's result hold at full scale? | **not tested** | {alone} |")
+asked.loc[len(asked)] = "Does the paper's result hold at full scale?", "**not tested**", alone
 lesson.say(
-    "\n".join(lines)
-    + f"\n\nA pass is forward and backward through the network for one image. Of CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}."
+    f"{lesson.table(asked)}\n\nA pass is forward and backward through the network for one image. {mining.how_sharp(STUDY).capitalize()} on digits. "
+    f"Of CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}."
 )
 
 # %% tags=["fold"]
@@ -605,7 +554,8 @@ def verdict(found):
     unclear = [b for b in found if b not in ahead + behind]
     if len(unclear) == len(found):
         b = min(found, key=lambda b: found[b][2])
-        return f"open (excludes a lead above {100 * found[b][2]:.1f} points over {plotting.method_name(b)})"
+        least = claims.upwards(100 * found[b][2])  # rounded up: what is said to be excluded is
+        return f"open (excludes a lead above {least:.1f} points over {plotting.method_name(b)})"
     if len(found) in (len(ahead), len(behind)):
         return "supported" if ahead else "contradicted"
     lists = {"open against": unclear, "behind": behind}
@@ -655,7 +605,7 @@ page.figure(
     f"{len(all_judged)} claims with their verdicts; below each, for every baseline, ANCHOR's difference and its 95% interval over training "
     "seeds and images. What has one seed has no row.",
     f"Of our {len(judged)} readings of the paper's claims, below the first {len(judged_equal)} rows, {supported} {'is' if supported == 1 else 'are'} supported. A lead over SupCon-AT above "
-    f"{100 * excluded:.1f} points under {ATTACKS['pgd']} is excluded. Blue: the interval lies above zero; orange: below; grey: it contains "
+    f"{claims.upwards(100 * excluded):.1f} points under {ATTACKS['pgd']} is excluded. Blue: the interval lies above zero; orange: below; grey: it contains "
     "zero, and excludes what lies outside it. Among so many rows one may be a false alarm.",
     svg=True,
 )
@@ -683,9 +633,7 @@ display(costs.drop(columns="passes an epoch, PGD-AT = 1").set_index("method"))
 lengths = pd.concat([equal, study[study["method"] == "pgd_at"]])
 gains = {(b, a): results.compare(lengths, b, "pgd_at", a) for b in BUDGETS for a in ATTACKS}
 gained = [
-    f"{budget}, {ATTACKS[a]} {in_points(*(gain[k] for k in ('difference', 'low', 'high')))}"
-    for (budget, a), gain in gains.items()
-    if gain and gain["seeds"] > 1
+    f"{budget}, {ATTACKS[a]} {claims.points(gain)}" for (budget, a), gain in gains.items() if gain and gain["seeds"] > 1
 ]
 lesson.say(
     f"A pass is forward and backward through the network for one image. Seconds are of one thread on shared machines, and rough. "
@@ -963,11 +911,10 @@ gradient = [name for name in inside.columns if "gradient" in name]
 measured = [name for name in MEASURES if name in inside and inside.dropna(subset=name)["method"].nunique() > 1]
 shown = inside.groupby("method")[measured + gradient].mean().dropna(how="all").rename(plotting.method_name)
 display(shown.round(3).astype(object).where(shown.notna(), "–"))
-told = []
+told, sides = [], []
 for name in measured:
     own = inside.dropna(subset=name)
     first = (own.groupby("method")[name].mean() * MEASURES[name]).idxmax()
-    side = "does" if first in ("supcon_at", "anchor") else "does not"
     pair = (
         own[own["method"].isin(("anchor", "pgd_at"))]
         .pivot_table(index="training_seed", columns="method", values=name)
@@ -978,9 +925,10 @@ for name in measured:
         told.append(
             f"{name}: ANCHOR minus PGD-AT {d:+.3f} [{low:+.3f}, {high:+.3f}], {len(pair)} seeds, images as given"
         )
-    told.append(f"best mean {name}: {plotting.method_name(first)}, which {side} train with a contrastive term")
-if measured and not any("which does train" in text for text in told):
-    told.append("the contrastive methods lead on none of these")
+        sides += [name] if (low > 0 if MEASURES[name] > 0 else high < 0) else []
+    told.append(f"best mean {name}: {plotting.method_name(first)}")
+if told:
+    told.append(f"an interval shows ANCHOR ahead of PGD-AT in {' and '.join(sides) or 'none of these'}")
 lesson.say(
     (
         "; ".join(told) + ". "
@@ -993,7 +941,7 @@ lesson.say(
 # %% [markdown]
 # ### Does mining help?
 #
-# The weights of eq. 1 are one way to mine. Thirteen settings of six ways had two short trials each, on held-out digits, and
+# The weights of eq. 1 are one way to mine. Thirteen settings of six ways had two trials each, on held-out digits, and
 # eq. 1 with $\beta = 1/\tau$ and the best two others went on: eight seeds each, beside two twins. One has uniform weights; the other has the *same* weights, permuted among
 # an anchor's positives.
 #
@@ -1003,14 +951,29 @@ lesson.say(
 
 # %% tags=["fold"]
 # @title The answers, and the controls
-mined = on_digits
+mined = mining.answers(STUDY)
 against_permuted = "; ".join(mined["formulation"] + " " + mined["minus its weights, permuted"])
 lesson.say(
-    f"{mining.count(mined['did mining help?']).capitalize()}.\n\n{lesson.table(mined)}\n\n{lesson.table(mining.controls(STUDY))}\n\n"
-    f"{mining.how_compared(STUDY)} No claim was made beforehand about the second table.\n\n"
+    f"{mining.count(mined[mining.HELPED]).capitalize()}.\n\n{lesson.table(mined)}\n\n{mining.how_compared(STUDY)}\n\n"
     f"On CIFAR-10, with the settings that were tuned for ANCHOR:\n\n"
     f"{lesson.table(mining.answers(STUDY, sweep=mining.ON_CIFAR10))}\n\n"
     f"{mining.how_compared(STUDY, sweep=mining.ON_CIFAR10)}"
+)
+
+# %% [markdown]
+# Two more questions to the same networks. Do *random* weights help? An exploration on test images had seen permuted weights
+# ahead of uniform ones, so the rule is asked of them too. And what does mining cost on *clean* images?
+
+# %% tags=["fold"]
+# @title Random weights, clean accuracy, and the controls
+for where, sweep in mining.WHERE.items():
+    lesson.say(
+        f"**{where}.** Random weights:\n\n{lesson.table(mining.random_weights(STUDY, sweep=sweep))}\n\nClean accuracy, in points:\n\n"
+        + lesson.table(mining.leads(STUDY, "clean", sweep))
+    )
+lesson.say(
+    f"The exploration had seen {mining.EXPLORED} on digits, in the last epochs of six seeds. Clean accuracy, and what follows about digits, "
+    f"was not asked before the runs; of so many intervals some leave out zero by chance.\n\n{lesson.table(mining.controls(STUDY))}"
 )
 
 # %% [markdown]
@@ -1198,8 +1161,8 @@ lesson.say(
     f"the pairs of networks of one method apart (more than 10% wanted), the interval over seeds {alarms['over seeds']:.0%}.\n\n"
     "Findings about our reconstruction of ANCHOR, at the scale of this study:\n\n"
     + "\n".join(f"- *{text}*: {words}." for text, words, _ in judged)
-    + f"\n- After {our_budget}, {ATTACKS['pgd']}: "
-    + "; ".join(f"against {b} {in_points(*found)}, {answer(*found)}" for b, found in as_many_passes.items())
+    + f"\n- After {spent['anchor', 'anchor']} passes, {ATTACKS['pgd']}: "
+    + "; ".join(claims.stands(results.compare(equal, "anchor", budget, "pgd"), budget) for budget in BUDGETS)
     + "."
     + (
         " So it matters what is called equal training."
@@ -1213,7 +1176,8 @@ lesson.say(
         for name, (mean, low, high) in zip(names, ranges, strict=True)
         if "SupCon-AT" in name
     )
-    + f"On digits, against their own weights, permuted: {against_permuted}. On CIFAR-10, ANCHOR {mining.on_cifar10(STUDY)}.\n\n"
+    + f"On digits, against their own weights, permuted: {against_permuted}. On CIFAR-10, ANCHOR {mining.on_cifar10(STUDY)}. "
+    + f"Random weights, permuted minus uniform: {mining.of_random(STUDY)}.\n\n"
     + f"Preset `{preset}` on this machine: {', '.join(f'{number} {WORDS[key]}' for key, number in counts_here.items() if number)}."
 )
 

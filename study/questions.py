@@ -1,0 +1,91 @@
+"""The report on one screen: what is asked about ANCHOR, the answer of the study, and the differences behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from anchor_utils.plotting import method_name
+from anchor_utils.results import compare
+from study import mining
+from study.claims import BASELINES, Comparison, has_interval, points, upwards
+from study.tables import Cells, attack_name, passes
+
+ASKED = (("pgd", "More robust"), ("screen", "More robust under the screen"), ("clean", "Higher clean accuracy"))
+
+
+def answer(found: Mapping[str, Comparison | None], attack: str) -> str:
+    """Whom ANCHOR is ahead of and whom behind, and which leads are excluded where that is open.
+
+    Args:
+        found: baseline -> comparison with it, from :func:`anchor_utils.results.compare`.
+        attack: "clean" also says which loss is excluded: that clean accuracy does not suffer is a claim.
+    """
+    sides: dict[str, list[str]] = {}
+    for baseline, c in found.items():
+        name = method_name(baseline)
+        if c is None or not has_interval(c):
+            sides.setdefault("not asked of several seeds:", []).append(name)
+        elif c["low"] > 0 or c["high"] < 0:
+            sides.setdefault("ahead of" if c["low"] > 0 else "**behind**", []).append(name)
+        else:
+            loss = f", no loss above {upwards(-100 * c['low']):.1f}" if attack == "clean" else ""
+            sides.setdefault("open against", []).append(f"{name} (no lead above {upwards(100 * c['high']):.1f}{loss})")
+    return "; ".join(f"{side} {', '.join(names)}" for side, names in sides.items())
+
+
+def evidence(found: Mapping[str, Comparison | None]) -> str:
+    """The differences in points with their intervals, and the number of training seeds."""
+    measured = {method_name(b): c for b, c in found.items() if c is not None and has_interval(c)}
+    seeds = ", ".join(sorted({f"{c['seeds']} seeds" for c in measured.values()}))
+    return "; ".join([*(f"{name} {points(c)}" for name, c in measured.items()), seeds]) if measured else "one seed"
+
+
+def rows_of(table: pd.DataFrame, baselines: Sequence[str], words: str) -> list[tuple[str, str, str]]:
+    """A question for each attack of ASKED that the table has of ANCHOR and one of these baselines."""
+    rows = []
+    for attack, question in ASKED:
+        all_found = {b: compare(table, "anchor", b, attack) for b in baselines}
+        found = {b: c for b, c in all_found.items() if c is not None}
+        if found:
+            asked = (
+                f"{question} {words}?" if attack != "pgd" else f"{question} under {attack_name(table, attack)} {words}?"
+            )
+            rows.append((asked, answer(found, attack), evidence(found)))
+    return rows
+
+
+def about_weights(path: Path) -> list[tuple[str, str, str]]:
+    """The questions about mining and about random weights, each on digits and on CIFAR-10."""
+    tables = {
+        "Does mining help": (mining.answers, "ways to mine"),
+        "Do random weights help": (mining.random_weights, "random weightings"),
+    }
+    rows = []
+    for question, (asked, what) in tables.items():
+        for where, sweep in mining.WHERE.items():
+            found = asked(path, "pgd", sweep)
+            said = found.iloc[:, -1]
+            first = found.astype(str).iloc[0]
+            measured = "; ".join(f"{column}: {first[column]}" for column in found.columns[1:-1])
+            shown = mining.count(said, what) if len(found) > 1 else first.iloc[-1]
+            rows.append((f"{question} on {where}?", shown, f"{first.iloc[0]}, {measured}"))
+    return rows
+
+
+def questions(path: Path, study: pd.DataFrame, equal: pd.DataFrame, equal_cells: Cells) -> pd.DataFrame:
+    """The table: `ANCHOR ...`, `answer of the study`, `difference in points, 95% interval`.
+
+    Args:
+        path: the file of stored cells, for what was asked about mining.
+        study, equal: results tables of the study, and after about as many passes; see :mod:`study.tables`.
+        equal_cells: the cells of the latter.
+    """
+    budgets = [name for name in dict.fromkeys(equal["method"]) if name != "anchor"] if len(equal) else []
+    spent = {passes(cell["config"]) for cell in equal_cells if cell["method"] == "anchor"}
+    rows = rows_of(equal, budgets, f"after {' or '.join(map(str, sorted(spent)))} passes")
+    rows += rows_of(study, BASELINES, "at equal epochs")
+    rows += about_weights(path)
+    return pd.DataFrame(rows, columns=["ANCHOR ...", "answer of the study", "difference in points, 95% interval"])
