@@ -8,7 +8,7 @@ MINUTES ?= 12
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial lab notebook links notebooks sweep study-gpu publish bench docs explorer quick test test-full test-site smoke-avx2 lint clean
+.PHONY: help setup tutorial lab notebook solutions links notebooks sweep study-gpu publish bench docs explorer quick test test-full test-site smoke-avx2 lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -38,6 +38,11 @@ notebook: lab
 
 notebooks: $(VENV)/.dev  ## run the sources in notebooks/src and write the executed notebooks that are committed
 	$(BIN)/python -m course.build
+
+# The spec is pyproject.toml's; the rest of the test tools is not needed for this.
+solutions: setup  ## write the notebooks with all exercises solved, into the folder solved
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'jupytext>=1.16'
+	$(BIN)/python -m course.build --solutions solved
 
 links: setup  ## write another address of the project wherever it stands: REPO=owner/name TAG=v1
 	$(BIN)/python -m course.links "$(REPO)" $(if $(TAG),--tag "$(TAG)")

@@ -1,4 +1,4 @@
-"""The course as a site: executed notebooks, pages around them, the API. ``make docs``, then open build/site/index.html.
+"""The course as a site: executed notebooks, pages around them, the API. ``make docs``, then serve build/site.
 
 Nothing is executed, and a page asks no other server for anything: MathJax comes out of a package.
 """
@@ -58,7 +58,7 @@ nb_render_markdown_format = "myst"  # outputs have tables and equations too, whi
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath", "substitution"]
 myst_substitutions = {
     "claims": pages.claims(),
-    "losses": pages.loss_table(),
+    "hyperparameters": pages.hyperparameter_table(),
     "presets": pages.preset_table(),
     "times": pages.time_table(),
 }

@@ -174,13 +174,17 @@ def preset_table() -> str:
     return markdown_table(["field", "default", *(f"`{name}`" for name in names), "what it is"], rows, left=[0, -1])
 
 
-def loss_table() -> str:
-    """The fields that losses read, with default, range and meaning."""
-    fields = ["temperature", "beta", "contrastive_weight", "trades_beta", "mart_beta"]
+def hyperparameter_table(names: Sequence[str] = ("cpu", "minutes", "paper")) -> str:
+    """What one looks up of attack, training and losses: the values of some presets, and which methods read a field."""
+    fields = ["epsilon", "step_size", "attack_steps", "epochs", "batch_size", "learning_rate"]
+    fields += ["temperature", "beta", "contrastive_weight", "trades_beta", "mart_beta"]
     read = {field: [m.label for m in METHODS.values() if field in m.fields] for field in fields}
-    default = Config().model_dump()
-    rows = [[f"`{field}`", _value(default[field]), _meaning(field), ", ".join(read[field])] for field in fields]
-    return markdown_table(["field", "default", "what it is", "read by"], rows, left=[0, 2, 3])
+    configs = [load_preset(name).model_dump() for name in names]
+    rows = [
+        [f"`{field}`", *(_value(config[field]) for config in configs), ", ".join(read[field]) or "all"]
+        for field in fields
+    ]
+    return markdown_table(["field", *(f"`{name}`" for name in names), "read by"], rows, left=[0, -1])
 
 
 def time_table() -> str:

@@ -130,16 +130,22 @@ def test_a_lesson_as_committed_is_shown_as_it_is_meant(lab, open_lesson):
         page.screenshot(path=Path(folder) / "lesson.png", timeout=60 * SECONDS)
 
 
+def wait_for_kernel(page, lab, name):
+    """Until the notebook's kernel is connected to the page, and has had nothing to do for two seconds."""
+    *_, (url, token) = lab
+    deadline, idle = time.monotonic() + 120, 0
+    while idle < 4:
+        sessions = page.request.get(f"{url}api/sessions?token={token}").json()
+        kernels = [one["kernel"] for one in sessions if one["path"] == name]
+        rests = any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
+        idle = idle + 1 if rests else 0
+        assert time.monotonic() < deadline, f"not idle after two minutes: {sessions}"
+        page.wait_for_timeout(SECONDS / 2)
+
+
 def run_all(page, lab, name):
     """Run All Cells, once the page speaks to its kernel: JupyterLab drops a command that comes earlier."""
-    *_, (url, token) = lab
-    deadline = time.monotonic() + 120
-    while True:
-        sessions = page.request.get(f"{url}api/sessions?token={token}").json()
-        if any(one["path"] == name and one["kernel"]["connections"] for one in sessions):
-            break
-        assert time.monotonic() < deadline, f"no kernel after two minutes: {sessions}"
-        page.wait_for_timeout(SECONDS / 2)
+    wait_for_kernel(page, lab, name)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
 
@@ -182,13 +188,13 @@ def test_all_cells_run_and_the_playground_moves_picture_and_prediction(lab, open
     handle = row.locator(".noUi-handle")
     handle.press("Home")
     row.get_by_text(re.compile(r"^0\.000$")).wait_for()
-    page.wait_for_timeout(5 * SECONDS)  # the last of several answers of the kernel
+    wait_for_kernel(page, lab, path.name)  # the last of several answers of the kernel
     source, weak = playground(page)
     handle.press("End")
     page.wait_for_function(
         "(old) => [...document.querySelectorAll('.widget-interact img')].some((i) => i.src != old)", arg=source
     )
-    page.wait_for_timeout(5 * SECONDS)
+    wait_for_kernel(page, lab, path.name)
     _, strong = playground(page)
     assert weak.shape[0] > 100
     parts = {"picture": (0.3, 0.85, 0.24, 0.36), "prediction": (0.0, 0.2, 0.2, 0.39), "chances": (0.25, 0.8, 0.68, 1.0)}

@@ -54,6 +54,8 @@ def test_badge_and_setup_cell_are_built_from_the_setting(path):
     assert cells[0].source.count(f"]({colab})") == 1
     assert f"](https://github.com/{HERE.repository}#the-notebooks)" in cells[0].source
     assert "setup" in cells[1].metadata.tags
+    for line in ("from google.colab import drive", 'drive.mount("/content/drive")', '"/content/drive/MyDrive/runs"'):
+        assert line in cells[1].source, "how to keep what Colab computes"
     assert f'"install -q git+https://github.com/{HERE.repository}@{HERE.tag}"' in cells[1].source
 
 

@@ -11,6 +11,9 @@
 # %% tags=["setup"]
 # @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
+# What Colab computes is lost with its machine. To keep it, mount a Drive in a cell of its own, `from google.colab import drive` and
+# `drive.mount("/content/drive")`, and set runs_dir below to "/content/drive/MyDrive/runs". After a disconnect, do the same again and run
+# all: it goes on where it was. Answers of yours are kept by File, Save a copy in Drive.
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:

@@ -11,6 +11,9 @@
 # %% tags=["setup"]
 # @title Install the course, where it is missing
 # Only where the package is missing, on Colab for example. torch and numpy stay the ones that are there.
+# What Colab computes is lost with its machine. To keep it, mount a Drive in a cell of its own, `from google.colab import drive` and
+# `drive.mount("/content/drive")`, and set runs_dir below to "/content/drive/MyDrive/runs". After a disconnect, do the same again and run
+# all: it goes on where it was. Answers of yours are kept by File, Save a copy in Drive.
 import importlib.util
 
 if importlib.util.find_spec("anchor_utils") is None:
@@ -646,7 +649,8 @@ def _():
 #
 # t-SNE has no rule for placing new points. Fitting clean and adversarial features *separately* would give two maps without
 # common coordinates. So each network gets **one joint fit** of both. Maps of *different* networks share nothing: compare
-# what happens inside each.
+# what happens inside each. To follow single images through four networks and their epochs, open the course's
+# [embedding explorer](https://github.com/anchor-course/anchor-course/blob/main/docs/explorer.md).
 #
 # > **Predict, then see.** In which of the three maps will the arrows from clean to adversarial points be long? Long arrows
 # > can lie. Which number would you check before you believe them?
