@@ -12,6 +12,7 @@ from anchor_utils.autoattack import screen_rows
 from anchor_utils.config import REPORTED, Config
 from anchor_utils.files import write_text
 from anchor_utils.models import PRETRAINED, PRETRAINED_DIR
+from anchor_utils.results import unpack_outcomes
 from study.tables import read_cells, setting, with_screen
 
 CELLS = PRETRAINED_DIR / "width64.json"
@@ -35,6 +36,24 @@ def _metrics(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def in_two_precisions(rows: pd.DataFrame) -> str:
+    """How many images survive AutoAttack in one precision and not its first two stages in another, as a sentence.
+
+    Fewer images and another precision can put AutoAttack above its own first stages; on the same images it shows why.
+    """
+    found = {attack: own.iloc[0] for attack, own in rows.groupby("attack")}
+    if not {"screen", "autoattack"} <= {*found} or found["screen"]["precision"] == found["autoattack"]["precision"]:
+        return ""
+    bits = {a: unpack_outcomes(found[a]["outcomes"], int(found[a]["images"])) for a in ("screen", "autoattack")}
+    shared = min(map(len, bits.values()))
+    screen, whole = (bits[a][:shared] for a in ("screen", "autoattack"))
+    return (
+        f" On the {shared} images that both have seen, {whole.sum()} survive AutoAttack with queries in "
+        f"{found['autoattack']['precision']}; {(whole & ~screen).sum()} of these fall to its first two stages in "
+        f"{found['screen']['precision']}, which {screen.sum()} survive."
+    )
+
+
 def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: float, sweep: str) -> str:
     """A model card: data, recipe, seed, metrics, limits, checksum, and the commands behind the numbers.
 
@@ -42,8 +61,8 @@ def card(path: Path, config: Config, cell: dict, rows: pd.DataFrame, stored: flo
         rows: of the network. Under full AutoAttack they have its first two stages beside it, of the same images, even
             where the screen was run by itself as well.
     """
+    note = (f" {cell['note']}" if "note" in cell else "") + in_two_precisions(rows)
     rows = pd.concat([rows, screen_rows(rows)], ignore_index=True)
-    note = f" {cell['note']}" if "note" in cell else ""
     recipe = "\n".join(f"    {name}: {value}" for name, value in config.training_fields().items())
     return f"""{_head(path, config.method, config.seed, config.width)}
 **Data.** {DATA}: {config.train_images} training images, of which {config.validation_images} were held out to choose the

@@ -106,6 +106,15 @@ def test_card_and_network_belong_together(method, study):
     for words in ("**Data.**", "seed 0", "**Limits.**", "**Recipe.**", "PGD-20", "epsilon 0.031"):
         assert words in card
     assert ("reconstruction" in card) == (method in ("anchor", "supcon_at"))
+    rows = table[(table["variant"] == method) & (table["training_seed"] == 0) & (table["checkpoint"] == "best")]
+    survived = {
+        row["attack"]: results.unpack_outcomes(row["outcomes"], row["images"])[:500] for _, row in rows.iterrows()
+    }
+    fell = sum(a and not s for a, s in zip(survived["autoattack"], survived["screen"], strict=True))
+    assert f"On the 500 images that both have seen, {survived['autoattack'].sum()} survive AutoAttack" in card
+    assert f"{fell} of these fall to its first two stages in float32, which {survived['screen'].sum()} survive." in card
+    screen = rows.loc[rows["attack"] == "screen", "precision"].iloc[0]
+    assert cards.in_two_precisions(rows.assign(precision=screen)) == ""
 
 
 @pytest.fixture(scope="module")
