@@ -898,7 +898,7 @@ pairs = {
     )
     for (ours, twin), found in differences.items()
 }
-helped = [name for name in mining.TWINS if mining.finding(name, differences, mining.MARGIN).startswith("helped")]
+helped = int(mining.answers(STUDY)[mining.HELPED].str.startswith("helped").sum())
 least, most = 100 * stored["anchor"].min(), 100 * stored["anchor"].max()
 page.figure(
     figures.mining_study(
@@ -913,7 +913,7 @@ page.figure(
     "Left: PGD accuracy of eight stored networks of PGD-AT, SupCon-AT and ANCHOR, and of the network of this run. Right: "
     "differences between ways to mine and their twins with intervals.",
     f"Eight ANCHOR networks reach **{least:.1f}% to {most:.1f}%** on the {len(compared)} images of this section; diamonds, if any, are "
-    f"this run's. *Helped* would mean: both intervals above zero, both means at least {mining.MARGIN:g}. {len(helped)} of {len(mining.TWINS)} ways to mine did. Bars right: 95% "
+    f"this run's. *Helped* would mean: both intervals above zero, both means at least {mining.MARGIN:g}. {helped} of {len(mining.TWINS)} ways to mine did. Bars right: 95% "
     "intervals over training seeds and test images; attack and numbers below.",
     svg=True,
 )

@@ -113,7 +113,8 @@ asked = questions.questions(STUDY, study, equal, equal_cells)
 alone = f"on a GPU so far {gpu_seeds} seed a method" if gpu_sweep and gpu_seeds == 1 else "see the first figure"
 asked.loc[len(asked)] = "Does the paper's result hold at full scale?", "**not tested**", alone
 lesson.say(
-    f"{lesson.table(asked)}\n\nA pass is forward and backward through the network for one image. {mining.how_sharp(STUDY).capitalize()} on digits. "
+    f"{lesson.table(asked)}\n\nA pass is forward and backward through the network for one image. SupCon-AT has settings of its own: what weights do by themselves, "
+    f"the rows about mining say; on digits {mining.how_sharp(STUDY)}. "
     f"Of CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}."
 )
 
