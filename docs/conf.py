@@ -34,6 +34,7 @@ html_additional_pages = {"index": "landing.html"}
 html_static_path = ["static", str(mathjax.locate())]
 mathjax_path = "tex-svg.js"
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_favicon = "static/favicon.svg"
 
 html_theme = "sphinx_book_theme"

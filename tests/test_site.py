@@ -281,6 +281,16 @@ def test_sliders_move_without_a_kernel(visit):
     assert slider.locator("img:visible").get_attribute("src") != before
 
 
+def test_a_figure_leads_to_itself_at_its_own_size(visit, built):
+    page = visit(f"notebooks/{LESSONS[0]}.html", WIDTHS["phone"])
+    figures = page.locator("a.figure").evaluate_all("all => all.map(a => [a.href, a.querySelector('img').alt])")
+    assert len(figures) > 5
+    for address, alt in figures:
+        assert (built / "_images" / address.rsplit("/", 1)[-1]).is_file()
+        assert alt.strip()
+    assert page.locator(".course-slider a.figure").count() == 0
+
+
 def test_search_finds_hard_positive(visit):
     page = visit("search.html?q=hard+positive")
     for wanted in ("04_hard_positive_mining", "glossary"):  # results come one by one
