@@ -238,6 +238,19 @@ def test_on_cifar10_the_twins_differ_from_the_study_s_anchor_in_the_weights_alon
     assert chosen.temperature * chosen.beta == 1, "all three have the preset's tau"
 
 
+def test_at_full_width_the_twins_differ_from_anchor_in_the_weights_alone():
+    sweep, minutes = load_sweep("minutes_mining"), load_sweep("minutes")
+    assert sweep.margin == mining.MARGIN
+    assert (sweep.preset, sweep.seconds, sweep.seeds) == (minutes.preset, minutes.seconds, minutes.seeds)
+    anchor = minutes.variants["anchor.w64"]
+    uniform, permuted = mining.TWINS["beta10"]
+    assert sweep.variants == {
+        "beta10": anchor,
+        uniform: {k: v for k, v in anchor.items() if k != "beta"} | {"method": "supcon_at"},
+        permuted: {**anchor, "permute_weights": True},
+    }
+
+
 def test_on_cifar10_only_eq_1_is_asked_about_and_said_with_its_intervals(tmp_path):
     path = stored(tmp_path, levels(beta10=0.9), seeds=4, sweep=mining.ON_CIFAR10)
     (row,) = mining.answers(path, sweep=mining.ON_CIFAR10).to_dict("records")
