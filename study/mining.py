@@ -173,7 +173,7 @@ def finding(found: Mapping[str, Comparison | None], margin: float) -> str:
     if without:
         return f"did not help: a lead of {margin:g} over {' and over '.join(without)} is excluded"
     ends = " and ".join(f"{100 * c['high']:.2f}" for c in measured.values())
-    return f"open: a lead of {margin:g} is not excluded (upper ends: {ends})"
+    return f"open: a lead of {margin:g} is not excluded (upper end{'s' if len(measured) > 1 else ''}: {ends})"
 
 
 def count(answers: pd.Series, what: str = "ways to mine") -> str:
@@ -191,7 +191,7 @@ def answers(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> pd.DataFrame
     for name in ASKED[sweep]:
         twins = {twin: found.get((name, twin)) for twin in TWINS[name]}
         told = dict(zip(MINUS, map(describe, twins.values()), strict=True))
-        said = finding({NAMES[twin]: c for twin, c in twins.items()}, MARGIN)
+        said = finding(dict(zip(("uniform weights", "its permuted weights"), twins.values(), strict=True)), MARGIN)
         rows.append({"formulation": NAMES[name], **told, HELPED: said})
     return pd.DataFrame(rows)
 
@@ -230,6 +230,7 @@ def in_training(path: Path, sweep: str = SWEEP) -> pd.DataFrame:
     rows = []
     for variant in names:
         last = [c["metrics"][-1] for c in cells if c["variant"] == variant and c.get("metrics")]
+        last = [epoch for epoch in last if {*COLUMNS} <= {*epoch}]  # older cells did not store them
         if last:
             told = {words: round(fmean(epoch[term] for epoch in last), 2) for term, words in COLUMNS.items()}
             rows.append({"weights": NAMES[variant], **told, "seeds": len(last)})
@@ -263,7 +264,11 @@ def how_sharp(path: Path, attack: str = "pgd", sweep: str = SWEEP) -> str:
     """How wide the intervals are that decide about mining, in words; nothing where there is none."""
     measured = comparisons(path, PAIRS, attack, sweep).values()
     halves = [50 * (c["high"] - c["low"]) for c in measured if has_interval(c)]
-    return f"half an interval is {min(halves):.1f} to {max(halves):.1f} points, the margin {MARGIN:g}" if halves else ""
+    return (
+        f"half an interval about mining is {min(halves):.1f} to {max(halves):.1f} points, the margin {MARGIN:g}"
+        if halves
+        else ""
+    )
 
 
 def on_cifar10(path: Path, attack: str = "pgd") -> str:
@@ -271,8 +276,8 @@ def on_cifar10(path: Path, attack: str = "pgd") -> str:
     robust, clean = (leads(path, measure, ON_CIFAR10).iloc[0] for measure in (attack, "clean"))
     row = answers(path, attack, ON_CIFAR10).iloc[0]
     return (
-        f"{MINUS[0]} {robust[MINUS[0]]}; {MINUS[1]}, {row[MINUS[1]]}: {row[HELPED]}; in clean accuracy "
-        f"{' and '.join(clean[[*MINUS]])}"
+        f"{MINUS[0]} {robust[MINUS[0]]}; {MINUS[1]}, {row[MINUS[1]]}: {row[HELPED]}; in clean accuracy, "
+        f"in the same order, {' and '.join(clean[[*MINUS]])}"
     )
 
 

@@ -135,7 +135,7 @@ def sentences() -> list[str]:
     return [
         f"**After about as many passes through the network** ({passes(config['anchor'])} for ANCHOR), {name}: ANCHOR is {'; '.join(same_passes) or 'not compared: not run'}.",
         f"**Weights on hard positives**, {name}: on CIFAR-10, with the settings that were tuned for it, ANCHOR {mining.on_cifar10(STUDY)}. "
-        f"On digits, with the same two twins, {helped}. Its weights, permuted, minus uniform ones: {mining.of_random(STUDY)}.",
+        f"On digits, with the same two twins, {helped}. ANCHOR's weights dealt at random, minus uniform weights: {mining.of_random(STUDY)}.",
         f"**Clean accuracy** at equal epochs: ANCHOR is {'; '.join(clean)}.",
     ]
 
@@ -176,7 +176,7 @@ def summary() -> str:
     )
     limits = (
         f"The sentences about CIFAR-10 come from ResNet-18s of width {config['width']}, {trained:,} images and {config['epochs']} epochs on two CPU cores, far below "
-        "the paper's setting, and say nothing about full scale. Differences in percentage points with 95% intervals."
+        "the paper's setting, and say nothing about full scale. Differences in percentage points with 95% intervals; what is excluded is rounded up to a tenth."
     )
     picture = f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})"
     return "\n\n".join([picture, caption, "\n".join(f"- {text}" for text in sentences()), limits])
@@ -199,7 +199,7 @@ def equal_passes_report() -> str:
         f"{INTERVALS} {settings}.",
         claims_table(table, equal_passes_claims(table)).drop(columns="tested by").to_markdown(index=False),
         INTERVALS_OF_DIFFERENCES,
-        f"PGD-AT with these budgets was trained a second time, for the screen; {same} of {redrawn} networks came out as before, to the bit. "
+        f"PGD-AT with these budgets was trained a second time, for the screen; {same} of {redrawn} networks came out with the same outcome on every image. "
         f"The first draw against the same ANCHOR under PGD: ANCHOR minus {'; ANCHOR minus '.join(first)}.",
     ]
     return "\n\n".join(parts)
@@ -230,8 +230,8 @@ def mining_report() -> str:
     parts = [
         *standing_report(),
         *(part for sweep, title in titles.items() for part in asked_in(sweep, title)),
-        f"Of the {again} ANCHOR networks of this sweep, trained anew, {same} are those of the study below, to the bit: their accuracies were known before the margin was fixed.",
-        f"**Random weights.** An exploration on test images of digits, last epochs of six seeds, had seen eq. 1 with permuted weights {mining.EXPLORED} points from uniform ones, which asked for these controls. Here: {mining.of_random(STUDY)}.",
+        f"Of the {again} ANCHOR networks of this sweep, trained anew, {same} have the outcomes of the study's on every image; what these reach was known before the margin was fixed.",
+        f"**Random weights.** An exploration on test images of digits, last epochs of six seeds, had seen eq. 1 with permuted weights {mining.EXPLORED} points from uniform ones, which asked for these controls. The margin was fixed for mining, and is applied to random weights after the runs: {mining.of_random(STUDY)}.",
         "**The methods on digits**, as the preset `cpu` sets them; at equal epochs, which is not equal passes:",
         method_table(table).to_markdown(index=False),
     ]

@@ -13,7 +13,11 @@ from study import mining
 from study.claims import BASELINES, Comparison, has_interval, points, upwards
 from study.tables import Cells, attack_name, passes
 
-ASKED = (("pgd", "More robust"), ("screen", "More robust under the screen"), ("clean", "Higher clean accuracy"))
+ASKED = (
+    ("pgd", "Is ANCHOR more robust"),
+    ("screen", "Is it more robust under the screen"),
+    ("clean", "Is its clean accuracy higher"),
+)
 
 
 def answer(found: Mapping[str, Comparison | None], attack: str) -> str:
@@ -33,14 +37,17 @@ def answer(found: Mapping[str, Comparison | None], attack: str) -> str:
         else:
             loss = f", no loss above {upwards(-100 * c['low']):.1f}" if attack == "clean" else ""
             sides.setdefault("open against", []).append(f"{name} (no lead above {upwards(100 * c['high']):.1f}{loss})")
-    return "; ".join(f"{side} {', '.join(names)}" for side, names in sides.items())
+    between = " and " if any(", " in baseline for baseline in found) else ", "  # some names have a comma of their own
+    return "; ".join(f"{side} {between.join(names)}" for side, names in sides.items())
 
 
 def evidence(found: Mapping[str, Comparison | None]) -> str:
     """The differences in points with their intervals, and the number of training seeds."""
     measured = {method_name(b): c for b, c in found.items() if c is not None and has_interval(c)}
     seeds = ", ".join(sorted({f"{c['seeds']} seeds" for c in measured.values()}))
-    return "; ".join([*(f"{name} {points(c)}" for name, c in measured.items()), seeds]) if measured else "one seed"
+    if not measured:
+        return "one seed" if any(c is not None for c in found.values()) else "not measured"
+    return "; ".join([*(f"{name} {points(c)}" for name, c in measured.items()), seeds])
 
 
 def rows_of(table: pd.DataFrame, baselines: Sequence[str], words: str) -> list[tuple[str, str, str]]:
@@ -70,14 +77,14 @@ def about_weights(path: Path) -> list[tuple[str, str, str]]:
             uniform, permuted = mining.TWINS[name]
             ours, twins = (name, (uniform, permuted)) if asked is mining.answers else (permuted, (uniform,))
             found = mining.comparisons(path, tuple((ours, twin) for twin in twins), "pgd", sweep)
-            measured = evidence({mining.NAMES[twin]: found.get((ours, twin)) for twin in twins})
-            shown = mining.count(said, what) if len(said) > 1 else said.iloc[0]
-            rows.append((f"{question} on {where}?", shown, f"{mining.NAMES[ours]} minus {measured}"))
+            measured = evidence({f"minus {mining.NAMES[twin]}": found.get((ours, twin)) for twin in twins})
+            of_all = f"{mining.count(said, what)}; {mining.NAMES[name]}: " if len(said) > 1 else ""
+            rows.append((f"{question} on {where}?", f"{of_all}{said.iloc[0]}", f"{mining.NAMES[ours]}: {measured}"))
     return rows
 
 
 def questions(path: Path, study: pd.DataFrame, equal: pd.DataFrame, equal_cells: Cells) -> pd.DataFrame:
-    """The table: `ANCHOR ...`, `answer of the study`, `difference in points, 95% interval`.
+    """The table: `question`, `answer of the study`, `difference in points, 95% interval`.
 
     Args:
         path: the file of stored cells, for what was asked about mining.
@@ -89,4 +96,4 @@ def questions(path: Path, study: pd.DataFrame, equal: pd.DataFrame, equal_cells:
     rows = rows_of(equal, budgets, f"after {' or '.join(map(str, sorted(spent)))} passes")
     rows += rows_of(study, BASELINES, "at equal epochs")
     rows += about_weights(path)
-    return pd.DataFrame(rows, columns=["ANCHOR ...", "answer of the study", "difference in points, 95% interval"])
+    return pd.DataFrame(rows, columns=["question", "answer of the study", "difference in points, 95% interval"])

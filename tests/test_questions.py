@@ -48,4 +48,5 @@ def test_an_answer_names_every_baseline_on_its_side():
         "SupCon-AT +0.0 [-1.0, +1.0]",
         "5 seeds",
     ]
-    assert questions.evidence({"mart": None}) == "one seed"
+    assert questions.evidence({"mart": None}) == "not measured"
+    assert questions.evidence({"mart": found["standard"]}) == "one seed"

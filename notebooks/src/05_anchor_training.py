@@ -991,7 +991,7 @@ more = "keeps its robustness as well" if kept["pgd_at"] > 0.9 else "loses more o
 lesson.say(
     "**Findings of this run**, made after seeing its numbers:\n\n"
     f"- *The hardness weights.* In this run {verdict(against_supcon, 'ANCHOR', 'SupCon-AT')}. That is about these two networks, not about "
-    f"the weights: of {len(stored['anchor'])} stored seeds {int((stored['anchor'] > stored['supcon_at']).sum())} put ANCHOR ahead. SupCon mines by itself: the measured "
+    f"the weights: of {len(stored['anchor'])} stored seeds {int((stored['anchor'] > stored['supcon_at']).sum())} put ANCHOR ahead on these {len(compared)} images. SupCon mines by itself: the measured "
     f"hardness slope is {slopes['SupCon']:.1f} without and {slopes['ANCHOR']:.1f} with beta. The weights change the contrastive "
     f"gradient of the encoder by {changed['after training']:.0%}, and they use {effective[-1] / positives:.1%} of the positives.\n"
     f"- *The contrastive term.* In this run {verdict(against_pgd, 'ANCHOR', 'PGD-AT')}. In the short trainings with the same two "

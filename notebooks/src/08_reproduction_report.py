@@ -114,7 +114,7 @@ alone = f"on a GPU so far {gpu_seeds} seed a method" if gpu_sweep and gpu_seeds 
 asked.loc[len(asked)] = "Does the paper's result hold at full scale?", "**not tested**", alone
 lesson.say(
     f"{lesson.table(asked)}\n\nA pass is forward and backward through the network for one image. SupCon-AT has settings of its own: what weights do by themselves, "
-    f"the rows about mining say; on digits {mining.how_sharp(STUDY)}. "
+    f"the rows about mining say; on digits {mining.how_sharp(STUDY)}. What is excluded is rounded up to a tenth. "
     f"Of CIFAR-10: {'; '.join(tables.setting(study, attack) for attack in ATTACKS)}."
 )
 
@@ -966,7 +966,8 @@ lesson.say(
 
 # %% [markdown]
 # Two more questions to the same networks. Do *random* weights help? An exploration on test images had seen permuted weights
-# ahead of uniform ones, so the rule is asked of them too. And what does mining cost on *clean* images?
+# ahead of uniform ones. The margin was fixed for mining; after the runs it is asked of random weights too. And what does mining cost on
+# *clean* images?
 
 # %% tags=["fold"]
 # @title Random weights, clean accuracy, and the controls
@@ -976,8 +977,8 @@ for where, sweep in mining.WHERE.items():
         + lesson.table(mining.leads(STUDY, "clean", sweep))
     )
 lesson.say(
-    f"The exploration had seen {mining.EXPLORED} on digits, in the last epochs of six seeds. Clean accuracy, and what follows about digits, "
-    f"was not asked before the runs; of so many intervals some leave out zero by chance.\n\n{lesson.table(mining.controls(STUDY))}"
+    f"The exploration had seen {mining.EXPLORED} on digits, in the last epochs of six seeds. Neither of these two tables, nor what follows about "
+    f"digits, was asked before the runs; of so many intervals some leave out zero by chance.\n\n{lesson.table(mining.controls(STUDY))}"
 )
 
 # %% [markdown]
