@@ -67,19 +67,20 @@ def rows_of(table: pd.DataFrame, baselines: Sequence[str], words: str) -> list[t
 def about_weights(path: Path) -> list[tuple[str, str, str]]:
     """The questions about mining and about random weights, each on digits and on CIFAR-10; differences are eq. 1's."""
     rows = []
-    for question, asked, what in (
-        ("Does mining help", mining.answers, "ways to mine"),
-        ("Do random weights help", mining.random_weights, "random weightings"),
+    for question, asked, what, pairs in (
+        ("Does mining help", mining.answers, "ways to mine", mining.PAIRS),
+        ("Do random weights help", mining.random_weights, "random weightings", mining.RANDOM),
     ):
         for where, sweep in mining.WHERE.items():
             said = asked(path, "pgd", sweep).iloc[:, -1].astype(str)
             name = mining.ASKED[sweep][0]
-            uniform, permuted = mining.TWINS[name]
-            ours, twins = (name, (uniform, permuted)) if asked is mining.answers else (permuted, (uniform,))
-            found = mining.comparisons(path, tuple((ours, twin) for twin in twins), "pgd", sweep)
-            measured = evidence({f"minus {mining.NAMES[twin]}": found.get((ours, twin)) for twin in twins})
+            own = tuple(pair for pair in pairs if pair[0] in (name, f"{name}.permuted"))
+            found = mining.comparisons(path, own, "pgd", sweep)
+            measured = evidence({f"minus {mining.NAMES[pair[1]]}": found.get(pair) for pair in own})
             of_all = f"{mining.count(said, what)}; {mining.NAMES[name]}: " if len(said) > 1 else ""
-            rows.append((f"{question} on {where}?", f"{of_all}{said.iloc[0]}", f"{mining.NAMES[ours]}: {measured}"))
+            rows.append(
+                (f"{question} on {where}?", f"{of_all}{said.iloc[0]}", f"{mining.NAMES[own[0][0]]}: {measured}")
+            )
     return rows
 
 
